@@ -1,0 +1,57 @@
+//! Every limit on what arrives from the network or from a disk. A length is checked against this file before
+//! anything is allocated for it; each limit is tested at 0, 1, max and max + 1.
+
+/// Largest frame on the rpc protocol, in bytes: one vendor's head with all its leases, or a batch of final FATs.
+pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest frame that an unauthenticated or merely listening peer may send first, in bytes (invariant 11).
+pub const FIRST_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Largest chunk header, in bytes: 8 hops with addresses and signatures.
+pub const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Largest answer frame on the chunk and fetch protocols, in bytes: a receipt naming every sub-chunk.
+pub const ANSWER_BYTES_MAX: usize = 32 * 1024;
+/// Largest gossip message, in bytes. libp2p's gossipsub stalls a link at 64 KiB; this keeps well clear.
+pub const GOSSIP_BYTES_MAX: usize = 48 * 1024;
+/// Hops of one header.
+pub const HOPS_MAX: usize = 8;
+/// Addresses of one node in a record.
+pub const ADDRESSES_MAX: usize = 8;
+/// Length of one multiaddress as text, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Length of a zone, operator, media or reason text, in bytes.
+pub const LABEL_BYTES_MAX: usize = 64;
+/// Length of a reason or hint in an answer, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Ciphertext of one chunk, in bytes: 4 MiB of plaintext and one 16-byte tag per 64 KiB segment.
+pub const CHUNK_BYTES_MAX: usize = CHUNK_PLAIN_MAX + (CHUNK_PLAIN_MAX / SEGMENT_PLAIN) * SEGMENT_TAG;
+/// Plaintext of one chunk, in bytes.
+pub const CHUNK_PLAIN_MAX: usize = 4 * 1024 * 1024;
+/// Plaintext of one sealed segment, in bytes.
+pub const SEGMENT_PLAIN: usize = 64 * 1024;
+/// Authentication tag of one sealed segment, in bytes.
+pub const SEGMENT_TAG: usize = 16;
+/// Sub-chunks of one chunk at one vendor.
+pub const PARTS_MAX: usize = 64;
+/// Devices of one vendor.
+pub const DEVICES_MAX: usize = 64;
+/// Live leases of one vendor.
+pub const LEASES_MAX: usize = 16_384;
+/// Leases that one final FAT uses, and vendors that it frees.
+pub const FAT_USES_MAX: usize = 4_096;
+/// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk.
+pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Length of a file's name, in bytes.
+pub const NAME_BYTES_MAX: usize = 4_096;
+/// Records in one sync answer.
+pub const SYNC_RECORDS_MAX: usize = 1_024;
+/// Final FATs in one submission.
+pub const FATS_PER_SUBMIT_MAX: usize = 256;
+/// Copies of one chunk.
+pub const COPIES_MAX: usize = 8;
+/// Vendors that one allocation may name as excluded, and leases that it may return.
+pub const ALLOCATE_VENDORS_MAX: usize = 64;
+/// Mirrors or peers in one answer about the network.
+pub const PEERS_MAX: usize = 256;
+/// Largest lease extent, in bytes.
+pub const EXTENT_BYTES_MAX: u64 = 1 << 30;
+/// Chunks named in one validation, download report or erase.
+pub const CHUNKS_PER_MESSAGE_MAX: usize = 4_096;
