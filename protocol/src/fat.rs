@@ -61,7 +61,8 @@ impl FinalFat {
     /// Every vendor that must see it, each once.
     #[must_use]
     pub fn vendors(&self) -> Vec<NodeId> {
-        let mut vendors: Vec<NodeId> = self.uses.iter().map(|used| used.vendor).chain(self.frees.iter().copied()).collect();
+        let mut vendors: Vec<NodeId> =
+            self.uses.iter().map(|used| used.vendor).chain(self.frees.iter().copied()).collect();
         vendors.sort_unstable();
         vendors.dedup();
         vendors

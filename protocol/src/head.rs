@@ -16,7 +16,7 @@ use crate::codec::{Bounded, Text};
 use crate::ids::{DeviceId, Hash, LeaseId, NodeId};
 use crate::lease::Lease;
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LABEL_BYTES_MAX, LEASES_MAX};
-use crate::sign::{Carried, Record, RecordError, SignerId, Signed};
+use crate::sign::{Carried, Record, RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
 

@@ -12,7 +12,7 @@ use crate::head::Addresses;
 use crate::ids::{ChunkId, FileId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{CHUNK_BYTES_MAX, HOPS_MAX, PARTS_MAX};
-use crate::sign::{Carried, Record, RecordError, SignerId, Signed};
+use crate::sign::{Carried, Record, RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -197,7 +197,8 @@ fn check_route(hops: &[Hop], me: NodeId, now: UnixMs) -> Result<(), HeaderError>
             return Err(HeaderError::Mixed);
         }
         let next = hops.get(index + 1);
-        if hop.next != next.map(|next| next.vendor) || usize::from(hop.position) != usize::from(first.position) + index {
+        if hop.next != next.map(|next| next.vendor) || usize::from(hop.position) != usize::from(first.position) + index
+        {
             return Err(HeaderError::Order);
         }
         if hops[..index].iter().any(|before| before.vendor == hop.vendor) {

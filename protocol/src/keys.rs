@@ -51,7 +51,8 @@ impl Phrase {
         if words.len() != 24 {
             return Err(PhraseError::WordCount(words.len()));
         }
-        let mnemonic = Mnemonic::parse_normalized(&words.join(" ")).map_err(|error| PhraseError::Wrong(error.to_string()))?;
+        let mnemonic =
+            Mnemonic::parse_normalized(&words.join(" ")).map_err(|error| PhraseError::Wrong(error.to_string()))?;
         let bytes = Zeroizing::new(mnemonic.to_entropy());
         let entropy = bytes.as_slice().try_into().map_err(|_| PhraseError::WordCount(words.len()))?;
         Ok(Self { entropy })

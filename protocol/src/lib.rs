@@ -7,6 +7,7 @@
 //! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
 //! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
 
+pub mod allocate;
 pub mod codec;
 pub mod fat;
 pub mod head;
@@ -14,10 +15,13 @@ pub mod header;
 pub mod ids;
 pub mod keys;
 pub mod lease;
+pub mod ledger;
 pub mod limits;
 pub mod moves;
 pub mod receipt;
 pub mod seal;
 pub mod sign;
+pub mod table;
 pub mod tags;
 pub mod time;
+pub mod wire;
