@@ -41,9 +41,7 @@ pub enum DescriptorError {
     #[error("the text is empty; pass an invite (fathom:...) or a network descriptor file")]
     Empty,
     /// Neither TOML with the expected keys nor an invite.
-    #[error(
-        "this is neither an invite (fathom:...) nor a network descriptor: {reason}; ask for a new invite"
-    )]
+    #[error("this is neither an invite (fathom:...) nor a network descriptor: {reason}; ask for a new invite")]
     Syntax {
         /// What the TOML reader says.
         reason: String,
@@ -66,9 +64,7 @@ pub enum DescriptorError {
     #[error("the invite's content has a wrong length; ask for a new invite")]
     InviteLength,
     /// Name empty, too long, or with control characters.
-    #[error(
-        "the network's name must have 1 to {LABEL_BYTES_MAX} bytes and no control characters; choose another name"
-    )]
+    #[error("the network's name must have 1 to {LABEL_BYTES_MAX} bytes and no control characters; choose another name")]
     Name,
     /// Not 32 hexadecimal digits.
     #[error("the network's id must be 32 hexadecimal digits; ask for a new invite")]
@@ -118,10 +114,7 @@ impl NetworkDescriptor {
         peers: impl IntoIterator<Item = String>,
     ) -> Result<Self, DescriptorError> {
         let name = name.into();
-        if name.trim().is_empty()
-            || name.len() > LABEL_BYTES_MAX
-            || name.chars().any(char::is_control)
-        {
+        if name.trim().is_empty() || name.len() > LABEL_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(DescriptorError::Name);
         }
         let mut kept: Vec<String> = Vec::new();
@@ -134,12 +127,7 @@ impl NetworkDescriptor {
                 return Err(DescriptorError::TooManyPeers { found: kept.len() });
             }
         }
-        Ok(Self {
-            version: DESCRIPTOR_VERSION,
-            name,
-            id,
-            peers: kept,
-        })
+        Ok(Self { version: DESCRIPTOR_VERSION, name, id, peers: kept })
     }
 
     /// Reads either form: a text that begins with `fathom:` is an invite, anything else is TOML. White space
@@ -158,9 +146,7 @@ impl NetworkDescriptor {
         if invite::is_invite(text) {
             return invite::decode(text);
         }
-        let syntax = |error: toml::de::Error| DescriptorError::Syntax {
-            reason: error.message().to_owned(),
-        };
+        let syntax = |error: toml::de::Error| DescriptorError::Syntax { reason: error.message().to_owned() };
         let TomlVersion { version } = toml::from_str(text).map_err(syntax)?;
         if version != DESCRIPTOR_VERSION {
             return Err(DescriptorError::Version { found: version });
@@ -205,10 +191,7 @@ impl NetworkDescriptor {
     ///
     /// # Errors
     /// [`DescriptorError::TooManyPeers`] or [`DescriptorError::PeerAddress`].
-    pub fn with_peers(
-        &self,
-        peers: impl IntoIterator<Item = String>,
-    ) -> Result<Self, DescriptorError> {
+    pub fn with_peers(&self, peers: impl IntoIterator<Item = String>) -> Result<Self, DescriptorError> {
         Self::create(self.name.clone(), self.id, peers)
     }
 
@@ -243,13 +226,11 @@ fn check_peer(address: &str) -> Result<(), DescriptorError> {
     let looks_right = address.len() <= ADDRESS_BYTES_MAX
         && address.starts_with('/')
         && address.bytes().all(|byte| byte.is_ascii_graphic())
-        && address
-            .rsplit_once("/p2p/")
-            .is_some_and(|(transport, peer)| {
-                transport.len() > 1
-                    && (32..=64).contains(&peer.len())
-                    && peer.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            });
+        && address.rsplit_once("/p2p/").is_some_and(|(transport, peer)| {
+            transport.len() > 1
+                && (32..=64).contains(&peer.len())
+                && peer.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
     if looks_right {
         return Ok(());
     }

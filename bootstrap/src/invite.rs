@@ -27,8 +27,7 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// Whether `text` means to be an invite.
 pub(crate) fn is_invite(text: &str) -> bool {
-    text.get(..INVITE_PREFIX.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(INVITE_PREFIX))
+    text.get(..INVITE_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(INVITE_PREFIX))
 }
 
 /// The invite of a descriptor, whose lengths its constructor has checked.
@@ -45,10 +44,7 @@ pub(crate) fn encode(descriptor: &NetworkDescriptor) -> String {
     }
     let checksum = checksum(&bytes);
     bytes.extend_from_slice(&checksum);
-    format!(
-        "{INVITE_PREFIX}{}",
-        BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
-    )
+    format!("{INVITE_PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
 }
 
 /// Reads an invite; `text` is bounded by the caller and begins with the prefix.
@@ -59,13 +55,11 @@ pub(crate) fn decode(text: &str) -> Result<NetworkDescriptor, DescriptorError> {
         .filter(|letter| !letter.is_whitespace())
         .map(|letter| letter.to_ascii_uppercase())
         .collect();
-    let bytes = BASE32_NOPAD
-        .decode(letters.as_bytes())
-        .map_err(|error| match error.kind {
-            data_encoding::DecodeKind::Symbol => DescriptorError::InviteAlphabet,
-            // A text of impossible length is one that was cut.
-            _ => DescriptorError::InviteChecksum,
-        })?;
+    let bytes = BASE32_NOPAD.decode(letters.as_bytes()).map_err(|error| match error.kind {
+        data_encoding::DecodeKind::Symbol => DescriptorError::InviteAlphabet,
+        // A text of impossible length is one that was cut.
+        _ => DescriptorError::InviteChecksum,
+    })?;
     let Some((content, found)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
         return Err(DescriptorError::InviteChecksum);
     };
@@ -75,18 +69,14 @@ pub(crate) fn decode(text: &str) -> Result<NetworkDescriptor, DescriptorError> {
     let mut reader = Reader(content);
     let version = reader.u8()?;
     if version != INVITE_VERSION {
-        return Err(DescriptorError::Version {
-            found: u32::from(version),
-        });
+        return Err(DescriptorError::Version { found: u32::from(version) });
     }
     let id = NetworkId::from_slice(reader.take(NetworkId::LEN)?).ok_or(DescriptorError::Id)?;
     let name_bytes = usize::from(reader.u8()?);
     if name_bytes > LABEL_BYTES_MAX {
         return Err(DescriptorError::Name);
     }
-    let name = std::str::from_utf8(reader.take(name_bytes)?)
-        .map_err(|_| DescriptorError::Name)?
-        .to_owned();
+    let name = std::str::from_utf8(reader.take(name_bytes)?).map_err(|_| DescriptorError::Name)?.to_owned();
     let count = usize::from(reader.u8()?);
     if count > PEERS_MAX {
         return Err(DescriptorError::TooManyPeers { found: count });
@@ -111,10 +101,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, bytes: usize) -> Result<&'a [u8], DescriptorError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(bytes)
-            .ok_or(DescriptorError::InviteLength)?;
+        let (taken, rest) = self.0.split_at_checked(bytes).ok_or(DescriptorError::InviteLength)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -134,8 +121,6 @@ impl<'a> Reader<'a> {
             return Err(unreadable(self.0));
         }
         let bytes = self.take(length)?;
-        std::str::from_utf8(bytes)
-            .map(str::to_owned)
-            .map_err(|_| unreadable(bytes))
+        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| unreadable(bytes))
     }
 }

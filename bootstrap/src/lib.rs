@@ -12,7 +12,5 @@
 mod descriptor;
 mod invite;
 
-pub use descriptor::{
-    DESCRIPTOR_VERSION, DescriptorError, NetworkDescriptor, PEERS_MAX, TEXT_BYTES_MAX,
-};
+pub use descriptor::{DESCRIPTOR_VERSION, DescriptorError, NetworkDescriptor, PEERS_MAX, TEXT_BYTES_MAX};
 pub use invite::{INVITE_PREFIX, INVITE_VERSION};

@@ -24,19 +24,7 @@ pub use size::{SizeError, format_size, parse_size};
 pub const CONFIG_BYTES_MAX: usize = 256 * 1024;
 
 /// What a node does. A node has any set of roles.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Stores files on the network and fetches them, for the person who holds the recovery phrase
@@ -151,11 +139,7 @@ pub struct UserConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self {
-            roles: vec![Role::User],
-            listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()],
-            external: Vec::new(),
-        }
+        Self { roles: vec![Role::User], listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()], external: Vec::new() }
     }
 }
 
@@ -176,12 +160,7 @@ impl Default for VendorConfig {
 
 impl Default for LeaseConfig {
     fn default() -> Self {
-        Self {
-            offer_seconds: 120,
-            lock_seconds: 86_400,
-            commit_seconds: 2_678_400,
-            grace_seconds: 604_800,
-        }
+        Self { offer_seconds: 120, lock_seconds: 86_400, commit_seconds: 2_678_400, grace_seconds: 604_800 }
     }
 }
 
@@ -193,11 +172,7 @@ impl Default for MirrorConfig {
 
 impl Default for UserConfig {
     fn default() -> Self {
-        Self {
-            copies: 3,
-            in_flight: 8,
-            part_bytes: 1024 * 1024,
-        }
+        Self { copies: 3, in_flight: 8, part_bytes: 1024 * 1024 }
     }
 }
 
@@ -219,9 +194,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Longer than [`CONFIG_BYTES_MAX`].
-    #[error(
-        "the configuration is longer than {CONFIG_BYTES_MAX} bytes; check that it is the right file"
-    )]
+    #[error("the configuration is longer than {CONFIG_BYTES_MAX} bytes; check that it is the right file")]
     TooLong,
     /// Not TOML.
     #[error("the configuration is not valid TOML: {0}")]

@@ -91,17 +91,12 @@ pub enum HomeError {
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" (process {pid})"))
-        .unwrap_or_default()
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
     let path = path.to_owned();
-    move |source| HomeError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| HomeError::Io { action, path, source }
 }
 
 /// A node's directory. Cheap to clone; nothing in it is open.
@@ -248,10 +243,7 @@ impl Home {
                 let mut text = String::new();
                 // The id only serves the message, so a file that cannot be read costs nothing but the id.
                 let _ = (&mut file).take(20).read_to_string(&mut text);
-                return Err(HomeError::Locked {
-                    dir: self.dir.clone(),
-                    pid: text.trim().parse().ok(),
-                });
+                return Err(HomeError::Locked { dir: self.dir.clone(), pid: text.trim().parse().ok() });
             }
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
         }
@@ -266,10 +258,8 @@ impl Home {
     /// [`HomeError::Io`].
     pub fn write_ready(&self, ready: &Ready) -> Result<(), HomeError> {
         let path = self.ready();
-        let mut text = serde_json::to_vec(ready).map_err(|error| HomeError::Content {
-            path: path.clone(),
-            problem: error.to_string(),
-        })?;
+        let mut text = serde_json::to_vec(ready)
+            .map_err(|error| HomeError::Content { path: path.clone(), problem: error.to_string() })?;
         text.push(b'\n');
         write_atomic(&path, &text, MODE_PUBLIC)
     }
@@ -291,12 +281,7 @@ impl Home {
         let Some(text) = read_text(&path)? else {
             return Ok(None);
         };
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| HomeError::Content {
-                path,
-                problem: error.to_string(),
-            })
+        serde_json::from_str(&text).map(Some).map_err(|error| HomeError::Content { path, problem: error.to_string() })
     }
 }
 
@@ -311,14 +296,9 @@ pub fn read_text(path: &Path) -> Result<Option<String>, HomeError> {
         Err(error) => return Err(io_error("open", path)(error)),
     };
     let mut text = String::new();
-    file.take(TEXT_BYTES_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(io_error("read", path))?;
+    file.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text).map_err(io_error("read", path))?;
     if text.len() as u64 > TEXT_BYTES_MAX {
-        return Err(HomeError::TooLarge {
-            path: path.to_owned(),
-            max: TEXT_BYTES_MAX,
-        });
+        return Err(HomeError::TooLarge { path: path.to_owned(), max: TEXT_BYTES_MAX });
     }
     Ok(Some(text))
 }
@@ -329,25 +309,17 @@ pub fn read_text(path: &Path) -> Result<Option<String>, HomeError> {
 /// [`HomeError::Io`].
 pub fn remove_if_there(path: &Path) -> Result<(), HomeError> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("remove", path)(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
         _ => Ok(()),
     }
 }
 
 /// Creates a directory and its missing parents with mode 0700.
 fn create_dir_private(dir: &Path) -> Result<(), HomeError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(MODE_DIR)
-        .create(dir)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-                HomeError::NotADirectory(dir.to_owned())
-            }
-            _ => io_error("create", dir)(error),
-        })
+    DirBuilder::new().recursive(true).mode(MODE_DIR).create(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => HomeError::NotADirectory(dir.to_owned()),
+        _ => io_error("create", dir)(error),
+    })
 }
 
 /// Replaces `path` with `bytes`: after a crash at any moment there is the old file or the new one. Durable when it returns.
@@ -375,9 +347,7 @@ pub fn create_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), HomeErr
     std::fs::remove_file(&beside).map_err(io_error("remove", &beside))?;
     match linked {
         Ok(()) => sync_parent(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(HomeError::Exists(path.to_owned()))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(HomeError::Exists(path.to_owned())),
         Err(error) => Err(io_error("create", path)(error)),
     }
 }
@@ -396,24 +366,14 @@ pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, HomeError> 
     let metadata = file.metadata().map_err(io_error("examine", path))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(HomeError::SecretReadable {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(HomeError::SecretReadable { path: path.to_owned(), mode });
     }
     if metadata.len() > SECRET_BYTES_MAX {
-        return Err(HomeError::TooLarge {
-            path: path.to_owned(),
-            max: SECRET_BYTES_MAX,
-        });
+        return Err(HomeError::TooLarge { path: path.to_owned(), max: SECRET_BYTES_MAX });
     }
     // Room for all of it at once: a string that grows would leave copies of the secret behind in memory.
-    let mut text = Zeroizing::new(String::with_capacity(
-        usize::try_from(SECRET_BYTES_MAX).unwrap_or(0),
-    ));
-    file.take(SECRET_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(io_error("read", path))?;
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(SECRET_BYTES_MAX).unwrap_or(0)));
+    file.take(SECRET_BYTES_MAX).read_to_string(&mut text).map_err(io_error("read", path))?;
     Ok(Some(text))
 }
 
@@ -426,11 +386,7 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, HomeErr
     // One left by a crashed process of the same number; its mode may differ, so it is not reused.
     remove_if_there(&beside)?;
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         // The mode that was asked for, whatever the umask.
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
@@ -442,9 +398,7 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, HomeErr
 
 fn sync_parent(path: &Path) -> Result<(), HomeError> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_error("sync", parent))
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error("sync", parent))
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use ed25519_dalek::SigningKey;
 use fathom_protocol::ids::{NodeId, OwnerId};
+use fathom_protocol::keys::{Phrase, PhraseError, UserKeys};
 use zeroize::Zeroizing;
 
 use crate::home::{Home, HomeError, MODE_SECRET, create_atomic, read_secret};
@@ -40,8 +42,8 @@ pub enum IdentityError {
     #[error("{} does not hold a key; restore it from a backup", .0.display())]
     Content(PathBuf),
     /// The words are no recovery phrase.
-    #[error("this is not a recovery phrase: {0}; check the 24 words and their order")]
-    Phrase(String),
+    #[error("{0}; check the 24 words and their order")]
+    Phrase(#[from] PhraseError),
     /// Another user's key is there.
     #[error("{} holds another user's key; use another directory (--dir) for this user", .0.display())]
     OtherUser(PathBuf),
@@ -52,8 +54,7 @@ pub enum IdentityError {
 
 fn random_seed() -> Result<Zeroizing<[u8; SEED_BYTES]>, IdentityError> {
     let mut seed = Zeroizing::new([0; SEED_BYTES]);
-    getrandom::fill(seed.as_mut_slice())
-        .map_err(|error| IdentityError::Random(error.to_string()))?;
+    getrandom::fill(seed.as_mut_slice()).map_err(|error| IdentityError::Random(error.to_string()))?;
     Ok(seed)
 }
 
@@ -65,9 +66,7 @@ pub struct NodeKey {
 
 impl std::fmt::Debug for NodeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeKey")
-            .field("node", &self.node)
-            .finish_non_exhaustive()
+        f.debug_struct("NodeKey").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -75,7 +74,7 @@ impl NodeKey {
     /// The key of this seed.
     #[must_use]
     pub fn from_seed(seed: Zeroizing<[u8; SEED_BYTES]>) -> Self {
-        let node = derive::node_id(&seed);
+        let node = NodeId(SigningKey::from_bytes(&seed).verifying_key().to_bytes());
         Self { seed, node }
     }
 
@@ -95,15 +94,19 @@ impl NodeKey {
     /// [`IdentityError::NoNodeKey`], [`IdentityError::Content`] or [`IdentityError::Home`].
     pub fn load(home: &Home) -> Result<Self, IdentityError> {
         let path = home.node_key();
-        load(&path, NODE_LINE)?
-            .map(Self::from_seed)
-            .ok_or(IdentityError::NoNodeKey(path))
+        load(&path, NODE_LINE)?.map(Self::from_seed).ok_or(IdentityError::NoNodeKey(path))
     }
 
     /// The 32-byte ed25519 seed.
     #[must_use]
     pub fn seed(&self) -> &[u8; SEED_BYTES] {
         &self.seed
+    }
+
+    /// The key that signs this node's records.
+    #[must_use]
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_bytes(&self.seed)
     }
 
     /// The public key.
@@ -128,28 +131,24 @@ pub fn peer_id(node: NodeId) -> String {
     bs58::encode(bytes).into_string()
 }
 
-/// What a user's keys derive from: the entropy of the recovery phrase.
+/// A user: the recovery phrase, and the keys that derive from it.
 pub struct UserSecret {
-    entropy: Zeroizing<[u8; SEED_BYTES]>,
-    owner: OwnerId,
+    phrase: Phrase,
+    keys: UserKeys,
 }
 
 impl std::fmt::Debug for UserSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UserSecret")
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
+        f.debug_struct("UserSecret").field("owner", &self.owner()).finish_non_exhaustive()
     }
 }
 
 impl UserSecret {
-    /// The user of this entropy.
-    ///
-    /// # Errors
-    /// [`IdentityError::Phrase`] if no keys can be derived from it.
-    pub fn from_entropy(entropy: Zeroizing<[u8; SEED_BYTES]>) -> Result<Self, IdentityError> {
-        let owner = derive::owner(&entropy)?;
-        Ok(Self { entropy, owner })
+    /// The user of this phrase. Deriving its keys takes some milliseconds.
+    #[must_use]
+    pub fn from_phrase(phrase: Phrase) -> Self {
+        let keys = phrase.user_keys();
+        Self { phrase, keys }
     }
 
     /// The user of these 24 words, in any case and with any white space between them.
@@ -157,14 +156,7 @@ impl UserSecret {
     /// # Errors
     /// [`IdentityError::Phrase`].
     pub fn from_words(words: &str) -> Result<Self, IdentityError> {
-        let mut plain = Zeroizing::new(String::with_capacity(words.len()));
-        for word in words.split_whitespace() {
-            if !plain.is_empty() {
-                plain.push(' ');
-            }
-            plain.extend(word.chars().flat_map(char::to_lowercase));
-        }
-        Self::from_entropy(derive::entropy(&plain)?)
+        Ok(Self::from_phrase(Phrase::parse(words)?))
     }
 
     /// Draws a user and stores it, durable when this returns.
@@ -172,8 +164,8 @@ impl UserSecret {
     /// # Errors
     /// [`HomeError::Exists`] if there is one already; [`IdentityError::Random`]; or [`HomeError::Io`].
     pub fn create(home: &Home) -> Result<Self, IdentityError> {
-        let secret = Self::from_entropy(random_seed()?)?;
-        store(&home.user_key(), USER_LINE, &secret.entropy)?;
+        let secret = Self::from_phrase(Phrase::from_entropy(*random_seed()?));
+        store(&home.user_key(), USER_LINE, secret.phrase.entropy())?;
         Ok(secret)
     }
 
@@ -184,9 +176,9 @@ impl UserSecret {
     pub fn store(&self, home: &Home) -> Result<(), IdentityError> {
         let path = home.user_key();
         match load(&path, USER_LINE)? {
-            Some(there) if *there == *self.entropy => Ok(()),
+            Some(there) if *there == *self.phrase.entropy() => Ok(()),
             Some(_) => Err(IdentityError::OtherUser(path)),
-            None => store(&path, USER_LINE, &self.entropy),
+            None => store(&path, USER_LINE, self.phrase.entropy()),
         }
     }
 
@@ -195,27 +187,27 @@ impl UserSecret {
     /// # Errors
     /// [`IdentityError::NoUserKey`], [`IdentityError::Content`] or [`IdentityError::Home`].
     pub fn load(home: &Home) -> Result<Self, IdentityError> {
-        let entropy = load(&home.user_key(), USER_LINE)?
-            .ok_or_else(|| IdentityError::NoUserKey(home.dir().to_owned()))?;
-        Self::from_entropy(entropy)
+        let entropy =
+            load(&home.user_key(), USER_LINE)?.ok_or_else(|| IdentityError::NoUserKey(home.dir().to_owned()))?;
+        Ok(Self::from_phrase(Phrase::from_entropy(*entropy)))
     }
 
     /// The recovery phrase: 24 words, one space between them.
     #[must_use]
     pub fn words(&self) -> Zeroizing<String> {
-        derive::words(&self.entropy)
+        Zeroizing::new(self.phrase.words())
     }
 
-    /// The phrase's 32 bytes of entropy, from which the protocol's keys derive.
+    /// The keys with which the user signs and seals.
     #[must_use]
-    pub fn entropy(&self) -> &[u8; SEED_BYTES] {
-        &self.entropy
+    pub fn keys(&self) -> &UserKeys {
+        &self.keys
     }
 
     /// The user's public key.
     #[must_use]
     pub fn owner(&self) -> OwnerId {
-        self.owner
+        self.keys.owner()
     }
 }
 
@@ -244,47 +236,6 @@ fn load(path: &Path, line: &str) -> Result<Option<Zeroizing<[u8; SEED_BYTES]>>, 
     Ok(Some(seed))
 }
 
-/// The one place that turns seeds into keys and words.
-mod derive {
-    use super::{IdentityError, NodeId, OwnerId, SEED_BYTES, Zeroizing};
-
-    pub(super) fn node_id(seed: &[u8; SEED_BYTES]) -> NodeId {
-        NodeId(
-            ed25519_dalek::SigningKey::from_bytes(seed)
-                .verifying_key()
-                .to_bytes(),
-        )
-    }
-
-    pub(super) fn owner(entropy: &[u8; SEED_BYTES]) -> Result<OwnerId, IdentityError> {
-        Ok(OwnerId(
-            ed25519_dalek::SigningKey::from_bytes(entropy)
-                .verifying_key()
-                .to_bytes(),
-        ))
-    }
-
-    pub(super) fn words(entropy: &[u8; SEED_BYTES]) -> Zeroizing<String> {
-        let phrase = bip39::Mnemonic::from_entropy(entropy);
-        Zeroizing::new(phrase.map(|phrase| phrase.to_string()).unwrap_or_default())
-    }
-
-    pub(super) fn entropy(words: &str) -> Result<Zeroizing<[u8; SEED_BYTES]>, IdentityError> {
-        let phrase = bip39::Mnemonic::parse_normalized(words)
-            .map_err(|error| IdentityError::Phrase(error.to_string()))?;
-        let (bytes, length) = phrase.to_entropy_array();
-        let mut entropy = Zeroizing::new([0; SEED_BYTES]);
-        if length != entropy.len() {
-            return Err(IdentityError::Phrase(format!(
-                "it has {} words",
-                phrase.word_count()
-            )));
-        }
-        entropy.copy_from_slice(&bytes[..length]);
-        Ok(entropy)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -299,16 +250,10 @@ mod tests {
     #[test]
     fn a_node_key_reads_back_and_is_never_overwritten() {
         let (_temp, home) = home();
-        assert!(matches!(
-            NodeKey::load(&home),
-            Err(IdentityError::NoNodeKey(_))
-        ));
+        assert!(matches!(NodeKey::load(&home), Err(IdentityError::NoNodeKey(_))));
         let key = NodeKey::create(&home).unwrap();
         assert_eq!(NodeKey::load(&home).unwrap().seed(), key.seed());
-        assert!(matches!(
-            NodeKey::create(&home),
-            Err(IdentityError::Home(HomeError::Exists(_)))
-        ));
+        assert!(matches!(NodeKey::create(&home), Err(IdentityError::Home(HomeError::Exists(_)))));
         assert_eq!(NodeKey::load(&home).unwrap().node_id(), key.node_id());
     }
 
@@ -319,10 +264,7 @@ mod tests {
         let mut bytes = Zeroizing::new([0; 32]);
         bytes.copy_from_slice(&HEXLOWER.decode(seed.as_bytes()).unwrap());
         let key = NodeKey::from_seed(bytes);
-        assert_eq!(
-            key.node_id().to_string(),
-            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
-        );
+        assert_eq!(key.node_id().to_string(), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         assert!(key.peer_id().starts_with("12D3KooW"), "{}", key.peer_id());
         assert_eq!(key.peer_id().len(), 52);
     }
@@ -335,7 +277,7 @@ mod tests {
         let messy = format!("  {}\n", user.words().to_uppercase().replace(' ', "\n "));
         let again = UserSecret::from_words(&messy).unwrap();
         assert_eq!(again.owner(), user.owner());
-        assert_eq!(again.entropy(), user.entropy());
+        assert_eq!(again.words(), user.words());
         assert_eq!(UserSecret::load(&home_a).unwrap().owner(), user.owner());
     }
 
@@ -347,10 +289,7 @@ mod tests {
         let mut swapped: Vec<&str> = words.split(' ').collect();
         swapped.pop();
         for wrong in ["", "hello", &swapped.join(" "), &"abandon ".repeat(24)] {
-            assert!(
-                matches!(UserSecret::from_words(wrong), Err(IdentityError::Phrase(_))),
-                "{wrong}"
-            );
+            assert!(matches!(UserSecret::from_words(wrong), Err(IdentityError::Phrase(_))), "{wrong}");
         }
     }
 
@@ -367,18 +306,9 @@ mod tests {
     #[test]
     fn a_damaged_key_file_is_told() {
         let (_temp, home) = home();
-        for text in [
-            "",
-            "fathom-node-key-1 ",
-            "fathom-node-key-2 00",
-            "fathom-node-key-1 zz",
-            &"0".repeat(64),
-        ] {
+        for text in ["", "fathom-node-key-1 ", "fathom-node-key-2 00", "fathom-node-key-1 zz", &"0".repeat(64)] {
             crate::home::write_atomic(&home.node_key(), text.as_bytes(), MODE_SECRET).unwrap();
-            assert!(
-                matches!(NodeKey::load(&home), Err(IdentityError::Content(_))),
-                "{text}"
-            );
+            assert!(matches!(NodeKey::load(&home), Err(IdentityError::Content(_))), "{text}");
         }
     }
 

@@ -8,8 +8,7 @@ use serde_json::Value;
 use crate::config::{Config, Role};
 use crate::control::results::StatusResult;
 use crate::control::{
-    CommandError, Commands, ControlError, ControlRequest, ControlServer, ErrorKind, EventSink,
-    serve,
+    CommandError, Commands, ControlError, ControlRequest, ControlServer, ErrorKind, EventSink, serve,
 };
 use crate::home::{Home, HomeError, HomeLock, Ready};
 use crate::identity::{IdentityError, NodeKey};
@@ -60,18 +59,11 @@ pub struct RunningNode {
 ///
 /// # Errors
 /// [`NodeError`].
-pub async fn start(
-    home: &Home,
-    config: Config,
-    options: StartOptions,
-) -> Result<RunningNode, NodeError> {
+pub async fn start(home: &Home, config: Config, options: StartOptions) -> Result<RunningNode, NodeError> {
     let lock = home.lock()?;
     home.remove_ready()?;
     let key = NodeKey::load(home)?;
-    let commands = Arc::new(NodeCommands {
-        node: key.node_id().to_string(),
-        roles: config.node.roles,
-    });
+    let commands = Arc::new(NodeCommands { node: key.node_id().to_string(), roles: config.node.roles });
     let control = match options.temporary {
         true => None,
         false => Some(serve(home, Arc::clone(&commands) as Arc<dyn Commands>)?),
@@ -86,14 +78,7 @@ pub async fn start(
             roles: commands.role_names(),
         })?;
     }
-    Ok(RunningNode {
-        home: home.clone(),
-        _lock: lock,
-        options,
-        control,
-        commands,
-        addresses,
-    })
+    Ok(RunningNode { home: home.clone(), _lock: lock, options, control, commands, addresses })
 }
 
 impl RunningNode {
@@ -129,10 +114,7 @@ struct NodeCommands {
 
 impl NodeCommands {
     fn role_names(&self) -> Vec<String> {
-        self.roles
-            .iter()
-            .map(|role| role.name().to_owned())
-            .collect()
+        self.roles.iter().map(|role| role.name().to_owned()).collect()
     }
 }
 
@@ -145,13 +127,9 @@ impl Commands for NodeCommands {
         Box::pin(async move {
             match request {
                 ControlRequest::Status => {
-                    let status = StatusResult {
-                        node: self.node.clone(),
-                        roles: self.role_names(),
-                        ..StatusResult::default()
-                    };
-                    serde_json::to_value(status)
-                        .map_err(|e| CommandError::new(ErrorKind::Other, e.to_string()))
+                    let status =
+                        StatusResult { node: self.node.clone(), roles: self.role_names(), ..StatusResult::default() };
+                    serde_json::to_value(status).map_err(|e| CommandError::new(ErrorKind::Other, e.to_string()))
                 }
                 other => Err(CommandError::new(
                     ErrorKind::Permission,

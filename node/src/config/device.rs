@@ -28,9 +28,7 @@ impl FromStr for DeviceConfig {
 
     /// Reads `PATH:QUOTA[:RESERVE]`. The path may contain colons; a relative one is taken from the current directory.
     fn from_str(text: &str) -> Result<Self, String> {
-        let problem = || {
-            format!("`{text}` is not PATH:QUOTA[:RESERVE], as in /mnt/disk1/fathom:500GiB:10GiB")
-        };
+        let problem = || format!("`{text}` is not PATH:QUOTA[:RESERVE], as in /mnt/disk1/fathom:500GiB:10GiB");
         let (before, last) = text.rsplit_once(':').ok_or_else(problem)?;
         let last = parse_size(last).map_err(|error| format!("{}: {error}", problem()))?;
         let (path, quota, reserve) = match before.rsplit_once(':') {
@@ -43,11 +41,7 @@ impl FromStr for DeviceConfig {
             return Err(problem());
         }
         let path = std::path::absolute(path).map_err(|error| format!("`{path}`: {error}"))?;
-        let device = Self {
-            path,
-            quota,
-            reserve,
-        };
+        let device = Self { path, quota, reserve };
         device.check()?;
         Ok(device)
     }
@@ -62,18 +56,11 @@ impl DeviceConfig {
                 self.path.display()
             ));
         }
-        if self
-            .path
-            .to_str()
-            .is_none_or(|path| path.chars().any(char::is_control))
-        {
+        if self.path.to_str().is_none_or(|path| path.chars().any(char::is_control)) {
             return Err("the path must be UTF-8 without control characters".to_owned());
         }
         if self.quota < QUOTA_MIN {
-            return Err(format!(
-                "the quota {} must be at least 1 MiB",
-                super::format_size(self.quota)
-            ));
+            return Err(format!("the quota {} must be at least 1 MiB", super::format_size(self.quota)));
         }
         Ok(())
     }

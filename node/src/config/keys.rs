@@ -1,8 +1,6 @@
 //! The table of every configuration key.
 
-use fathom_protocol::limits::{
-    ADDRESSES_MAX, CHUNK_BYTES_MAX, COPIES_MAX, LABEL_BYTES_MAX, PARTS_MAX,
-};
+use fathom_protocol::limits::{ADDRESSES_MAX, CHUNK_BYTES_MAX, COPIES_MAX, LABEL_BYTES_MAX, PARTS_MAX};
 
 use super::{Config, Role};
 
@@ -50,15 +48,9 @@ pub(super) enum Slot<'a> {
 pub(super) const SECTIONS: [(&str, &str); 5] = [
     ("node", "What concerns every role."),
     ("vendor", "For a node with the role vendor: what it offers."),
-    (
-        "lease",
-        "For a node with the role vendor: how long space is kept for a user. Most people leave these.",
-    ),
+    ("lease", "For a node with the role vendor: how long space is kept for a user. Most people leave these."),
     ("mirror", "For a node with the role mirror."),
-    (
-        "user",
-        "For a node with the role user: how files are stored.",
-    ),
+    ("user", "For a node with the role user: how files are stored."),
 ];
 
 /// The section of devices, which is a list of tables and not one of [`KEYS`].
@@ -127,9 +119,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "vendor",
         name: "hold_seconds",
-        meaning: &[
-            "Seconds for which this node keeps its copy of data that it has moved to another vendor.",
-        ],
+        meaning: &["Seconds for which this node keeps its copy of data that it has moved to another vendor."],
         rule: Rule::Number(0, 30 * DAY),
         slot: |c| Slot::U64(&mut c.vendor.hold_seconds),
     },
@@ -150,9 +140,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "vendor",
         name: "bandwidth_mb_per_s",
-        meaning: &[
-            "Sustained traffic in MB/s above which data is moved to other vendors; 0: no threshold.",
-        ],
+        meaning: &["Sustained traffic in MB/s above which data is moved to other vendors; 0: no threshold."],
         rule: Rule::Number(0, 1_000_000),
         slot: |c| Slot::U64(&mut c.vendor.bandwidth_mb_per_s),
     },
@@ -166,18 +154,14 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "lease",
         name: "lock_seconds",
-        meaning: &[
-            "Seconds for which space that a user has taken waits for the end of the upload.",
-        ],
+        meaning: &["Seconds for which space that a user has taken waits for the end of the upload."],
         rule: Rule::Number(1, 366 * DAY),
         slot: |c| Slot::U64(&mut c.lease.lock_seconds),
     },
     Key {
         section: "lease",
         name: "commit_seconds",
-        meaning: &[
-            "Seconds for which stored data is kept before the user must renew it (nodes do so weekly).",
-        ],
+        meaning: &["Seconds for which stored data is kept before the user must renew it (nodes do so weekly)."],
         rule: Rule::Number(1, TEN_YEARS),
         slot: |c| Slot::U64(&mut c.lease.commit_seconds),
     },
@@ -198,9 +182,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "user",
         name: "copies",
-        meaning: &[
-            "Copies of every chunk, each at another vendor. More copies survive more losses.",
-        ],
+        meaning: &["Copies of every chunk, each at another vendor. More copies survive more losses."],
         rule: Rule::Number(1, COPIES_MAX as u64),
         slot: |c| Slot::Usize(&mut c.user.copies),
     },
@@ -214,9 +196,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         section: "user",
         name: "part_bytes",
-        meaning: &[
-            "Vendors split a chunk into parts of at most this size and spread them over their devices.",
-        ],
+        meaning: &["Vendors split a chunk into parts of at most this size and spread them over their devices."],
         rule: Rule::Size(PART_BYTES_MIN, CHUNK_BYTES_MAX as u64),
         slot: |c| Slot::U32(&mut c.user.part_bytes),
     },
@@ -242,12 +222,10 @@ impl Rule {
             Self::Label => {
                 format!("a text of at most {LABEL_BYTES_MAX} bytes without control characters")
             }
-            Self::Addresses => format!(
-                "a list of at most {ADDRESSES_MAX} QUIC addresses such as \"/ip4/0.0.0.0/udp/4600/quic-v1\""
-            ),
-            Self::Roles => {
-                "a list with one or more of user, vendor, mirror and bootstrap".to_owned()
+            Self::Addresses => {
+                format!("a list of at most {ADDRESSES_MAX} QUIC addresses such as \"/ip4/0.0.0.0/udp/4600/quic-v1\"")
             }
+            Self::Roles => "a list with one or more of user, vendor, mirror and bootstrap".to_owned(),
         }
     }
 }

@@ -16,9 +16,7 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     if text.len() > CONFIG_BYTES_MAX {
         return Err(ConfigError::TooLong);
     }
-    let file: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| ConfigError::Syntax(error.to_string()))?;
+    let file: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax(error.to_string()))?;
     let mut config = Config::default();
     for (section, content) in file {
         if !SECTIONS.iter().any(|(known, _)| *known == section) {
@@ -47,27 +45,18 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
 
 pub(super) fn set(config: &mut Config, path: &str, text: &str) -> Result<(), ConfigError> {
     if path == DEVICE_SECTION {
-        let device = text.parse().map_err(|problem| ConfigError::Value {
-            key: path.to_owned(),
-            problem,
-        })?;
+        let device = text.parse().map_err(|problem| ConfigError::Value { key: path.to_owned(), problem })?;
         config.vendor.devices.push(device);
         return Ok(());
     }
     let key = find(path)?;
     let list = || {
-        let items = text
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty());
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
     };
     let value = match key.rule {
         // A number that does not read as one is passed on as text and refused below with what is expected.
-        Rule::Number(..) => text
-            .trim()
-            .parse()
-            .map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
+        Rule::Number(..) => text.trim().parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
         Rule::Size(..) | Rule::Label => Value::String(text.to_owned()),
         Rule::Addresses | Rule::Roles => list(),
     };
@@ -75,12 +64,7 @@ pub(super) fn set(config: &mut Config, path: &str, text: &str) -> Result<(), Con
 }
 
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let wrong = |key: &str, problem: String| {
-        Err(ConfigError::Value {
-            key: key.to_owned(),
-            problem,
-        })
-    };
+    let wrong = |key: &str, problem: String| Err(ConfigError::Value { key: key.to_owned(), problem });
     if config.vendor.relief_percent >= config.vendor.overload_percent {
         return wrong(
             "vendor.relief_percent",
@@ -91,19 +75,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         );
     }
     if config.vendor.devices.len() > DEVICES_MAX {
-        return wrong(
-            DEVICE_SECTION,
-            format!("at most {DEVICES_MAX} devices; add a second node for more"),
-        );
+        return wrong(DEVICE_SECTION, format!("at most {DEVICES_MAX} devices; add a second node for more"));
     }
     for (index, device) in config.vendor.devices.iter().enumerate() {
         let rest = &config.vendor.devices[index + 1..];
         if rest.iter().any(|other| other.path == device.path) {
             let path = device.path.display();
-            return wrong(
-                DEVICE_SECTION,
-                format!("{path} is named twice; its space would be counted twice"),
-            );
+            return wrong(DEVICE_SECTION, format!("{path} is named twice; its space would be counted twice"));
         }
     }
     Ok(())
@@ -111,10 +89,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 
 fn find(path: &str) -> Result<&'static Key, ConfigError> {
     KEYS.iter().find(|key| key.path() == path).ok_or_else(|| {
-        let known = KEYS
-            .iter()
-            .map(Key::path)
-            .chain([DEVICE_SECTION.to_owned()]);
+        let known = KEYS.iter().map(Key::path).chain([DEVICE_SECTION.to_owned()]);
         unknown(path.to_owned(), known)
     })
 }
@@ -133,11 +108,7 @@ fn put(config: &mut Config, key: &Key, value: Value) -> Result<(), ConfigError> 
     let shown = value.to_string();
     store((key.slot)(config), key.rule, value).ok_or_else(|| ConfigError::Value {
         key: key.path(),
-        problem: format!(
-            "{} must be {}",
-            shown.chars().take(120).collect::<String>(),
-            key.rule.expectation()
-        ),
+        problem: format!("{} must be {}", shown.chars().take(120).collect::<String>(), key.rule.expectation()),
     })
 }
 
@@ -174,11 +145,7 @@ fn size(value: &Value) -> Option<u64> {
 
 fn label(value: Value) -> Option<String> {
     match value {
-        Value::String(text)
-            if text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control) =>
-        {
-            Some(text)
-        }
+        Value::String(text) if text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control) => Some(text),
         _ => None,
     }
 }
@@ -203,9 +170,7 @@ fn is_quic_address(text: &str) -> bool {
     text.len() <= ADDRESS_BYTES_MAX
         && parts.next() == Some("")
         && matches!(parts.next(), Some("ip4" | "ip6" | "dns" | "dns4" | "dns6"))
-        && parts
-            .next()
-            .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic()))
+        && parts.next().is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic()))
         && parts.next() == Some("udp")
         && parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
         && parts.next() == Some("quic-v1")
@@ -234,31 +199,18 @@ fn devices(value: Value) -> Result<Vec<DeviceConfig>, ConfigError> {
             problem: "write each device as a section of its own, [[vendor.device]]".to_owned(),
         });
     };
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| device(index + 1, item))
-        .collect()
+    items.into_iter().enumerate().map(|(index, item)| device(index + 1, item)).collect()
 }
 
 /// The `position`-th device of the file, counted from 1.
 fn device(position: usize, item: Value) -> Result<DeviceConfig, ConfigError> {
     let at = |name: &str| format!("{DEVICE_SECTION} {position}: {name}");
-    let wrong = |name: &str, problem: &str| ConfigError::Value {
-        key: at(name),
-        problem: problem.to_owned(),
-    };
+    let wrong = |name: &str, problem: &str| ConfigError::Value { key: at(name), problem: problem.to_owned() };
     let Value::Table(entries) = item else {
         return Err(wrong("", "write it as a section, [[vendor.device]]"));
     };
-    if let Some(name) = entries
-        .keys()
-        .find(|name| !DEVICE_KEYS.contains(&name.as_str()))
-    {
-        return Err(unknown(
-            name.clone(),
-            DEVICE_KEYS.into_iter().map(str::to_owned),
-        ));
+    if let Some(name) = entries.keys().find(|name| !DEVICE_KEYS.contains(&name.as_str())) {
+        return Err(unknown(name.clone(), DEVICE_KEYS.into_iter().map(str::to_owned)));
     }
     let path = entries
         .get("path")
@@ -270,15 +222,9 @@ fn device(position: usize, item: Value) -> Result<DeviceConfig, ConfigError> {
         .ok_or_else(|| wrong("quota", "say how much may be used, quota = \"500 GiB\""))?;
     let reserve = match entries.get("reserve") {
         None => RESERVE_DEFAULT,
-        Some(value) => {
-            size(value).ok_or_else(|| wrong("reserve", "must be a size such as \"10 GiB\""))?
-        }
+        Some(value) => size(value).ok_or_else(|| wrong("reserve", "must be a size such as \"10 GiB\""))?,
     };
-    let device = DeviceConfig {
-        path: PathBuf::from(path),
-        quota,
-        reserve,
-    };
+    let device = DeviceConfig { path: PathBuf::from(path), quota, reserve };
     device.check().map_err(|problem| wrong("", &problem))?;
     Ok(device)
 }

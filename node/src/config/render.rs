@@ -78,9 +78,7 @@ fn render_devices(out: &mut String, config: &Config) {
 
 /// The value as it is written in TOML.
 fn literal(slot: Slot<'_>) -> String {
-    let list = |items: Vec<String>| {
-        Value::Array(items.into_iter().map(Value::String).collect()).to_string()
-    };
+    let list = |items: Vec<String>| Value::Array(items.into_iter().map(Value::String).collect()).to_string();
     match slot {
         Slot::Text(text) => Value::String(text.clone()).to_string(),
         Slot::Texts(texts) => list(texts.clone()),

@@ -33,16 +33,10 @@ const FRACTION_DIGITS_MAX: usize = 6;
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let wrong = || SizeError(text.chars().take(40).collect());
     let trimmed = text.trim();
-    let digits_end = trimmed
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '_')))
-        .unwrap_or(trimmed.len());
+    let digits_end = trimmed.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '_'))).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits_end);
     let unit = unit.trim().to_ascii_lowercase();
-    let factor = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, factor)| *factor)
-        .ok_or_else(wrong)?;
+    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor).ok_or_else(wrong)?;
     let number = number.replace('_', "");
     let (whole, fraction) = number.split_once('.').unwrap_or((&number, ""));
     if whole.is_empty() || fraction.len() > FRACTION_DIGITS_MAX {
@@ -54,9 +48,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         let parts: u64 = fraction.parse().map_err(|_| wrong())?;
         let scale = u64::pow(10, u32::try_from(fraction.len()).map_err(|_| wrong())?);
         // factor <= 2^40 and parts < 10^6, so this product fits.
-        bytes = bytes
-            .checked_add(factor * parts / scale)
-            .ok_or_else(wrong)?;
+        bytes = bytes.checked_add(factor * parts / scale).ok_or_else(wrong)?;
     }
     if i64::try_from(bytes).is_err() {
         return Err(wrong());
@@ -123,18 +115,7 @@ mod tests {
 
     #[test]
     fn a_formatted_size_reads_back_exactly() {
-        for bytes in [
-            0,
-            1,
-            1023,
-            1024,
-            1025,
-            1 << 20,
-            3 << 29,
-            (1 << 40) + 1,
-            7 << 40,
-            i64::MAX as u64,
-        ] {
+        for bytes in [0, 1, 1023, 1024, 1025, 1 << 20, 3 << 29, (1 << 40) + 1, 7 << 40, i64::MAX as u64] {
             assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
     }

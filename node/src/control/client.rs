@@ -9,10 +9,7 @@ use tokio::time::timeout;
 
 use super::line::read_line;
 use super::socket::ShortPath;
-use super::{
-    ANSWER_BYTES_MAX, CommandError, ControlEvent, ControlRequest, ErrorKind, Final,
-    REQUEST_BYTES_MAX,
-};
+use super::{ANSWER_BYTES_MAX, CommandError, ControlEvent, ControlRequest, ErrorKind, Final, REQUEST_BYTES_MAX};
 use crate::home::Home;
 
 /// How long a node may give no sign of life; it gives one every 2 s.
@@ -44,27 +41,16 @@ impl ControlClient {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied => CommandError::new(
                 ErrorKind::Permission,
-                format!(
-                    "the node at {} belongs to another account of this machine",
-                    home.dir().display()
-                ),
+                format!("the node at {} belongs to another account of this machine", home.dir().display()),
             )
             .hint("run the command as the account that runs the node"),
-            _ => CommandError::new(
-                ErrorKind::Other,
-                format!("failed to connect to {}: {error}", path.display()),
-            ),
+            _ => CommandError::new(ErrorKind::Other, format!("failed to connect to {}: {error}", path.display())),
         };
         let short = ShortPath::of(&path).map_err(failed)?;
         match timeout(SEND_WITHIN, UnixStream::connect(short.path())).await {
             Ok(Ok(stream)) => Ok(Some(Self { stream })),
             // No file, or a file that a killed node left.
-            Ok(Err(error))
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
+            Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
             }
             Ok(Err(error)) => Err(failed(error)),
@@ -82,34 +68,19 @@ impl ControlClient {
         request: &ControlRequest,
         mut on_event: impl FnMut(ControlEvent),
     ) -> Result<serde_json::Value, CommandError> {
-        let mut line = serde_json::to_vec(request).map_err(|error| {
-            CommandError::new(
-                ErrorKind::Usage,
-                format!("failed to write the request: {error}"),
-            )
-        })?;
+        let mut line = serde_json::to_vec(request)
+            .map_err(|error| CommandError::new(ErrorKind::Usage, format!("failed to write the request: {error}")))?;
         if line.len() > REQUEST_BYTES_MAX {
-            return Err(
-                CommandError::new(ErrorKind::Usage, "the request is too long")
-                    .hint("name fewer files"),
-            );
+            return Err(CommandError::new(ErrorKind::Usage, "the request is too long").hint("name fewer files"));
         }
         line.push(b'\n');
-        let sent = timeout(SEND_WITHIN, self.stream.write_all(&line))
-            .await
-            .map_err(|_| hung())?;
+        let sent = timeout(SEND_WITHIN, self.stream.write_all(&line)).await.map_err(|_| hung())?;
         sent.map_err(|error| lost(&error))?;
         let mut reader = BufReader::new(&mut self.stream);
         loop {
             line.clear();
-            let read = timeout(
-                SILENCE_MAX,
-                read_line(&mut reader, &mut line, ANSWER_BYTES_MAX),
-            );
-            let more = read
-                .await
-                .map_err(|_| hung())?
-                .map_err(|error| lost(&error))?;
+            let read = timeout(SILENCE_MAX, read_line(&mut reader, &mut line, ANSWER_BYTES_MAX));
+            let more = read.await.map_err(|_| hung())?.map_err(|error| lost(&error))?;
             if !more {
                 return Err(lost(&"it closed the connection"));
             }
@@ -138,9 +109,6 @@ fn hung() -> CommandError {
 }
 
 fn lost(error: &dyn std::fmt::Display) -> CommandError {
-    CommandError::new(
-        ErrorKind::Interrupted,
-        format!("the node ended before it answered ({error})"),
-    )
-    .hint("start it again with `fathom run` and repeat the command; it goes on where it was")
+    CommandError::new(ErrorKind::Interrupted, format!("the node ended before it answered ({error})"))
+        .hint("start it again with `fathom run` and repeat the command; it goes on where it was")
 }

@@ -58,11 +58,7 @@ impl CommandError {
     /// An error without a hint.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-        }
+        Self { kind, message: message.into(), hint: None }
     }
 
     /// The same error with what to do now.
@@ -112,9 +108,7 @@ fn home_kind(error: &HomeError) -> ErrorKind {
     match error {
         HomeError::Missing(_) => ErrorKind::NotFound,
         HomeError::SecretReadable { .. } => ErrorKind::Permission,
-        HomeError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            ErrorKind::Permission
-        }
+        HomeError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
         _ => ErrorKind::Other,
     }
 }

@@ -106,11 +106,7 @@ impl EventSink {
 
     /// Hands over progress without waiting; callable from anywhere.
     pub fn progress(&self, bytes: u64, total: u64, chunks_done: u64) {
-        let _ = self.sender.try_send(ControlEvent::Progress {
-            bytes,
-            total,
-            chunks_done,
-        });
+        let _ = self.sender.try_send(ControlEvent::Progress { bytes, total, chunks_done });
     }
 
     /// Hands over a sentence for a person.

@@ -32,11 +32,7 @@ pub(crate) async fn read_line<R: AsyncBufRead + Unpin>(
     loop {
         let available = reader.fill_buf().await?;
         if available.is_empty() {
-            return if line.is_empty() {
-                Ok(false)
-            } else {
-                Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
-            };
+            return if line.is_empty() { Ok(false) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
         }
         let end = available.iter().position(|byte| *byte == b'\n');
         let taken = end.unwrap_or(available.len());

@@ -19,8 +19,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::line::{LineError, read_line};
 use super::socket::ShortPath;
 use super::{
-    ANSWER_BYTES_MAX, CommandError, Commands, ControlEvent, ControlRequest, ErrorKind, EventSink,
-    Final, REQUEST_BYTES_MAX,
+    ANSWER_BYTES_MAX, CommandError, Commands, ControlEvent, ControlRequest, ErrorKind, EventSink, Final,
+    REQUEST_BYTES_MAX,
 };
 use crate::home::{Home, remove_if_there};
 
@@ -62,17 +62,10 @@ pub struct ControlServer {
 /// [`ControlError`].
 pub fn serve(home: &Home, commands: Arc<dyn Commands>) -> Result<ControlServer, ControlError> {
     let path = home.control_socket();
-    let listener = bind(&path).map_err(|source| ControlError {
-        path: path.clone(),
-        source,
-    })?;
+    let listener = bind(&path).map_err(|source| ControlError { path: path.clone(), source })?;
     let stop = CancellationToken::new();
     let task = tokio::spawn(accept(listener, commands, stop.clone()));
-    Ok(ControlServer {
-        path,
-        stop: stop.drop_guard(),
-        task,
-    })
+    Ok(ControlServer { path, stop: stop.drop_guard(), task })
 }
 
 impl ControlServer {
@@ -175,11 +168,8 @@ fn parse(line: &[u8]) -> Result<ControlRequest, CommandError> {
 }
 
 fn bad_request(error: &dyn std::fmt::Display) -> CommandError {
-    CommandError::new(
-        ErrorKind::Usage,
-        format!("the node does not understand the request: {error}"),
-    )
-    .hint("the node and the command line may be of different versions; restart the node")
+    CommandError::new(ErrorKind::Usage, format!("the node does not understand the request: {error}"))
+        .hint("the node and the command line may be of different versions; restart the node")
 }
 
 fn ended() -> CommandError {
@@ -220,10 +210,7 @@ async fn write_event(writer: &mut OwnedWriteHalf, event: &ControlEvent) -> io::R
     write(writer, &line).await
 }
 
-async fn write_final(
-    writer: &mut OwnedWriteHalf,
-    outcome: Result<serde_json::Value, CommandError>,
-) -> io::Result<()> {
+async fn write_final(writer: &mut OwnedWriteHalf, outcome: Result<serde_json::Value, CommandError>) -> io::Result<()> {
     let mut line = to_line(&Final::from(outcome))?;
     if line.len() > ANSWER_BYTES_MAX {
         let error = CommandError::new(ErrorKind::Other, "the answer is too long to be shown")

@@ -21,20 +21,14 @@ impl ShortPath {
     /// The short form of `path`, whose directory exists.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().len() <= ADDRESS_BYTES_MAX {
-            return Ok(Self {
-                path: path.to_owned(),
-                _dir: None,
-            });
+            return Ok(Self { path: path.to_owned(), _dir: None });
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
         let dir = File::open(parent)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
-        Ok(Self {
-            path,
-            _dir: Some(dir),
-        })
+        Ok(Self { path, _dir: Some(dir) })
     }
 
     pub(super) fn path(&self) -> &Path {

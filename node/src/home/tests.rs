@@ -6,10 +6,8 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -28,20 +26,11 @@ fn a_new_directory_is_private_and_so_are_the_roles() {
 #[test]
 fn what_is_no_directory_is_refused() {
     let temp = tempfile::tempdir().unwrap();
-    assert!(matches!(
-        Home::open(&temp.path().join("none")),
-        Err(HomeError::Missing(_))
-    ));
+    assert!(matches!(Home::open(&temp.path().join("none")), Err(HomeError::Missing(_))));
     let file = temp.path().join("file");
     std::fs::write(&file, b"x").unwrap();
-    assert!(matches!(
-        Home::open(&file),
-        Err(HomeError::NotADirectory(_))
-    ));
-    assert!(matches!(
-        Home::create(&file),
-        Err(HomeError::NotADirectory(_))
-    ));
+    assert!(matches!(Home::open(&file), Err(HomeError::NotADirectory(_))));
+    assert!(matches!(Home::create(&file), Err(HomeError::NotADirectory(_))));
 }
 
 #[test]
@@ -72,10 +61,7 @@ fn creating_never_overwrites() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("key");
     create_atomic(&path, b"one", MODE_SECRET).unwrap();
-    assert!(matches!(
-        create_atomic(&path, b"two", MODE_SECRET),
-        Err(HomeError::Exists(_))
-    ));
+    assert!(matches!(create_atomic(&path, b"two", MODE_SECRET), Err(HomeError::Exists(_))));
     assert_eq!(std::fs::read(&path).unwrap(), b"one");
     assert_eq!(mode(&path), 0o600);
     assert_eq!(names(temp.path()), ["key"]);
@@ -92,12 +78,7 @@ fn a_secret_that_others_may_read_is_refused() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).unwrap();
         let error = read_secret(&path).unwrap_err();
         assert!(matches!(error, HomeError::SecretReadable { .. }));
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("chmod 600 {}", path.display())),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("chmod 600 {}", path.display())), "{error}");
     }
 }
 
