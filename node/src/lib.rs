@@ -12,3 +12,4 @@ pub mod identity;
 pub mod net;
 pub mod node;
 pub mod progress;
+pub mod roles;

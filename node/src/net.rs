@@ -106,7 +106,7 @@ impl Net {
         match self.0.overlay.open(to, &addresses, proto, DIAL).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
-                self.0.book.suspect(to);
+                self.suspect(to);
                 Err(overlay_refusal(to, &error))
             }
         }
@@ -122,21 +122,27 @@ impl Net {
         match answer {
             Ok(Ok(Response::Refused(refusal))) => Err(refusal),
             Ok(Ok(response)) => {
-                self.0.book.answered(to, asked.elapsed());
+                self.0.book.answered(to, matches!(request, Request::Ping).then(|| asked.elapsed()));
                 Ok(response)
             }
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
-                self.0.book.suspect(to);
+                self.suspect(to);
                 Err(silent(to))
             }
         }
     }
 
+    /// Notes that `node` failed: it is asked last for a while, and the next stream to it dials anew.
+    pub fn suspect(&self, node: NodeId) {
+        self.0.book.suspect(node);
+        self.0.overlay.suspect(node);
+    }
+
     async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {
         let mut stream = self.open(to, Proto::Rpc).await?;
         let failed = |error: FrameError| {
-            self.0.book.suspect(to);
+            self.suspect(to);
             frame_refusal(to, &error)
         };
         frame::write_frame_within(&mut stream, &codec::encode(request), SILENCE).await.map_err(failed)?;

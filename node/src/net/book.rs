@@ -149,16 +149,16 @@ impl PeerBook {
         });
     }
 
-    /// Notes that `node` answered within `elapsed`.
-    pub fn answered(&self, node: NodeId, elapsed: Duration) {
+    /// Notes that `node` answered; `round_trip` if it was a probe, whose time says something of the path.
+    pub fn answered(&self, node: NodeId, round_trip: Option<Duration>) {
         self.with(|contacts| {
             if let Some(contact) = contacts.get_mut(&node) {
                 contact.suspected_until = None;
                 contact.answers += 1;
-                contact.round_trip = Some(match contact.round_trip {
-                    Some(mean) => (mean * (8 - NEWEST_EIGHTHS) + elapsed * NEWEST_EIGHTHS) / 8,
-                    None => elapsed,
-                });
+                contact.round_trip = match (contact.round_trip, round_trip) {
+                    (Some(mean), Some(newest)) => Some((mean * (8 - NEWEST_EIGHTHS) + newest * NEWEST_EIGHTHS) / 8),
+                    (mean, newest) => mean.or(newest),
+                };
             }
         });
     }
