@@ -3,6 +3,8 @@
 //!
 //! - All who want one peer share one dial. Who brings an address that the dial does not try gets another dial after it.
 //! - A connection is used once its peer is identified as one of this network.
+//! - A connection that a caller found silent is suspect: the next who wants the peer gets a new dial. A process that
+//!   was killed and restarted does not answer on connections of its former life, and QUIC takes seconds to notice.
 //! - An address at which somebody else answers does not hide the peer's other addresses.
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +18,7 @@ use libp2p::{Multiaddr, PeerId, TransportError, allow_block_list, connection_lim
 use tokio::sync::oneshot;
 
 use crate::config::{ADDRESSES_TRIED_MAX, IDENTIFY_MAX, STRANGER_LINGERS, WAITERS_PER_PEER_MAX};
-use crate::error::OverlayError;
+use crate::error::{OverlayError, innermost};
 use crate::identity::{node_of, without_peer};
 use crate::streams::OpenRequest;
 
@@ -63,6 +65,8 @@ struct Connection {
     identified: bool,
     /// This node is closing it: nothing new begins on it.
     closing: bool,
+    /// A caller waited on it in vain, and nothing has shown since that it lives.
+    suspect: bool,
     round_trip: Option<Duration>,
 }
 
@@ -121,7 +125,9 @@ impl Peers {
             .is_some_and(|end| *end > Instant::now())
         {
             then.fail(OverlayError::Banned { peer: node });
-        } else if let Some(id) = connections.and_then(|connections| usable(connections)) {
+        } else if let Some(id) = connections.and_then(|all| usable(all))
+            && (addresses.is_empty() || !connections.is_some_and(|all| doubtful(all)))
+        {
             return fulfil(id, vec![Waiter { addresses, then }]);
         } else if let Some(pending) = self.pending.get_mut(&peer) {
             if pending.waiters.len() >= WAITERS_PER_PEER_MAX {
@@ -165,6 +171,7 @@ impl Peers {
             since: Instant::now(),
             identified: false,
             closing: false,
+            suspect: false,
             round_trip: None,
         };
         self.connections.entry(peer).or_default().push(connection);
@@ -269,10 +276,31 @@ impl Peers {
         if let Some(dial) = pending.dial(peer) {
             return Step::Dial(dial);
         }
-        if let Some(pending) = self.pending.remove(&peer) {
-            pending.fail(&error);
+        let Some(pending) = self.pending.remove(&peer) else {
+            return Step::Nothing;
+        };
+        // A suspect connection is better than none: the peer may be one that cannot be dialed.
+        if let Some(id) = self.trust(&peer) {
+            return fulfil(id, pending.waiters);
         }
+        pending.fail(&error);
         Step::Nothing
+    }
+
+    /// A caller has waited in vain for `peer`.
+    pub(super) fn suspect(&mut self, peer: &PeerId) {
+        for connection in self.connections.get_mut(peer).into_iter().flatten() {
+            connection.suspect = true;
+        }
+    }
+
+    /// Ends the suspicion against `peer`'s connections. Returns the one to use.
+    fn trust(&mut self, peer: &PeerId) -> Option<ConnectionId> {
+        let connections = self.connections.get_mut(peer)?;
+        for connection in &mut *connections {
+            connection.suspect = false;
+        }
+        usable(connections)
     }
 
     /// Connections whose peer has not told its network in time, or told another one.
@@ -302,6 +330,7 @@ impl Peers {
     pub(super) fn measured(&mut self, peer: &PeerId, id: ConnectionId, round_trip: Duration) {
         if let Some(connection) = self.connection(peer, id) {
             connection.round_trip = Some(round_trip);
+            connection.suspect = false;
         }
     }
 
@@ -397,18 +426,30 @@ impl Pending {
     }
 }
 
-/// The newest connection on which something can begin. An older one may be to a process that has since restarted.
+/// The newest connection on which something can begin, if possible one that is not suspect.
 fn usable(connections: &[Connection]) -> Option<ConnectionId> {
-    connections
-        .iter()
-        .rev()
-        .find(|connection| connection.identified && !connection.closing)
-        .map(|connection| connection.id)
+    let ready = || {
+        connections
+            .iter()
+            .rev()
+            .filter(|c| c.identified && !c.closing)
+    };
+    ready()
+        .find(|c| !c.suspect)
+        .or_else(|| ready().next())
+        .map(|c| c.id)
+}
+
+/// Whether a new dial is due although there is a connection. One that doubles it is enough, so that a slow peer is
+/// not dialed again and again.
+fn doubtful(connections: &[Connection]) -> bool {
+    let mut open = connections.iter().filter(|c| !c.closing);
+    open.next().is_some_and(|c| c.suspect) && open.next().is_none()
 }
 
 /// Whether a connection is still to be identified.
 fn under_way(connections: &[Connection]) -> bool {
-    connections.iter().any(|connection| !connection.closing)
+    connections.iter().any(|c| !c.closing && !c.identified)
 }
 
 fn fulfil(connection: ConnectionId, waiters: Vec<Waiter>) -> Step {
@@ -465,13 +506,4 @@ fn explain(peer: NodeId, error: &DialError) -> OverlayError {
             reason: error.to_string(),
         },
     }
-}
-
-/// The last cause of `error`: the layers above it only repeat that something failed.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
