@@ -57,9 +57,16 @@ struct Shared {
 /// [`OverlayError::InvalidAddress`] and [`OverlayError::Listen`] for a listen or external address,
 /// [`OverlayError::Start`] if the network stack cannot be set up.
 pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), OverlayError> {
+    let names = Names::of(config.network);
+    start_named(&config, Arc::new(names))
+}
+
+fn start_named(
+    config: &OverlayConfig,
+    names: Arc<Names>,
+) -> Result<(Overlay, Incoming), OverlayError> {
     let (keypair, node) = keypair(config.key_seed)?;
     let peer = keypair.public().to_peer_id();
-    let names = Arc::new(Names::of(config.network));
     let counters = Arc::new(Counters::default());
     let (stream_sender, streams) = mpsc::channel(config.limits.inbound_queue.max(1));
     let (gossip_sender, gossip) = mpsc::channel(config.limits.gossip_queue.max(1));
@@ -71,7 +78,7 @@ pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), Overlay
         stream_sender,
         Arc::clone(&counters),
     );
-    let mut swarm = build::swarm(&keypair, &names, &config, behaviour)?;
+    let mut swarm = build::swarm(&keypair, &names, config, behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen {
@@ -426,3 +433,7 @@ async fn exchange(
     // The answer shows that the request was delivered. Closing tells nothing and is left to the drop, which comes last.
     read_frame(stream, max_answer).await
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

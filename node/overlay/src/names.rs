@@ -73,6 +73,15 @@ impl Names {
         }
     }
 
+    /// A node of the network that speaks a later version of `proto`'s streams only.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn with_later(mut self, proto: Proto) -> Self {
+        let later = format!("{}0", self.stream(proto).as_ref());
+        self.streams[proto as usize].1 = StreamProtocol::try_from_owned(later).unwrap();
+        self
+    }
+
     /// The name of `proto`'s streams.
     pub(crate) fn stream(&self, proto: Proto) -> StreamProtocol {
         self.streams[proto as usize].1.clone()

@@ -507,3 +507,7 @@ fn explain(peer: NodeId, error: &DialError) -> OverlayError {
         },
     }
 }
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;
