@@ -1,24 +1,27 @@
 //! The book of peers: connections, dials under way, who waits for them, and bans. It decides; [`Task`](super::Task)
 //! does. It touches no swarm, so that its rules can be read in one place:
 //!
-//! - All who want one peer share one dial. Who brings an address that the dial does not try gets another dial after it.
+//! - All who want one peer share one dial. Who brings an address that is not being tried adds a dial of that address,
+//!   since a dead one takes seconds to fail; the first connection serves all.
 //! - A connection is used once its peer is identified as one of this network.
 //! - A connection that a caller found silent is suspect: the next who wants the peer gets a new dial. A process that
 //!   was killed and restarted does not answer on connections of its former life, and QUIC takes seconds to notice.
 //! - An address at which somebody else answers does not hide the peer's other addresses.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::NodeId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::{Multiaddr, PeerId, TransportError, allow_block_list, connection_limits};
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use crate::config::{ADDRESSES_TRIED_MAX, IDENTIFY_MAX, STRANGER_LINGERS, WAITERS_PER_PEER_MAX};
-use crate::error::{OverlayError, innermost};
+use super::on_connection::explain;
+use crate::config::{
+    ADDRESSES_TRIED_MAX, DIALS_PER_PEER_MAX, IDENTIFY_MAX, STRANGER_LINGERS, WAITERS_PER_PEER_MAX,
+};
+use crate::error::OverlayError;
 use crate::identity::{node_of, without_peer};
 use crate::streams::OpenRequest;
 
@@ -81,10 +84,8 @@ struct Waiter {
 struct Pending {
     node: NodeId,
     waiters: Vec<Waiter>,
-    /// The dial under way.
-    dial: Option<ConnectionId>,
-    /// Its addresses.
-    trying: Vec<Multiaddr>,
+    /// The dials under way, each with its addresses.
+    dials: Vec<(ConnectionId, Vec<Multiaddr>)>,
     tried: HashSet<Multiaddr>,
 }
 
@@ -132,8 +133,11 @@ impl Peers {
         } else if let Some(pending) = self.pending.get_mut(&peer) {
             if pending.waiters.len() >= WAITERS_PER_PEER_MAX {
                 then.fail(OverlayError::Busy { peer: node });
-            } else {
-                pending.waiters.push(Waiter { addresses, then });
+                return Step::Nothing;
+            }
+            pending.waiters.push(Waiter { addresses, then });
+            if !connections.is_some_and(|all| under_way(all)) {
+                return pending.dial(peer).map_or(Step::Nothing, Step::Dial);
             }
         } else {
             let under_way = connections.is_some_and(|connections| under_way(connections));
@@ -145,8 +149,7 @@ impl Peers {
             let pending = Pending {
                 node,
                 waiters,
-                dial: None,
-                trying: Vec::new(),
+                dials: Vec::new(),
                 tried: HashSet::new(),
             };
             let pending = self.pending.entry(peer).or_insert(pending);
@@ -158,12 +161,8 @@ impl Peers {
     }
 
     pub(super) fn established(&mut self, peer: PeerId, id: ConnectionId, remote: Multiaddr) {
-        if let Some(pending) = self
-            .pending
-            .get_mut(&peer)
-            .filter(|pending| pending.dial == Some(id))
-        {
-            pending.dial = None;
+        if let Some(pending) = self.pending.get_mut(&peer) {
+            pending.end_dial(id);
         }
         let connection = Connection {
             id,
@@ -228,7 +227,7 @@ impl Peers {
         if self
             .pending
             .get(&peer)
-            .is_some_and(|pending| pending.dial.is_some())
+            .is_some_and(|pending| !pending.dials.is_empty())
         {
             return;
         }
@@ -245,16 +244,13 @@ impl Peers {
         id: ConnectionId,
         error: &DialError,
     ) -> Step {
-        // Another dial than the current one belongs to waiters who have long been served.
-        let Some(pending) = self
-            .pending
-            .get_mut(&peer)
-            .filter(|pending| pending.dial == Some(id))
-        else {
+        // A dial that is not in the list served waiters who are long gone.
+        let Some(pending) = self.pending.get_mut(&peer) else {
             return Step::Nothing;
         };
-        pending.dial = None;
-        let trying = std::mem::take(&mut pending.trying);
+        let Some(trying) = pending.end_dial(id) else {
+            return Step::Nothing;
+        };
         match error {
             // Only this address is to blame; one that was not asked for would be tried for ever.
             DialError::WrongPeerId { address, .. }
@@ -275,6 +271,9 @@ impl Peers {
         }
         if let Some(dial) = pending.dial(peer) {
             return Step::Dial(dial);
+        }
+        if !pending.dials.is_empty() {
+            return Step::Nothing;
         }
         let Some(pending) = self.pending.remove(&peer) else {
             return Step::Nothing;
@@ -394,29 +393,40 @@ impl Peers {
 }
 
 impl Pending {
-    /// A dial of all addresses not yet tried, if somebody still waits and there are any.
+    /// A dial of all addresses that were not tried and are not being tried, if somebody still waits, there are any,
+    /// and not too many dials are under way.
     fn dial(&mut self, peer: PeerId) -> Option<DialOpts> {
         self.waiters.retain(|waiter| !waiter.then.gave_up());
+        if self.dials.len() >= DIALS_PER_PEER_MAX {
+            return None;
+        }
         let mut untried: Vec<Multiaddr> = Vec::new();
         for address in self.waiters.iter().flat_map(|waiter| &waiter.addresses) {
-            if untried.len() < ADDRESSES_TRIED_MAX
-                && !self.tried.contains(address)
-                && !untried.contains(address)
-            {
+            let known = self.tried.contains(address) || untried.contains(address);
+            let trying = self
+                .dials
+                .iter()
+                .any(|(_, trying)| trying.contains(address));
+            if !known && !trying && untried.len() < ADDRESSES_TRIED_MAX {
                 untried.push(address.clone());
             }
         }
         if untried.is_empty() {
             return None;
         }
-        self.trying.clone_from(&untried);
         // Sharing is decided here, so libp2p's own condition must not refuse.
         let dial = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
-            .addresses(untried)
+            .addresses(untried.clone())
             .build();
-        self.dial = Some(dial.connection_id());
+        self.dials.push((dial.connection_id(), untried));
         Some(dial)
+    }
+
+    /// The dial `id` is over. Returns its addresses.
+    fn end_dial(&mut self, id: ConnectionId) -> Option<Vec<Multiaddr>> {
+        let at = self.dials.iter().position(|(dial, _)| *dial == id)?;
+        Some(self.dials.swap_remove(at).1)
     }
 
     fn fail(self, error: &OverlayError) {
@@ -464,47 +474,6 @@ fn fulfil(connection: ConnectionId, waiters: Vec<Waiter>) -> Step {
         Step::Nothing
     } else {
         Step::Open(connection, requests)
-    }
-}
-
-/// A failed dial in the words of this crate.
-fn explain(peer: NodeId, error: &DialError) -> OverlayError {
-    match error {
-        DialError::LocalPeerId { .. } => OverlayError::WrongPeer {
-            expected: peer,
-            found: "this node itself".to_owned(),
-        },
-        DialError::NoAddresses => OverlayError::NoAddress { peer },
-        DialError::WrongPeerId { obtained, .. } => OverlayError::WrongPeer {
-            expected: peer,
-            found: obtained.to_string(),
-        },
-        DialError::Denied { cause }
-            if cause.downcast_ref::<allow_block_list::Blocked>().is_some() =>
-        {
-            OverlayError::Banned { peer }
-        }
-        DialError::Denied { cause }
-            if cause
-                .downcast_ref::<connection_limits::Exceeded>()
-                .is_some() =>
-        {
-            OverlayError::Busy { peer }
-        }
-        DialError::Transport(failures) => {
-            let one = |(address, error): &(Multiaddr, TransportError<io::Error>)| {
-                format!("{}: {}", without_peer(address.clone()), innermost(error))
-            };
-            let reasons: Vec<String> = failures.iter().map(one).collect();
-            OverlayError::Unreachable {
-                peer,
-                reason: reasons.join("; "),
-            }
-        }
-        error => OverlayError::Unreachable {
-            peer,
-            reason: error.to_string(),
-        },
     }
 }
 

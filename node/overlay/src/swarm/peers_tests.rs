@@ -92,16 +92,21 @@ fn those_who_want_one_peer_share_a_dial_and_are_told_once_it_is_identified() {
     assert_eq!(third.try_recv().unwrap(), Ok(()));
 }
 
+/// Keeps away: a good address waits for the seconds that a dead one takes to fail.
 #[test]
-fn a_failed_dial_is_followed_by_one_of_the_addresses_it_did_not_try() {
+fn an_address_that_is_not_being_tried_is_dialed_at_once() {
     let mut world = World::new();
     let (step, mut first) = world.want(&[1]);
     let one = dial(step);
-    let (_, mut second) = world.want(&[1, 2]);
-    let two = dial(world.fail(one, &DialError::Aborted));
+    let (step, mut second) = world.want(&[1, 2]);
+    let two = dial(step);
+    nothing(world.fail(one, &DialError::Aborted));
     // A late echo of the first dial changes nothing.
     nothing(world.fail(one, &DialError::Aborted));
-    assert!(first.try_recv().is_err());
+    assert!(
+        first.try_recv().is_err(),
+        "the second dial may still succeed"
+    );
     nothing(world.fail(two, &DialError::Aborted));
     for answer in [&mut first, &mut second] {
         assert!(matches!(
@@ -109,6 +114,30 @@ fn a_failed_dial_is_followed_by_one_of_the_addresses_it_did_not_try() {
             Err(OverlayError::Unreachable { .. })
         ));
     }
+}
+
+#[test]
+fn dials_of_one_peer_are_bounded_and_the_rest_follows() {
+    let mut world = World::new();
+    let mut dials = Vec::new();
+    let mut answers = Vec::new();
+    for port in 1..=DIALS_PER_PEER_MAX as u16 {
+        let (step, answer) = world.want(&[port]);
+        dials.push(dial(step));
+        answers.push(answer);
+    }
+    let (step, mut last) = world.want(&[99]);
+    nothing(step);
+    let follows = dial(world.fail(dials[0], &DialError::Aborted));
+    world.peers.established(world.peer, follows, address(99));
+    nothing(world.peers.identified(world.peer, follows));
+    assert_eq!(last.try_recv().unwrap(), Ok(()));
+    nothing(world.fail(dials[1], &DialError::Aborted));
+    assert!(
+        answers
+            .iter_mut()
+            .all(|answer| answer.try_recv().unwrap() == Ok(()))
+    );
 }
 
 #[test]
@@ -134,8 +163,16 @@ fn nobody_is_dialed_for_those_who_gave_up() {
     let mut world = World::new();
     let (step, first) = world.want(&[1]);
     let one = dial(step);
-    let (_, second) = world.want(&[2]);
-    drop((first, second));
+    let (step, second) = world.want(&[2]);
+    let two = dial(step);
+    let impostor = DialError::WrongPeerId {
+        obtained: someone(3).0,
+        address: address(2),
+    };
+    let (step, third) = world.want(&[1, 2]);
+    nothing(step);
+    drop((first, second, third));
+    nothing(world.fail(two, &impostor));
     nothing(world.fail(one, &DialError::Aborted));
     assert!(world.peers.pending.is_empty());
 }
