@@ -117,7 +117,6 @@ fn gossip(
 ) -> Result<gossipsub::Behaviour, OverlayError> {
     let start = |reason: String| OverlayError::Start { reason };
     let config = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(names.gossip.clone())
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .max_transmit_size(GOSSIP_BYTES_MAX + config::GOSSIP_OVERHEAD_BYTES)

@@ -6,14 +6,13 @@ use std::time::Duration;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
 use libp2p::{Multiaddr, PeerId};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::build;
 use crate::config::{COMMANDS_QUEUED_MAX, GOODBYE_MAX, LISTEN_MAX, LISTEN_SETTLES, OverlayConfig};
-use crate::error::OverlayError;
+use crate::error::{OverlayError, innermost};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::gossip::{GossipId, GossipMessage, Verdict};
 use crate::identity::{keypair, node_of, parse_address, peer_of, with_peer};
@@ -58,9 +57,16 @@ struct Shared {
 /// [`OverlayError::InvalidAddress`] and [`OverlayError::Listen`] for a listen or external address,
 /// [`OverlayError::Start`] if the network stack cannot be set up.
 pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), OverlayError> {
+    let names = Names::of(config.network);
+    start_named(&config, Arc::new(names))
+}
+
+fn start_named(
+    config: &OverlayConfig,
+    names: Arc<Names>,
+) -> Result<(Overlay, Incoming), OverlayError> {
     let (keypair, node) = keypair(config.key_seed)?;
     let peer = keypair.public().to_peer_id();
-    let names = Arc::new(Names::of(config.network));
     let counters = Arc::new(Counters::default());
     let (stream_sender, streams) = mpsc::channel(config.limits.inbound_queue.max(1));
     let (gossip_sender, gossip) = mpsc::channel(config.limits.gossip_queue.max(1));
@@ -72,7 +78,7 @@ pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), Overlay
         stream_sender,
         Arc::clone(&counters),
     );
-    let mut swarm = build::swarm(&keypair, &names, &config, behaviour)?;
+    let mut swarm = build::swarm(&keypair, &names, config, behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen {
@@ -81,7 +87,7 @@ pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), Overlay
         };
         swarm
             .listen_on(address)
-            .map_err(|error| listen(error.to_string()))?;
+            .map_err(|error| listen(innermost(&error)))?;
     }
     let mut external = Vec::new();
     for text in &config.external {
@@ -237,28 +243,38 @@ impl Overlay {
     ) -> Result<Vec<u8>, OverlayError> {
         let talk = async {
             let mut stream = self.open(peer, addresses, Proto::Rpc, deadline).await?;
-            let answer = exchange(&mut stream, request, max_answer)
-                .await
-                .map_err(|error| match error {
-                    FrameError::Io {
-                        kind: std::io::ErrorKind::Unsupported,
-                        ..
-                    } => OverlayError::Unsupported {
-                        peer,
-                        proto: Proto::Rpc,
-                    },
-                    error => OverlayError::Frame { peer, error },
-                })?;
-            // The answer is here, so the request was delivered; whether the goodbye arrives does not matter.
-            let _ = stream.shutdown().await;
-            Ok(answer)
+            let answer = exchange(&mut stream, request, max_answer).await;
+            answer.map_err(|error| match error {
+                FrameError::Io {
+                    kind: std::io::ErrorKind::Unsupported,
+                    ..
+                } => OverlayError::Unsupported {
+                    peer,
+                    proto: Proto::Rpc,
+                },
+                error => OverlayError::Frame { peer, error },
+            })
         };
-        timeout(deadline, talk)
-            .await
-            .unwrap_or(Err(OverlayError::Timeout {
-                peer,
-                after: deadline,
-            }))
+        match timeout(deadline, talk).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.suspect(peer);
+                Err(OverlayError::Timeout {
+                    peer,
+                    after: deadline,
+                })
+            }
+        }
+    }
+
+    /// Tells that the caller waited for `peer` in vain on an open stream. The next [`Overlay::open`] or
+    /// [`Overlay::connect`] with addresses then dials anew instead of trusting the connection, which a peer that was
+    /// killed and restarted would not answer on. A failed [`Overlay::rpc`] does this by itself.
+    pub fn suspect(&self, peer: NodeId) {
+        if let Ok(peer) = peer_of(peer) {
+            // Only a hint: with a full queue the connection's own timeout will do.
+            let _ = self.shared.commands.try_send(Command::Suspect { peer });
+        }
     }
 
     /// Closes all connections to `peer`.
@@ -414,5 +430,10 @@ async fn exchange(
     max_answer: usize,
 ) -> Result<Vec<u8>, FrameError> {
     write_frame(stream, request).await?;
+    // The answer shows that the request was delivered. Closing tells nothing and is left to the drop, which comes last.
     read_frame(stream, max_answer).await
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

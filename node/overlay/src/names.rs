@@ -51,8 +51,6 @@ pub(crate) struct Names {
     streams: [(Proto, StreamProtocol); 3],
     /// What identify announces as the protocol version; two nodes talk only if theirs are equal. It carries the whole id.
     pub(crate) identify: String,
-    /// What the names of gossip's own streams begin with.
-    pub(crate) gossip: String,
     /// The gossip topic of hints.
     pub(crate) topic: IdentTopic,
 }
@@ -71,9 +69,17 @@ impl Names {
         Self {
             streams: Proto::ALL.map(stream),
             identify: format!("/fathom/{whole}/1"),
-            gossip: format!("/fathom/{short}/meshsub"),
             topic: IdentTopic::new(format!("/fathom/{short}/hint/1")),
         }
+    }
+
+    /// A node of the network that speaks a later version of `proto`'s streams only.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn with_later(mut self, proto: Proto) -> Self {
+        let later = format!("{}0", self.stream(proto).as_ref());
+        self.streams[proto as usize].1 = StreamProtocol::try_from_owned(later).unwrap();
+        self
     }
 
     /// The name of `proto`'s streams.

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Connected {
         reply: oneshot::Sender<Vec<(NodeId, String)>>,
     },
+    /// A caller waited in vain for `peer`.
+    Suspect { peer: PeerId },
     RoundTrip {
         peer: PeerId,
         reply: oneshot::Sender<Option<Duration>>,
@@ -117,6 +119,7 @@ impl Task {
             Command::Connected { reply } => {
                 let _ = reply.send(self.peers.connected());
             }
+            Command::Suspect { peer } => self.peers.suspect(&peer),
             Command::RoundTrip { peer, reply } => {
                 let _ = reply.send(self.peers.round_trip(&peer));
             }

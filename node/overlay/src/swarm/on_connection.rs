@@ -1,9 +1,14 @@
 //! Connections that come, fail and go.
 
-use libp2p::swarm::SwarmEvent;
+use std::io;
+
+use fathom_protocol::ids::NodeId;
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, TransportError, allow_block_list, connection_limits};
 
 use super::{Task, named};
 use crate::behaviour::BehaviourEvent;
+use crate::error::{OverlayError, innermost};
 use crate::identity::without_peer;
 
 impl Task {
@@ -47,5 +52,46 @@ impl Task {
             }
             _ => {}
         }
+    }
+}
+
+/// A failed dial in the words of this crate.
+pub(super) fn explain(peer: NodeId, error: &DialError) -> OverlayError {
+    match error {
+        DialError::LocalPeerId { .. } => OverlayError::WrongPeer {
+            expected: peer,
+            found: "this node itself".to_owned(),
+        },
+        DialError::NoAddresses => OverlayError::NoAddress { peer },
+        DialError::WrongPeerId { obtained, .. } => OverlayError::WrongPeer {
+            expected: peer,
+            found: obtained.to_string(),
+        },
+        DialError::Denied { cause }
+            if cause.downcast_ref::<allow_block_list::Blocked>().is_some() =>
+        {
+            OverlayError::Banned { peer }
+        }
+        DialError::Denied { cause }
+            if cause
+                .downcast_ref::<connection_limits::Exceeded>()
+                .is_some() =>
+        {
+            OverlayError::Busy { peer }
+        }
+        DialError::Transport(failures) => {
+            let one = |(address, error): &(Multiaddr, TransportError<io::Error>)| {
+                format!("{}: {}", without_peer(address.clone()), innermost(error))
+            };
+            let reasons: Vec<String> = failures.iter().map(one).collect();
+            OverlayError::Unreachable {
+                peer,
+                reason: reasons.join("; "),
+            }
+        }
+        error => OverlayError::Unreachable {
+            peer,
+            reason: error.to_string(),
+        },
     }
 }
