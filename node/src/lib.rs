@@ -3,6 +3,7 @@
 //! Order of reading: [`config`], [`home`] and [`identity`] (what a node is on disk), [`control`] (how it is spoken
 //! to), [`node`] (how it runs), [`net`] (how it reaches others), [`cli`] and [`progress`] (what a person sees).
 
+pub mod bao;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -17,7 +17,7 @@ use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::wire::Location;
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -86,27 +86,45 @@ impl User {
                 return Ok(outcome);
             }
         };
+        let ended = self.exchange(stream, header, chunk, chain, &mut outcome).await;
+        if let Err(refusal) = ended {
+            self.net.suspect(first);
+            outcome.entry(first).or_insert(Err(refusal));
+        }
+        for (vendor, _) in outcome.iter().filter(|(_, said)| matches!(said, Err(refusal) if is_gone(refusal.kind))) {
+            self.net.suspect(*vendor);
+        }
+        Ok(outcome)
+    }
+
+    /// Sends the header and the body while it collects the answers.
+    async fn exchange(
+        &self,
+        stream: fathom_overlay::PeerStream,
+        header: Vec<u8>,
+        chunk: &SealedChunk,
+        chain: &[Slot],
+        outcome: &mut Outcome,
+    ) -> Result<(), Refusal> {
+        let first = stream.peer();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let bytes = Arc::clone(&chunk.bytes);
         let sending = async move {
             let sent = send_body(&mut writer, &header, &bytes).await;
-            // The half is kept until the answers are in: dropping it would reset the stream.
+            // The half is kept until the answers are in: dropping it would end the stream.
             (sent, writer)
         };
         let receiving = async {
             loop {
                 let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, SILENCE).await;
                 let answer = answer.map_err(|error| frame_refusal(first, &error))?;
-                let answer: ChunkAnswer = codec::decode(&answer, ANSWER_BYTES_MAX)
-                    .map_err(|error| Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", first.short())))?;
+                let answer: ChunkAnswer = codec::decode(&answer, ANSWER_BYTES_MAX).map_err(|error| {
+                    Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", first.short()))
+                })?;
                 match answer {
                     ChunkAnswer::Alive => {}
                     ChunkAnswer::Done => return Ok(()),
-                    ChunkAnswer::Receipt(receipt) => {
-                        if let Some((vendor, receipt)) = self.accept(chunk, chain, receipt) {
-                            outcome.insert(vendor, receipt);
-                        }
-                    }
+                    ChunkAnswer::Receipt(receipt) => outcome.extend(self.accept(chunk, chain, receipt)),
                     ChunkAnswer::Failed { vendor, refusal } => {
                         if chain.iter().any(|slot| slot.place.vendor == vendor) {
                             outcome.entry(vendor).or_insert(Err(refusal));
@@ -119,21 +137,13 @@ impl User {
             }
         };
         tokio::pin!(sending, receiving);
-        let ended = tokio::select! {
+        tokio::select! {
             ended = &mut receiving => ended,
-            (sent, _writer) = &mut sending => match sent {
-                // The vendor may have refused before it took everything; its answer says why.
-                Ok(()) | Err(_) => tokio::time::timeout(RECEIPTS, &mut receiving).await.unwrap_or_else(|_| Err(silent(first))),
-            },
-        };
-        if let Err(refusal) = ended {
-            self.net.suspect(first);
-            outcome.entry(first).or_insert(Err(refusal));
+            // Whether or not everything was sent: the vendor may have refused before, and its answer says why.
+            (_sent, _writer) = &mut sending => {
+                tokio::time::timeout(RECEIPTS, &mut receiving).await.unwrap_or_else(|_| Err(silent(first)))
+            }
         }
-        for (vendor, _) in outcome.iter().filter(|(_, said)| matches!(said, Err(refusal) if is_gone(refusal.kind))) {
-            self.net.suspect(*vendor);
-        }
-        Ok(outcome)
     }
 
     /// A receipt counts if its vendor signed it for exactly this chunk, under the lease it was sent for.
