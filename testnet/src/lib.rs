@@ -16,12 +16,14 @@
 //! to [`Net::leave_running`] leaves no process behind.
 
 mod cli;
-
+pub mod commands;
+pub mod demo;
 mod error;
 mod files;
 mod net;
 mod process;
 mod spec;
+mod table;
 mod units;
 mod wait;
 

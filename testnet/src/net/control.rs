@@ -91,6 +91,23 @@ impl Net {
         Ok(())
     }
 
+    /// Starts every dead node again, in the order in which they were made, and waits until all are
+    /// ready.
+    ///
+    /// # Errors
+    /// As [`Net::start`].
+    pub fn start_all(&self) -> Result<(), TestnetError> {
+        let dead = |node: &&NodeHandle| self.process_state(&node.name).0 == ProcessState::Dead;
+        let nodes: Vec<_> = self.nodes.iter().filter(dead).collect();
+        for node in &nodes {
+            self.spawn(node)?;
+        }
+        for node in nodes {
+            self.await_ready(node)?;
+        }
+        Ok(())
+    }
+
     /// Ends all nodes: stopped ones are continued, all get SIGTERM at once, and those that are
     /// still there after 10 s SIGKILL. Returns the names of the latter. Removes no file.
     ///
