@@ -1,6 +1,6 @@
 //! A Fathom node: configuration, keys, roles, control socket and command line.
 //!
-//! Order of reading: [`config`], [`home`] and [`identity`] (what a node is on disk), [`control`] (how it is spoken
+//! Order of reading: [`config`], [`home`], [`identity`] and [`network`] (what a node is on disk), [`control`] (how it is spoken
 //! to), [`node`] (how it runs), [`cli`] and [`progress`] (what a person sees).
 
 pub mod cli;
@@ -8,5 +8,6 @@ pub mod config;
 pub mod control;
 pub mod home;
 pub mod identity;
+pub mod network;
 pub mod node;
 pub mod progress;

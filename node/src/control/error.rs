@@ -89,6 +89,7 @@ macro_rules! command_error_from {
 use crate::config::ConfigError;
 use crate::home::HomeError;
 use crate::identity::IdentityError;
+use crate::network::NetworkError;
 use fathom_bootstrap::DescriptorError;
 
 command_error_from!(ConfigError, |error: &ConfigError| match error {
@@ -103,6 +104,13 @@ command_error_from!(IdentityError, |error: &IdentityError| match error {
     _ => ErrorKind::Permission,
 });
 command_error_from!(DescriptorError, |_: &DescriptorError| ErrorKind::Usage);
+command_error_from!(NetworkError, |error: &NetworkError| match error {
+    NetworkError::Home(error) => home_kind(error),
+    NetworkError::None => ErrorKind::Network,
+    NetworkError::NoFile(_) => ErrorKind::NotFound,
+    NetworkError::Descriptor(_) | NetworkError::NoPeers(_) => ErrorKind::Usage,
+    NetworkError::Stored { .. } | NetworkError::Other(_) | NetworkError::Random(_) => ErrorKind::Other,
+});
 
 fn home_kind(error: &HomeError) -> ErrorKind {
     match error {
