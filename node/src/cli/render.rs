@@ -28,7 +28,7 @@ pub(super) fn put(result: PutResult) -> String {
     if result.resumed_chunks > 0 {
         let _ = write!(text, "\n{} were there from an earlier run.", count(result.resumed_chunks, "copy", "copies"));
     }
-    let _ = write!(text, "\n{} keep the final FAT.", count(result.mirrors_acked, "mirror", "mirrors"));
+    let _ = write!(text, "\nThe final FAT is at {}.", count(result.mirrors_acked, "mirror", "mirrors"));
     for replaced in result.replaced.iter().take(REPLACED_SHOWN_MAX) {
         let _ = write!(text, "\nreplaced: vendor {} ({})", short_id(&replaced.vendor), replaced.reason);
     }
@@ -61,7 +61,7 @@ pub(super) fn get(result: &GetResult, output: &Path) -> String {
 
 pub(super) fn rm(result: &RmResult) -> String {
     format!(
-        "Gave up {} ({}); {} know it.",
+        "Gave up {} ({}) and told {}.",
         count(result.files, "file", "files"),
         human_bytes(result.bytes),
         count(result.mirrors_acked, "mirror", "mirrors")

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Context;
 use crate::config::{Config, Role};
 use crate::control::{CommandError, Commands, ControlClient, ControlEvent, ControlRequest, ErrorKind, EventSink};
-use crate::home::Home;
+use crate::home::{Home, HomeError};
 use crate::identity::UserSecret;
 use crate::node::{self, StartOptions};
 use crate::progress::{EventForm, Reporter};
@@ -129,22 +129,18 @@ async fn run_alone(
 ) -> Result<Value, CommandError> {
     let config = config_alone(home, alone)?;
     let options = StartOptions { temporary: true };
-    let started = interrupts.guard(async { Ok(node::start(home, config, options).await?) }).await;
-    let node = started.map_err(explain_lock)?;
+    // Taken and released at once, only to tell why: the node takes it for good.
+    home.lock().map_err(|error| match error {
+        HomeError::Locked { .. } => CommandError::from(error)
+            .hint("wait until it has ended, or keep a node running (`fathom run`), which serves many commands"),
+        other => other.into(),
+    })?;
+    let node = interrupts.guard(async { Ok(node::start(home, config, options).await?) }).await?;
     let outcome = interrupts.guard(run_here(node.commands(), request, on_event)).await;
     if tokio::time::timeout(SHUTDOWN_WITHIN, node.shutdown()).await.is_err() {
         tracing::warn!("the node did not end in time");
     }
     outcome
-}
-
-/// A node that holds the directory but serves no control socket is another command, or is just starting.
-fn explain_lock(error: CommandError) -> CommandError {
-    if error.message.contains("in use by another fathom process") {
-        return error
-            .hint("wait until it has ended, or keep a node running (`fathom run`), which serves many commands");
-    }
-    error
 }
 
 /// The configuration of a node for one command: no role but the user's, and ports that no other node has.
