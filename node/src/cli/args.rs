@@ -37,22 +37,24 @@ Environment:
   FATHOM_LOG         what is logged to stderr, for example debug or fathom=trace,warn
   FATHOM_PARENT_PID  `fathom run` ends when this process is gone";
 
+const GLOBAL: &str = "Options of every command";
+
 /// Fathom stores your files on other people's disks, encrypted, in several copies, and gets them back even after
 /// those disks have moved or died; and it offers your own disks to others.
 #[derive(Debug, Parser)]
 #[command(name = "fathom", version, about, long_about, after_long_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Cli {
     /// The node's directory [env: FATHOM_DIR] [default: ~/.fathom]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
     /// Print exactly one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,
     /// With --json: print events as JSON lines before the result
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) progress: bool,
     /// Log more to stderr; twice for all
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -259,6 +261,9 @@ pub(super) struct FatOptions {
 pub(super) struct DemoOptions {
     /// The directory tree to store [default: the sources here and a generated file]
     pub(super) path: Option<PathBuf>,
+    /// Leave the demonstration's directory behind
+    #[arg(long)]
+    pub(super) keep: bool,
 }
 
 /// Run a network of real processes on this machine. `--dir` names its directory.

@@ -156,7 +156,12 @@ fn config_alone(home: &Home, alone: Alone) -> Result<Config, CommandError> {
         Alone::AsAnybody => {}
     }
     let mut config = Config::load(&home.config())?;
-    crate::network::check_enterable(&crate::network::load(home)?)?;
+    let network = crate::network::load(home)?;
+    if network.peers().is_empty() {
+        let message = format!("this node founded the network \"{}\" and knows no other node of it", network.name());
+        return Err(CommandError::new(ErrorKind::Network, message)
+            .hint("keep it running with `fathom run`, and let others join by its `fathom invite`"));
+    }
     config.node.roles = if has_user { vec![Role::User] } else { Vec::new() };
     config.node.external.clear();
     for address in &mut config.node.listen {
