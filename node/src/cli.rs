@@ -62,8 +62,8 @@ fn execute(cli: Cli) -> u8 {
     let output = Output { json: cli.json, progress: cli.progress, explain };
     // A testnet has a directory of its own: neither FATHOM_DIR nor ~/.fathom is meant for it.
     match cli.command {
-        Command::Testnet(command) => return testnet::testnet(command, cli.dir, cli.json),
-        Command::Demo(options) => return testnet::demo(options, cli.dir, cli.json),
+        Command::Testnet(command) => return testnet::testnet(command, cli.dir, output),
+        Command::Demo(options) => return testnet::demo(options, cli.dir, output),
         Command::Completions { shell } => return completions(shell),
         _ => {}
     }

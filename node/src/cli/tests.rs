@@ -38,7 +38,7 @@ fn every_command_of_the_help_parses() {
         "fathom recover",
         "fathom device list",
         "fathom demo",
-        "fathom demo here",
+        "fathom demo here --keep",
         "fathom testnet up --mirrors 1 --vendors 2 --devices 3 --zones 1 --users 1 --quota 64MiB --dir /n",
         "fathom testnet status --dir /n",
         "fathom testnet kill vendor-1",
@@ -85,5 +85,6 @@ fn every_exit_code_is_documented() {
         ErrorKind::Permission,
     ] {
         assert!(help.contains(&format!("\n  {}  ", kind.exit_code())), "{kind:?}");
+        assert_eq!(ErrorKind::from_exit_code(kind.exit_code()), kind);
     }
 }

@@ -39,6 +39,21 @@ impl ErrorKind {
             Self::Permission => 8,
         }
     }
+
+    /// The kind that has this exit code; [`ErrorKind::Other`] for a code that none has.
+    #[must_use]
+    pub fn from_exit_code(code: u8) -> Self {
+        match code {
+            2 => Self::Usage,
+            3 => Self::NotFound,
+            4 => Self::NoSpace,
+            5 => Self::Network,
+            6 => Self::Interrupted,
+            7 => Self::Integrity,
+            8 => Self::Permission,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Why a command failed.
