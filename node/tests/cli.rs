@@ -345,6 +345,31 @@ fn a_node_ends_with_its_parent() {
     assert_eq!(code(&output), 2);
 }
 
+/// Keeps away: a node that is stopped, not dead, holds the command line until somebody kills that too.
+#[test]
+fn ctrl_c_ends_a_command_at_a_stopped_node() {
+    let dir = Dir::founded("mirror");
+    let node = dir.run();
+    node.signal(rustix::process::Signal::STOP);
+    let mut command = dir.command(&["--json", "status"]);
+    let mut status = Running { child: command.stdout(Stdio::piped()).spawn().unwrap() };
+    wait_for("the command to listen for Ctrl-C", || catches_sigint(status.child.id()).then_some(()));
+    status.signal(rustix::process::Signal::INT);
+    assert_eq!(status.ended(), Some(6));
+    let answer: Value = serde_json::from_reader(status.child.stdout.take().unwrap()).unwrap();
+    assert_eq!(answer["error"]["kind"], "interrupted");
+    node.signal(rustix::process::Signal::CONT);
+    success(&dir.fathom(&["status"]));
+}
+
+/// Whether the process has a handler for SIGINT; see proc(5), `SigCgt`.
+fn catches_sigint(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (2 - 1)) != 0
+}
+
 #[test]
 fn invite_and_join() {
     let founder = Dir::founded("bootstrap");
