@@ -1,6 +1,6 @@
 //! The node's configuration: `DIR/fathom.toml`.
 //!
-//! [`keys`] is the one table of every key with its meaning, unit and range; reading, `init --set` and the commented
+//! `config/keys.rs` is the one table of every key with its meaning, unit and range; reading, `init --set` and the commented
 //! file are all driven by it, so that none of them can forget a key. A value is checked when it enters a [`Config`],
 //! wherever it comes from.
 //!
@@ -275,3 +275,6 @@ impl Config {
         self.node.roles.contains(&role)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! A Fathom node: configuration, keys, roles, control socket and command line.
 //!
-//! Order of reading: [`config`], [`home`] and [`identity`] (what a node is on disk), [`control`] (how it is spoken
-//! to), [`node`] (how it runs), [`net`] (how it reaches others), [`cli`] and [`progress`] (what a person sees).
+//! Order of reading: [`config`], [`home`], [`identity`] and [`network`] (what a node is on disk), [`control`] (how it
+//! is spoken to), [`node`] (how it runs), [`net`] (how it reaches others), [`cli`] and [`progress`] (what a person
+//! sees).
 
 pub mod bao;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod control;
 pub mod home;
 pub mod identity;
 pub mod net;
+pub mod network;
 pub mod node;
 pub mod progress;
 pub mod roles;

@@ -148,8 +148,9 @@ impl Net {
         frame::write_frame_within(&mut stream, &codec::encode(request), SILENCE).await.map_err(failed)?;
         loop {
             let answer = frame::read_frame_within(&mut stream, FRAME_BYTES_MAX, SILENCE).await.map_err(failed)?;
-            let answer: Response = codec::decode(&answer, FRAME_BYTES_MAX)
-                .map_err(|error| Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short())))?;
+            let answer: Response = codec::decode(&answer, FRAME_BYTES_MAX).map_err(|error| {
+                Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short()))
+            })?;
             if answer != Response::Alive {
                 return Ok(answer);
             }

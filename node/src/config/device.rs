@@ -9,8 +9,8 @@ use super::size::parse_size;
 
 /// Bytes that a device leaves free on its file system if its configuration does not say.
 pub(crate) const RESERVE_DEFAULT: u64 = 1 << 30;
-/// Smallest quota, in bytes: room for a few chunks and for the replacement of one.
-pub(crate) const QUOTA_MIN: u64 = 1 << 20;
+/// Smallest quota, in bytes: below it there is no room for a useful chunk.
+pub(crate) const QUOTA_MIN: u64 = 64 << 10;
 
 /// `[[vendor.device]]`: a directory on a mounted disk or share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,11 @@ impl DeviceConfig {
             return Err("the path must be UTF-8 without control characters".to_owned());
         }
         if self.quota < QUOTA_MIN {
-            return Err(format!("the quota {} must be at least 1 MiB", super::format_size(self.quota)));
+            return Err(format!(
+                "the quota {} must be at least {}",
+                super::format_size(self.quota),
+                super::format_size(QUOTA_MIN)
+            ));
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ fn render_devices(out: &mut String, config: &Config) {
         let path = Value::String(device.path.to_string_lossy().into_owned());
         let _ = writeln!(
             out,
-            "[[vendor.device]]\npath = {path}\nquota = \"{}\"\nreserve = \"{}\"\n",
+            "\n[[vendor.device]]\npath = {path}\nquota = \"{}\"\nreserve = \"{}\"",
             format_size(device.quota),
             format_size(device.reserve)
         );

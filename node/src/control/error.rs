@@ -39,6 +39,21 @@ impl ErrorKind {
             Self::Permission => 8,
         }
     }
+
+    /// The kind that has this exit code; [`ErrorKind::Other`] for a code that none has.
+    #[must_use]
+    pub fn from_exit_code(code: u8) -> Self {
+        match code {
+            2 => Self::Usage,
+            3 => Self::NotFound,
+            4 => Self::NoSpace,
+            5 => Self::Network,
+            6 => Self::Interrupted,
+            7 => Self::Integrity,
+            8 => Self::Permission,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Why a command failed.
@@ -89,6 +104,7 @@ macro_rules! command_error_from {
 use crate::config::ConfigError;
 use crate::home::HomeError;
 use crate::identity::IdentityError;
+use crate::network::NetworkError;
 use fathom_bootstrap::DescriptorError;
 
 command_error_from!(ConfigError, |error: &ConfigError| match error {
@@ -103,6 +119,13 @@ command_error_from!(IdentityError, |error: &IdentityError| match error {
     _ => ErrorKind::Permission,
 });
 command_error_from!(DescriptorError, |_: &DescriptorError| ErrorKind::Usage);
+command_error_from!(NetworkError, |error: &NetworkError| match error {
+    NetworkError::Home(error) => home_kind(error),
+    NetworkError::None => ErrorKind::Network,
+    NetworkError::NoFile(_) => ErrorKind::NotFound,
+    NetworkError::Descriptor(_) | NetworkError::NoPeers(_) => ErrorKind::Usage,
+    NetworkError::Stored { .. } | NetworkError::Other(_) | NetworkError::Random(_) => ErrorKind::Other,
+});
 
 fn home_kind(error: &HomeError) -> ErrorKind {
     match error {

@@ -47,7 +47,8 @@ pub struct ControlError {
     pub source: io::Error,
 }
 
-/// A control socket that is being served. Dropping it ends the service but leaves the socket's file.
+/// A control socket that is being served. Dropping it cancels all commands but leaves the
+/// socket's file.
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
@@ -72,8 +73,11 @@ impl ControlServer {
     /// Cancels all commands, tells their clients, and takes the socket away.
     pub async fn shutdown(self) {
         drop(self.stop);
+        let abort = self.task.abort_handle();
         if timeout(END_WITHIN, self.task).await.is_err() {
+            // A client that takes nothing holds its task in a write; ending the task drops its command too.
             tracing::warn!("control clients did not end in time");
+            abort.abort();
         }
         if let Err(error) = remove_if_there(&self.path) {
             tracing::warn!(%error, "the control socket's file stays");

@@ -132,7 +132,8 @@ impl PeerBook {
     #[must_use]
     pub fn announcements(&self) -> Vec<Signed<PeerRecord>> {
         self.with(|contacts| {
-            let mut records: Vec<Signed<PeerRecord>> = contacts.values().filter_map(|contact| contact.record.clone()).collect();
+            let mut records: Vec<Signed<PeerRecord>> =
+                contacts.values().filter_map(|contact| contact.record.clone()).collect();
             records.sort_by_key(|record| (!record.roles.mirror, !record.roles.bootstrap, !record.roles.vendor));
             records.truncate(PEERS_MAX);
             records
@@ -183,7 +184,8 @@ impl PeerBook {
         let Some(file) = &self.file else { return };
         let records = FileForm::first(self.announcements().into_iter().map(Signed::into_carried));
         let temporary = file.with_extension("new");
-        let written = std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
+        let written =
+            std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
         if let Err(error) = written {
             tracing::warn!(%error, file = %file.display(), "the list of known peers was not saved");
         }
