@@ -1,7 +1,9 @@
 //! Choosing vendors for a request: the mirror's part of an allocation (figure 6). Pure: candidates in, shares out.
 //!
 //! Each copy is a column. A vendor serves one column only, so any chunk's copies lie at different vendors; zones are kept
-//! whole within a column while there are enough of them, so copies also lie in different zones.
+//! whole within a column while there are enough of them with room, so copies also lie in different zones. Else operators
+//! are kept whole, else nothing, and a warning says so. Whole groups are dealt out greedily, so a plan may be missed where
+//! only a perfect partition of unequal vendors fits; it never is where each of as many vendors as copies has room for all.
 
 use std::collections::BTreeMap;
 
@@ -99,55 +101,103 @@ pub fn plan(mut candidates: Vec<Candidate>, want: &Want) -> Result<Plan, Shortag
     }
     candidates
         .sort_by(|a, b| rank(a, want).cmp(&rank(b, want)).then(b.free.cmp(&a.free)).then(a.vendor.cmp(&b.vendor)));
-    let (columns, warnings) = columns(&candidates, want, needed);
+    let mut shortage = None;
+    for spread in Spread::ALL {
+        for largest_first in [false, true] {
+            let Some(columns) = columns(&candidates, want, needed, unit, spread, largest_first) else { continue };
+            match fill(&columns, want, needed, unit) {
+                Ok(shares) => return Ok(Plan { shares, warnings: spread.warning(&candidates, want) }),
+                Err(short) => shortage = shortage.or(Some(short)),
+            }
+        }
+    }
+    Err(shortage.unwrap_or(Shortage::Vendors { copies: want.copies, vendors: candidates.len() }))
+}
+
+fn fill(columns: &[Vec<&Candidate>], want: &Want, needed: u64, unit: u64) -> Result<Vec<Share>, Shortage> {
     let mut shares = Vec::new();
-    for (column, vendors) in (0..want.copies).zip(&columns) {
-        let free = vendors.iter().map(|candidate| candidate.free / unit * unit).sum();
+    for (column, vendors) in (0..want.copies).zip(columns) {
+        let free = room(vendors, unit);
         if free < needed {
             return Err(Shortage::Space { copy: column + 1, needed, free });
         }
         split(column, vendors, want, needed / unit, unit, &mut shares);
     }
-    Ok(Plan { shares, warnings })
+    Ok(shares)
+}
+
+/// What stays together in one column, the best first.
+#[derive(Clone, Copy)]
+enum Spread {
+    Zones,
+    Operators,
+    Vendors,
+}
+
+impl Spread {
+    const ALL: [Self; 3] = [Self::Zones, Self::Operators, Self::Vendors];
+
+    fn groups(self, candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
+        groups(candidates, |candidate| match self {
+            Self::Zones => candidate.zone.clone(),
+            Self::Operators => format!("{}\n{}", candidate.zone, candidate.operator),
+            Self::Vendors => candidate.vendor.to_string(),
+        })
+    }
+
+    fn warning(self, candidates: &[Candidate], want: &Want) -> Vec<String> {
+        if want.copies < 2 || matches!(self, Self::Zones) {
+            return Vec::new();
+        }
+        let zones = Self::Zones.groups(candidates).len();
+        let what = match self {
+            Self::Vendors => "zones and operators",
+            _ => "zones",
+        };
+        vec![format!(
+            "{} copies share {what}, since {zones} zone(s) have room: a zone that fails may take more than one copy",
+            want.copies
+        )]
+    }
+}
+
+/// Bytes that `vendors` have in whole units. Saturates: what a vendor claims is not to be trusted with a sum.
+fn room(vendors: &[&Candidate], unit: u64) -> u64 {
+    vendors.iter().fold(0, |sum, candidate| sum.saturating_add(candidate.free / unit * unit))
 }
 
 fn rank(candidate: &Candidate, want: &Want) -> (bool, bool, u32) {
     (candidate.suspected, want.avoid_zones.contains(&candidate.zone), candidate.load)
 }
 
-/// Deals the vendors out to columns: whole zones while there are enough, else operators, else single vendors.
-fn columns<'a>(candidates: &'a [Candidate], want: &Want, needed: u64) -> (Vec<Vec<&'a Candidate>>, Vec<String>) {
-    let copies = usize::from(want.copies);
-    let mut warnings = Vec::new();
-    let zones = groups(candidates, |candidate| candidate.zone.clone());
-    let groups = if zones.len() >= copies {
-        zones
-    } else {
-        if copies > 1 {
-            warnings.push(format!(
-                "{copies} copies share {} zone(s): a zone that fails takes more than one copy",
-                zones.len()
-            ));
-        }
-        let operators = groups(candidates, |candidate| format!("{}\n{}", candidate.zone, candidate.operator));
-        if operators.len() >= copies && operators.len() > zones.len() {
-            operators
-        } else {
-            candidates.iter().map(|candidate| vec![candidate]).collect()
-        }
-    };
-    let mut columns: Vec<Vec<&Candidate>> = vec![Vec::new(); copies];
+/// Deals the groups out to columns, in rank order or the largest first; `None` if there are fewer than columns.
+fn columns<'a>(
+    candidates: &'a [Candidate],
+    want: &Want,
+    needed: u64,
+    unit: u64,
+    spread: Spread,
+    largest_first: bool,
+) -> Option<Vec<Vec<&'a Candidate>>> {
+    let mut groups = spread.groups(candidates);
+    if groups.len() < usize::from(want.copies) {
+        return None;
+    }
+    if largest_first {
+        groups.sort_by_key(|group| std::cmp::Reverse(room(group, unit)));
+    }
+    let mut columns: Vec<Vec<&Candidate>> = vec![Vec::new(); usize::from(want.copies)];
     for group in groups {
         // An empty column first, then the one that is furthest from what it needs.
         let target = columns.iter_mut().min_by_key(|column| {
-            let free: u64 = column.iter().map(|candidate| candidate.free).sum();
-            (!column.is_empty(), free >= needed, column.len(), free)
+            let room = room(column, unit);
+            (!column.is_empty(), room >= needed, column.len(), room)
         });
         if let Some(target) = target {
             target.extend(group);
         }
     }
-    (columns, warnings)
+    Some(columns)
 }
 
 /// Groups in the order in which their best member comes.

@@ -3,11 +3,13 @@
 //! Chunks are stored under a tag `(file, seq)`. A final FAT with `base..=seq` says which tags live: a vendor that sees it
 //! commits chunks of that range and erases older ones. Removing a file is a final FAT without uses and with `base = seq`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Blob, Bounded, Text};
 use crate::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
-use crate::limits::{COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
+use crate::limits::{CHUNK_PLAIN_MAX, COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
 use crate::moves::Move;
 use crate::sign::{Record, RecordError, SignerId};
 use crate::tags;
@@ -168,6 +170,9 @@ pub struct FileMeta {
 /// Why chunks do not make a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
+    /// A version that this build does not know.
+    #[error("the manifest has version {0}, which is not known here; update fathom")]
+    Version(u16),
     /// Too many chunks or places.
     #[error("the file has more chunks or places than one final FAT holds")]
     TooLarge,
@@ -220,10 +225,13 @@ impl Manifest {
     /// Whether the packed parts agree with each other and with the size.
     ///
     /// # Errors
-    /// [`ManifestError::Invalid`].
+    /// [`ManifestError::Version`] or [`ManifestError::Invalid`].
     pub fn check(&self) -> Result<(), ManifestError> {
+        if self.version != tags::VERSION {
+            return Err(ManifestError::Version(self.version));
+        }
         let copies = usize::from(self.copies_per_chunk);
-        if copies == 0 || copies > COPIES_MAX || self.chunk_plain == 0 {
+        if copies == 0 || copies > COPIES_MAX || self.chunk_plain == 0 || self.chunk_plain as usize > CHUNK_PLAIN_MAX {
             return Err(ManifestError::Invalid("copies or chunk size out of range"));
         }
         let count = self.size.div_ceil(u64::from(self.chunk_plain));
@@ -278,21 +286,24 @@ impl Manifest {
         u32::try_from(self.size.saturating_sub(start).min(u64::from(self.chunk_plain))).unwrap_or(self.chunk_plain)
     }
 
-    /// This manifest with the moves of its file laid over it: each moved copy is at its new place.
-    /// Moves of one chunk that follow each other are followed; moves of unknown chunks change nothing.
+    /// This manifest with the moves of its file laid over it: each move takes one copy to its new place.
+    /// Moves of one chunk that follow each other are followed, in whatever order they come; moves of unknown chunks change
+    /// nothing. `moves` holds at most one move of a chunk out of each lease, as a mirror keeps them.
     ///
     /// # Errors
     /// [`ManifestError::TooLarge`] if the new places do not fit.
     pub fn with_moves(&self, moves: &[Move]) -> Result<Self, ManifestError> {
         let mut places = self.places.clone().into_vec();
         let mut chunks: Vec<ChunkRef> = self.chunks().collect();
+        let index: BTreeMap<ChunkId, usize> = chunks.iter().enumerate().map(|(at, chunk)| (chunk.id, at)).collect();
         let mut pending: Vec<&Move> = moves.iter().collect();
         // Moves carry no order; one applies when its source holds the chunk, so repeat until none does.
         let mut progress = true;
         while progress {
             progress = false;
             pending.retain(|moved| {
-                let done = apply_move(&mut places, &mut chunks, moved);
+                let chunk = index.get(&moved.chunk).and_then(|at| chunks.get_mut(*at));
+                let done = chunk.is_some_and(|chunk| apply_move(&mut places, chunk, moved));
                 progress |= done;
                 !done
             });
@@ -308,22 +319,18 @@ impl Manifest {
     }
 }
 
-fn apply_move(places: &mut Vec<Place>, chunks: &mut [ChunkRef], moved: &Move) -> bool {
+/// Takes one copy of `chunk` along, if one is where the move begins. One and not all: where a second copy went to the lease
+/// that the first one left, the result must not depend on which move is laid over first.
+fn apply_move(places: &mut Vec<Place>, chunk: &mut ChunkRef, moved: &Move) -> bool {
     let from = Place { vendor: moved.from, lease: moved.from_lease };
     let to = Place { vendor: moved.to, lease: moved.to_lease };
     let Some(from) = places.iter().position(|place| *place == from) else { return false };
-    let mut done = false;
-    for chunk in chunks.iter_mut().filter(|chunk| chunk.id == moved.chunk) {
-        for copy in chunk.copies.iter_mut().filter(|copy| usize::from(**copy) == from) {
-            let target = places.iter().position(|place| *place == to).unwrap_or_else(|| {
-                places.push(to);
-                places.len() - 1
-            });
-            if let Ok(target) = u16::try_from(target) {
-                *copy = target;
-                done = true;
-            }
-        }
+    let Some(copy) = chunk.copies.iter_mut().find(|copy| usize::from(**copy) == from) else { return false };
+    let target = places.iter().position(|place| *place == to).unwrap_or(places.len());
+    let Ok(index) = u16::try_from(target) else { return false };
+    if target == places.len() {
+        places.push(to);
     }
-    done
+    *copy = index;
+    true
 }

@@ -1,13 +1,14 @@
 //! A vendor's head, and the head with all its live leases: the unit in which mirrors hold and exchange the FAT.
 //!
-//! The head's root is a Merkle-sum commitment: each leaf is one lease's hash and bytes, each node the hash of its two
+//! The head's root is a Merkle-sum commitment: each leaf is one lease's commitment and bytes, each node the hash of its two
 //! children and the sum of their bytes, in the order of lease identifiers. Whoever has all leases can see that none
 //! was left out, and that together they stay within the capacity that was signed.
 //!
 //! ```text
-//! empty: BLAKE3(0x02), sum 0        leaf: BLAKE3(0x00, hash[32], bytes u64 le), sum bytes
+//! empty: BLAKE3(0x02), sum 0        leaf: BLAKE3(0x00, commitment[32], bytes u64 le), sum bytes
 //! node:  BLAKE3(0x01, left[32], left sum u64 le, right[32], right sum u64 le), sum left + right
 //! an odd node at the end of a level moves up as it is
+//! commitment: BLAKE3(lease body, lease signature[64])
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub struct LeaseRoot {
     pub sum: u64,
 }
 
-/// The root over `leaves`, which are `(hash of the signed lease's body, bytes held)` in the order of lease identifiers.
+/// The root over `leaves`, which are `(commitment to the signed lease, bytes held)` in the order of lease identifiers.
 /// Saturates at 2^64 - 1 bytes.
 #[must_use]
 pub fn lease_root(leaves: impl IntoIterator<Item = (Hash, u64)>) -> LeaseRoot {
@@ -189,13 +190,13 @@ impl VendorRecord {
         let mut leaves = Vec::with_capacity(self.leases.len());
         let mut before: Option<LeaseId> = None;
         for lease in self.leases {
-            let hash = lease.hash();
+            let commitment = lease.commitment();
             let lease = lease.attested()?;
             if lease.vendor != head.vendor || before.is_some_and(|before| before >= lease.id) {
                 return Err(RecordError::Invalid("a head comes with foreign or unordered leases"));
             }
             before = Some(lease.id);
-            leaves.push((hash, lease.bytes));
+            leaves.push((commitment, lease.bytes));
             leases.push(lease);
         }
         if leases.len() != head.leases as usize || lease_root(leaves) != head.root {

@@ -1,7 +1,7 @@
 //! A user's keys, all from one phrase of 24 words.
 //!
 //! ```text
-//! phrase --BIP-39 (PBKDF2, no passphrase)--> seed[64] --HKDF-SHA256, one label each--> signing, manifest, index, erase
+//! phrase --BIP-39 (PBKDF2, no passphrase)--> seed[64] --HKDF-SHA256, one label each--> signing, manifest, index
 //! ```
 
 use bip39::Mnemonic;

@@ -12,13 +12,18 @@ use crate::header::Hop;
 use crate::ids::{Hash, LeaseId, NodeId};
 use crate::lease::{Lease, LeaseState};
 use crate::limits::{EXTENT_BYTES_MAX, LEASES_MAX};
-use crate::sign::{RecordError, Signed};
+use crate::sign::{RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
 use crate::wire::{AllocateRequest, Refusal, RefusalKind, Renew, Unused};
 
 /// Requests remembered so that one that is repeated is answered alike and counted once.
 const REMEMBERED_MAX: usize = 65_536;
+/// Furthest expiry of a request, in milliseconds from now. A request is remembered until it expires, so this bounds how
+/// long anybody can occupy the memory of requests.
+pub const REQUEST_LIFE_MS_MAX: u64 = 86_400_000;
+/// Returns of unused room have no expiry; they are remembered for so long, in milliseconds.
+const RETURN_REMEMBERED_MS: u64 = 3_600_000;
 
 /// How long each state of a lease lasts, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +78,8 @@ pub struct Ledger {
     terms: Terms,
     capacity: u64,
     leases: BTreeMap<LeaseId, Entry>,
-    granted: BTreeMap<Hash, Granted>,
+    /// By signer as well as nonce: nobody can take the answer to another's request by repeating its nonce.
+    granted: BTreeMap<(SignerId, Hash), Granted>,
 }
 
 fn refuse<T>(kind: RefusalKind, reason: impl AsRef<str>) -> Result<T, Refusal> {
@@ -121,7 +127,7 @@ impl Ledger {
     /// Commitment to all live leases.
     #[must_use]
     pub fn root(&self) -> LeaseRoot {
-        lease_root(self.leases.values().map(|entry| (entry.lease.hash(), entry.lease.bytes)))
+        lease_root(self.leases.values().map(|entry| (entry.lease.carried().commitment(), entry.lease.bytes)))
     }
 
     /// All live leases, ordered by identifier.
@@ -147,11 +153,15 @@ impl Ledger {
         bytes: u64,
         fresh: LeaseId,
     ) -> Result<(Signed<Lease>, u64), Refusal> {
-        self.granted.retain(|_, granted| granted.forget > now);
         if request.expires < now {
             return refuse(RefusalKind::LeaseExpired, "the request for storage has expired; ask again");
         }
-        if let Some(granted) = self.granted.get(&request.nonce)
+        if request.expires.since_ms(now) > REQUEST_LIFE_MS_MAX {
+            return refuse(RefusalKind::BadRequest, "the request for storage expires too late; are the clocks right?");
+        }
+        self.forget(now);
+        let nonce = (request.authority, request.nonce);
+        if let Some(granted) = self.granted.get(&nonce)
             && let Some(entry) = self.leases.get(&granted.lease)
         {
             return Ok((entry.lease.clone(), granted.bytes));
@@ -167,11 +177,15 @@ impl Ledger {
         }
         let id = self.hold(now, request, bytes, fresh)?;
         let forget = now.plus_ms(self.terms.offer_ms).max(request.expires);
-        self.granted.insert(request.nonce, Granted { lease: id, bytes, forget });
+        self.granted.insert(nonce, Granted { lease: id, bytes, forget });
         match self.leases.get(&id) {
             Some(entry) => Ok((entry.lease.clone(), bytes)),
             None => refuse(RefusalKind::Internal, "the lease vanished while it was offered"),
         }
+    }
+
+    fn forget(&mut self, now: UnixMs) {
+        self.granted.retain(|_, granted| granted.forget >= now);
     }
 
     fn hold(&mut self, now: UnixMs, request: &AllocateRequest, bytes: u64, fresh: LeaseId) -> Result<LeaseId, Refusal> {
@@ -242,8 +256,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Ends an admission: the bytes are `stored` and durable, or they are not. Returns whether the lease's state changed
-    /// and must be made durable with the chunk.
+    /// Ends an admission: the bytes are `stored` and durable, or they are not. Returns whether the lease's state or expiry
+    /// changed and must be made durable with the chunk.
     ///
     /// # Errors
     /// A [`Refusal`] if the lease cannot be signed.
@@ -255,15 +269,18 @@ impl Ledger {
         }
         let until = now.plus_ms(self.terms.lock_ms);
         let first = entry.lease.state == LeaseState::Offered;
+        // Progress prolongs the lock, yet not at every chunk: each prolongation is a durable write of its own.
+        let half = now.plus_ms(self.terms.lock_ms / 2);
+        let prolong = first || (entry.lease.state == LeaseState::Locked && entry.lease.room_expires < half);
         self.change(id, |lease| {
             lease.used = (lease.used + length).min(lease.bytes);
-            if first {
+            if prolong {
                 lease.state = LeaseState::Locked;
                 lease.room_expires = lease.room_expires.max(until);
                 lease.expires = lease.expires.max(until);
             }
         })?;
-        Ok(first)
+        Ok(prolong)
     }
 
     /// Chunks of `bytes` under this lease were named by a final FAT, which gives back `unused` bytes of room.
@@ -300,17 +317,22 @@ impl Ledger {
     /// The lease's authority gives room back. Returns whether the lease still exists.
     ///
     /// # Errors
-    /// A [`Refusal`]: unknown lease, or not its authority.
+    /// A [`Refusal`]: not its authority, or too many requests at once.
     pub fn give_back(&mut self, now: UnixMs, unused: &Unused) -> Result<bool, Refusal> {
+        self.forget(now);
         let Some(entry) = self.leases.get(&unused.lease) else { return Ok(false) };
         if entry.lease.authority != unused.authority {
             return refuse(RefusalKind::NotAuthorised, "only who locked the room can give it back");
         }
-        if self.granted.contains_key(&unused.nonce) {
+        let nonce = (unused.authority, unused.nonce);
+        if self.granted.contains_key(&nonce) {
             return Ok(true);
         }
-        let forget = now.plus_ms(self.terms.offer_ms);
-        self.granted.insert(unused.nonce, Granted { lease: unused.lease, bytes: 0, forget });
+        if self.granted.len() >= REMEMBERED_MAX {
+            return refuse(RefusalKind::Busy, "too many requests at once");
+        }
+        let forget = now.plus_ms(RETURN_REMEMBERED_MS);
+        self.granted.insert(nonce, Granted { lease: unused.lease, bytes: 0, forget });
         let inflight = entry.inflight;
         self.change(unused.lease, |lease| {
             lease.bytes -= unused.bytes.min(lease.room().saturating_sub(inflight));
@@ -362,7 +384,8 @@ impl Ledger {
             if lease.room_expires < now && lease.room() > inflight && lease.state != LeaseState::Grace {
                 self.change(id, |lease| {
                     lease.bytes = lease.used + inflight;
-                    if lease.state == LeaseState::Offered || inflight == 0 {
+                    // What is in flight was admitted in time: the lease stays open until it has settled.
+                    if inflight == 0 {
                         lease.state = LeaseState::Committed;
                     }
                 })?;

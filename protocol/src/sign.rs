@@ -121,7 +121,8 @@ impl<T: Record> Carried<T> {
         Ok(Signed { value, carried: self })
     }
 
-    /// Takes the record as verified because a verified record commits to exactly these bytes.
+    /// Takes the record as verified because a verified record commits to exactly these bytes and this signature,
+    /// see [`Self::commitment`].
     pub(crate) fn attested(self) -> Result<Signed<T>, RecordError> {
         let value = self.peek()?;
         Ok(Signed { value, carried: self })
@@ -131,6 +132,14 @@ impl<T: Record> Carried<T> {
     #[must_use]
     pub fn hash(&self) -> Hash {
         Hash::of(&self.body)
+    }
+
+    /// BLAKE3 of body and signature: what a root commits to, so that neither can be exchanged under it.
+    #[must_use]
+    pub fn commitment(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.body).update(&self.signature.0);
+        Hash(*hasher.finalize().as_bytes())
     }
 
     /// Length of the body in bytes.

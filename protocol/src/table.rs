@@ -2,7 +2,8 @@
 //!
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
-//! the order of arrival: mirrors that saw the same records hold the same table.
+//! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
 
 use std::collections::BTreeMap;
 
@@ -160,7 +161,7 @@ impl Table {
     /// Keeps `record` if it is newer than what is known.
     ///
     /// # Errors
-    /// A [`Refusal`]: `Stale`, `Conflict`, or a final FAT that does not fit the leases it names.
+    /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
         match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
@@ -177,11 +178,16 @@ impl Table {
                 return stale("head of this vendor");
             }
             if new == old {
-                return if vendor.head.hash() == known.head.hash() {
-                    Ok(Merged::Known)
-                } else {
-                    Err(Refusal::new(RefusalKind::Conflict, "this vendor signed two heads with one sequence number"))
-                };
+                // Two nodes run with one key. The smaller hash wins everywhere, so that mirrors agree.
+                if vendor.head.hash() == known.head.hash() {
+                    return Ok(Merged::Known);
+                }
+                if vendor.head.hash() > known.head.hash() {
+                    return Err(Refusal::new(
+                        RefusalKind::Conflict,
+                        "this vendor signed two heads with one sequence number",
+                    ));
+                }
             }
         }
         self.vendors.insert(vendor.head.vendor, vendor.clone());
@@ -197,11 +203,12 @@ impl Table {
                 return stale("final FAT of this file");
             }
             if fat.seq == known.seq {
-                // Two devices of one user wrote at once. The smaller hash wins everywhere, so that mirrors agree.
+                // Two devices of one user wrote at once. One wins everywhere, so that mirrors agree: the one that frees
+                // more, since moves that it made void are gone where it came first; then the one with the smaller hash.
                 if hash == known.hash {
                     return Ok(Merged::Known);
                 }
-                if hash > known.hash {
+                if (known.base, hash) > (fat.base, known.hash) {
                     return Err(Refusal::new(
                         RefusalKind::Conflict,
                         "another final FAT with this sequence number is known",
@@ -210,7 +217,6 @@ impl Table {
             }
             tell.extend(known.vendors.iter().copied());
         }
-        self.check_uses(fat)?;
         let void: Vec<MoveKey> =
             self.moves_of(fat.owner, fat.file).filter(|(_, moved)| moved.seq < fat.base).map(|(key, _)| key).collect();
         for key in &void {
@@ -225,9 +231,13 @@ impl Table {
         Ok(Merged::New { drops: void.into_iter().map(Key::Move).collect(), tell })
     }
 
-    /// A final FAT must fit the leases as far as they are known here: a lease that this mirror has not heard of yet is left to
-    /// its vendor, which checks again.
-    fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
+    /// Whether a submitted final FAT fits the leases as far as they are known here. A lease that this mirror has not heard of
+    /// yet is left to its vendor, which checks again. For submissions only: records that another mirror took are merged
+    /// without it, since the answer depends on which leases arrived before.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if it uses a lease of somebody else.
+    pub fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
         for used in &fat.uses {
             let Some(vendor) = self.vendors.get(&used.vendor) else { continue };
             let Ok(at) = vendor.leases.binary_search_by(|lease| lease.id.cmp(&used.lease)) else { continue };
@@ -241,11 +251,12 @@ impl Table {
 
     fn merge_move(&mut self, moved: &Move, hash: Hash) -> Result<Merged, Refusal> {
         let key = MoveKey::of(moved);
-        if let Some((known, _)) = self.moves.get(&key) {
+        if let Some((known, before)) = self.moves.get(&key) {
             if *known == hash {
                 return Ok(Merged::Known);
             }
-            if *known < hash {
+            // The newer tag wins, since a final FAT may make the older one void; then the smaller hash.
+            if (moved.seq, *known) < (before.seq, hash) {
                 return Err(Refusal::new(RefusalKind::Conflict, "this chunk left this lease already"));
             }
         }
@@ -261,7 +272,9 @@ impl Table {
     fn merge_peer(&mut self, peer: &Signed<PeerRecord>) -> Result<Merged, Refusal> {
         match self.peers.get(&peer.node) {
             Some(known) if known.hash() == peer.hash() => return Ok(Merged::Known),
-            Some(known) if known.issued > peer.issued => return stale("announcement of this node"),
+            Some(known) if (known.issued, known.hash()) > (peer.issued, peer.hash()) => {
+                return stale("announcement of this node");
+            }
             _ => {}
         }
         self.peers.insert(peer.node, peer.clone());

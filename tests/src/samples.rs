@@ -1,0 +1,589 @@
+//! One value of every type that goes over the wire or onto a disk, the same in each run: fixed keys, times and nonces.
+//! Golden bytes and the seeds of the fuzz targets are made from these.
+
+use ed25519_dalek::SigningKey;
+use fathom_protocol::codec::{Blob, Bounded, Text, encode};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::head::{
+    Address, Addresses, Characteristics, DeviceSummary, LeaseRoot, VendorHead, VendorRecord, lease_root,
+};
+use fathom_protocol::header::{Header, Hop, SplitPolicy};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::keys::{Phrase, UserKeys};
+use fathom_protocol::lease::{Lease, LeaseState};
+use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::seal::seal_chunk;
+use fathom_protocol::sign::{Record, Signed};
+use fathom_protocol::table::{Key, MoveKey};
+use fathom_protocol::tags::VERSION;
+use fathom_protocol::time::UnixMs;
+use fathom_protocol::wire::{
+    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
+    ProvisionalFat, Refusal, RefusalKind, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+};
+
+/// The moment at which all samples were made.
+pub const NOW: UnixMs = UnixMs(1_800_000_000_000);
+/// Capacity of a sample vendor, bytes.
+pub const CAPACITY: u64 = 1 << 30;
+
+/// A fixed signing key.
+#[must_use]
+pub fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+/// The node of [`key`].
+#[must_use]
+pub fn node(number: u8) -> NodeId {
+    NodeId(key(number).verifying_key().to_bytes())
+}
+
+/// The keys of the sample user.
+#[must_use]
+pub fn user() -> UserKeys {
+    Phrase::from_entropy([7; 32]).user_keys()
+}
+
+/// Signs, which cannot fail for a sample.
+#[must_use]
+pub fn signed<T: Record>(value: T, key: &SigningKey) -> Signed<T> {
+    Signed::sign(value, key).expect("a sample holds together")
+}
+
+/// A text within its bound.
+#[must_use]
+pub fn text<const MAX: usize>(text: &str) -> Text<MAX> {
+    Text::new(text).expect("a sample is within its bound")
+}
+
+fn list<T, const MAX: usize>(values: Vec<T>) -> Bounded<T, MAX> {
+    Bounded::new(values).ok().expect("a sample is within its bound")
+}
+
+/// Two addresses of a node.
+#[must_use]
+pub fn addresses(number: u8) -> Addresses {
+    let address = |host: u8| -> Address { text(&format!("/ip4/192.0.2.{host}/udp/4600/quic-v1")) };
+    list(vec![address(number), address(number.wrapping_add(100))])
+}
+
+/// A lease of vendor `vendor` for the sample user.
+#[must_use]
+pub fn lease(vendor: u8, id: u8) -> Lease {
+    Lease {
+        version: VERSION,
+        vendor: node(vendor),
+        id: LeaseId([id; 16]),
+        revision: 3,
+        owner: user().owner(),
+        authority: user().owner().into(),
+        bytes: 1 << 20,
+        used: 1 << 16,
+        state: LeaseState::Locked,
+        room_expires: NOW.plus_seconds(86_400),
+        expires: NOW.plus_seconds(2_678_400),
+    }
+}
+
+/// The head of vendor `vendor` over `leases`, which are ordered by identifier.
+#[must_use]
+pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
+    VendorHead {
+        version: VERSION,
+        vendor: node(vendor),
+        epoch: 2,
+        seq,
+        prev: Hash::of(b"the head before"),
+        issued: NOW,
+        capacity: CAPACITY,
+        used: leases.iter().map(|lease| lease.used).sum(),
+        root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+        leases: u32::try_from(leases.len()).expect("few leases"),
+        characteristics: Characteristics {
+            zone: text("north"),
+            operator: text("ada"),
+            media: text("ssd"),
+            bandwidth_bytes_per_s: 125_000_000,
+            up_since: UnixMs(1_799_999_000_000),
+            load: 4,
+        },
+        addresses: addresses(vendor),
+        devices: list(vec![DeviceSummary {
+            id: DeviceId([vendor; 16]),
+            capacity: CAPACITY,
+            free: CAPACITY / 2,
+            health: text("healthy"),
+            write_bytes_per_s: 250_000_000,
+            write_latency_us: 800,
+        }]),
+    }
+}
+
+/// A vendor with two leases.
+#[must_use]
+pub fn vendor_record(vendor: u8, seq: u64) -> VendorRecord {
+    let leases = [signed(lease(vendor, 1), &key(vendor)), signed(lease(vendor, 2), &key(vendor))];
+    let head = signed(head(vendor, seq, &leases), &key(vendor));
+    VendorRecord { head: head.into_carried(), leases: list(leases.into_iter().map(Signed::into_carried).collect()) }
+}
+
+/// The sample file.
+#[must_use]
+pub fn file() -> FileId {
+    user().file_id("photos/summer.jpg")
+}
+
+/// The sample chunk: (key, index, salt, plaintext of two segments, of which the second is short).
+#[must_use]
+pub fn plain_chunk() -> ([u8; 32], u64, [u8; 8], Vec<u8>) {
+    let plain = (0..65_536 + 1_000u32).map(|byte| (byte % 251) as u8).collect();
+    ([9; 32], 5, [1, 2, 3, 4, 5, 6, 7, 8], plain)
+}
+
+/// The sample chunk, sealed.
+#[must_use]
+pub fn sealed_chunk() -> Vec<u8> {
+    let (key, index, salt, plain) = plain_chunk();
+    seal_chunk(&key, index, salt, &plain).expect("a sample has a chunk's length")
+}
+
+/// Hop `position` of a route over `vendors`, for the sample chunk.
+#[must_use]
+pub fn hop(vendors: &[u8], position: usize) -> Hop {
+    let vendor = vendors[position];
+    let sealed = sealed_chunk();
+    Hop {
+        version: VERSION,
+        owner: user().owner(),
+        authority: user().owner().into(),
+        file: file(),
+        seq: 4,
+        chunk: ChunkId::of(&sealed),
+        length: u32::try_from(sealed.len()).expect("a chunk's length"),
+        expires: NOW.plus_seconds(600),
+        position: u8::try_from(position).expect("few hops"),
+        vendor: node(vendor),
+        addresses: addresses(vendor),
+        lease: signed(lease(vendor, 1), &key(vendor)).into_carried(),
+        split: SplitPolicy { part_bytes_max: 1 << 20, parts_min: 2 },
+        next: vendors.get(position + 1).map(|next| node(*next)),
+    }
+}
+
+/// All hops of a route over `vendors`, signed by the sample user.
+#[must_use]
+pub fn hops(vendors: &[u8]) -> Vec<Signed<Hop>> {
+    (0..vendors.len()).map(|position| signed(hop(vendors, position), user().signing())).collect()
+}
+
+/// A header over vendors 1 and 2.
+#[must_use]
+pub fn header() -> Header {
+    Header::new(hops(&[1, 2])).expect("two hops")
+}
+
+/// A receipt of vendor 1 for the sample chunk in two parts.
+#[must_use]
+pub fn receipt() -> Receipt {
+    let sealed = sealed_chunk();
+    let half = sealed.len() / 2;
+    let part = |device: u8, offset: usize, bytes: &[u8]| ValidatedPart {
+        device: DeviceId([device; 16]),
+        hash: Hash::of(bytes),
+        offset: u32::try_from(offset).expect("a chunk's length"),
+        length: u32::try_from(bytes.len()).expect("a chunk's length"),
+    };
+    Receipt {
+        version: VERSION,
+        vendor: node(1),
+        owner: user().owner(),
+        lease: LeaseId([1; 16]),
+        file: file(),
+        seq: 4,
+        chunk: ChunkId::of(&sealed),
+        length: u32::try_from(sealed.len()).expect("a chunk's length"),
+        parts: list(vec![part(1, 0, &sealed[..half]), part(2, half, &sealed[half..])]),
+        stored: NOW,
+    }
+}
+
+/// A manifest of one chunk with copies at vendors 1 and 2.
+#[must_use]
+pub fn manifest() -> Manifest {
+    let place = |vendor: u8| Place { vendor: node(vendor), lease: LeaseId([1; 16]) };
+    let (file_key, _, salt, plain) = plain_chunk();
+    let meta = FileMeta {
+        name: text("photos/summer.jpg"),
+        size: plain.len() as u64,
+        mode: 0o100_644,
+        modified: UnixMs(1_790_000_000_000),
+        chunk_plain: 1 << 20,
+    };
+    let chunk = ChunkRef { id: ChunkId::of(&sealed_chunk()), salt, copies: vec![0, 1] };
+    Manifest::new(meta, file_key, vec![place(1), place(2)], 3, &[chunk]).expect("a sample holds together")
+}
+
+/// The sealed [`manifest`].
+#[must_use]
+pub fn sealed_manifest() -> Vec<u8> {
+    user().seal_manifest(&manifest(), file(), 4, [3; 24]).expect("a sample is small").to_vec()
+}
+
+/// A final FAT with uses at vendors 1 and 2.
+#[must_use]
+pub fn final_fat() -> FinalFat {
+    let bytes = sealed_chunk().len() as u64;
+    let used = |vendor: u8| Use { vendor: node(vendor), lease: LeaseId([1; 16]), bytes, unused: 1_000 };
+    FinalFat {
+        version: VERSION,
+        owner: user().owner(),
+        file: file(),
+        seq: 4,
+        base: 4,
+        uses: list(vec![used(1), used(2)]),
+        frees: list(vec![node(3)]),
+        issued: NOW,
+        order_expires: NOW.plus_seconds(86_400),
+        body: Blob::new(sealed_manifest()).expect("a sample is small"),
+    }
+}
+
+/// A final FAT that releases the file.
+#[must_use]
+pub fn release() -> FinalFat {
+    let frees = list(vec![node(1), node(2)]);
+    FinalFat { seq: 5, base: 5, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
+}
+
+/// A move of the sample chunk from vendor 1 to vendor 3.
+#[must_use]
+pub fn move_body() -> Move {
+    let sealed = sealed_chunk();
+    Move {
+        version: VERSION,
+        owner: user().owner(),
+        file: file(),
+        seq: 4,
+        chunk: ChunkId::of(&sealed),
+        length: u32::try_from(sealed.len()).expect("a chunk's length"),
+        from: node(1),
+        from_lease: LeaseId([1; 16]),
+        to: node(3),
+        to_lease: LeaseId([9; 16]),
+        at: NOW,
+    }
+}
+
+/// The move, signed by its source.
+#[must_use]
+pub fn proposed_move() -> CarriedMove {
+    CarriedMove::propose(&move_body(), &key(1)).expect("the source's key")
+}
+
+/// The move, signed by both.
+#[must_use]
+pub fn cosigned_move() -> CarriedMove {
+    proposed_move().cosign(&key(3))
+}
+
+/// The announcement of node 4.
+#[must_use]
+pub fn peer() -> PeerRecord {
+    PeerRecord {
+        version: VERSION,
+        node: node(4),
+        roles: Roles { mirror: true, vendor: false, user: false, bootstrap: true },
+        addresses: addresses(4),
+        issued: NOW,
+    }
+}
+
+/// A request for two copies.
+#[must_use]
+pub fn allocate() -> AllocateRequest {
+    AllocateRequest {
+        version: VERSION,
+        owner: user().owner(),
+        authority: user().owner().into(),
+        file: Some(file()),
+        copies: 2,
+        width: 2,
+        bytes: 8 << 20,
+        unit: 4_195_328,
+        exclude: list(vec![node(6)]),
+        avoid_zones: list(vec![text("south")]),
+        nonce: Hash::of(b"allocate"),
+        expires: NOW.plus_seconds(60),
+    }
+}
+
+/// A query for all files.
+#[must_use]
+pub fn query() -> OwnerQuery {
+    OwnerQuery {
+        version: VERSION,
+        owner: user().owner(),
+        mirror: node(4),
+        file: None,
+        after: Some(file()),
+        expires: NOW.plus_seconds(60),
+    }
+}
+
+/// The word on a download.
+#[must_use]
+pub fn validation() -> Validation {
+    Validation {
+        version: VERSION,
+        owner: user().owner(),
+        file: file(),
+        vendor: node(1),
+        good: list(vec![ChunkId::of(b"good")]),
+        bad: list(vec![ChunkId::of(b"bad")]),
+        at: NOW,
+    }
+}
+
+/// Room given back.
+#[must_use]
+pub fn unused() -> Unused {
+    Unused {
+        version: VERSION,
+        authority: user().owner().into(),
+        vendor: node(1),
+        lease: LeaseId([1; 16]),
+        bytes: 1_000,
+        nonce: Hash::of(b"unused"),
+    }
+}
+
+/// A renewal.
+#[must_use]
+pub fn renew() -> Renew {
+    Renew {
+        version: VERSION,
+        owner: user().owner(),
+        vendor: node(1),
+        lease: LeaseId([1; 16]),
+        expires: NOW.plus_seconds(60),
+    }
+}
+
+/// A request for a range of the sample chunk.
+#[must_use]
+pub fn fetch() -> FetchRequest {
+    FetchRequest {
+        version: VERSION,
+        owner: user().owner(),
+        vendor: node(1),
+        chunk: ChunkId::of(&sealed_chunk()),
+        offset: 65_552,
+        length: 1_016,
+        expires: NOW.plus_seconds(60),
+    }
+}
+
+/// A refusal.
+#[must_use]
+pub fn refusal() -> Refusal {
+    Refusal::new(RefusalKind::OverLease, "the chunk has 2 bytes, the lease has room for 1")
+}
+
+fn by_user<T: Record>(value: T) -> Signed<T> {
+    signed(value, user().signing())
+}
+
+/// Every variant of [`SyncRecord`], with its name.
+#[must_use]
+pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
+    vec![
+        ("sync_vendor", SyncRecord::Vendor(vendor_record(1, 17))),
+        ("sync_fat", SyncRecord::Fat(by_user(final_fat()).into_carried())),
+        ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
+        ("sync_move", SyncRecord::Move(cosigned_move())),
+        ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
+    ]
+}
+
+/// Every variant of [`Request`], with its name.
+#[must_use]
+pub fn requests() -> Vec<(&'static str, Request)> {
+    let log = Hash::of(b"log");
+    let fat = by_user(final_fat()).into_carried();
+    let allocate = by_user(allocate()).into_carried();
+    vec![
+        ("request_ping", Request::Ping),
+        ("request_announce", Request::Announce(signed(peer(), &key(4)).into_carried())),
+        ("request_report", Request::Report(vendor_record(1, 17))),
+        ("request_allocate", Request::Allocate(allocate.clone())),
+        ("request_offer", Request::Offer { request: allocate, bytes: 4_195_328 }),
+        ("request_submit_fats", Request::SubmitFats(list(vec![fat.clone()]))),
+        ("request_fats_of", Request::FatsOf(by_user(query()).into_carried())),
+        ("request_vendors", Request::Vendors { after: Some(node(1)) }),
+        ("request_vendors_first", Request::Vendors { after: None }),
+        ("request_since", Request::Since { log, cursor: 1 << 40 }),
+        ("request_orders", Request::Orders { vendor: node(1), log, cursor: 12 }),
+        ("request_order", Request::Order(fat)),
+        ("request_cosign", Request::Cosign(proposed_move())),
+        ("request_submit_move", Request::SubmitMove(cosigned_move())),
+        ("request_validate", Request::Validate(by_user(validation()).into_carried())),
+        ("request_unused", Request::Unused(by_user(unused()).into_carried())),
+        ("request_renew", Request::Renew(by_user(renew()).into_carried())),
+        ("request_digest", Request::Digest),
+    ]
+}
+
+/// Every variant of [`Response`], with its name.
+#[must_use]
+pub fn responses() -> Vec<(&'static str, Response)> {
+    let record = vendor_record(1, 17);
+    let location = Location { column: 1, granted: 4_195_328, lease: record.leases[0].clone(), head: record.head };
+    let provisional =
+        ProvisionalFat { locations: list(vec![location]), warnings: list(vec![text("2 copies share zones")]) };
+    let page = Page {
+        log: Hash::of(b"log"),
+        next: 13,
+        more: true,
+        clock: NOW,
+        records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
+    };
+    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1 };
+    vec![
+        ("response_alive", Response::Alive),
+        ("response_done", Response::Done),
+        ("response_peers", Response::Peers(list(vec![signed(peer(), &key(4)).into_carried()]))),
+        ("response_provisional", Response::Provisional(provisional)),
+        (
+            "response_offered",
+            Response::Offered { lease: signed(lease(1, 1), &key(1)).into_carried(), granted: 4_195_328 },
+        ),
+        ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
+        ("response_page", Response::Page(page)),
+        ("response_cosigned", Response::Cosigned(cosigned_move())),
+        ("response_digest", Response::Digest(digest)),
+        ("response_refused", Response::Refused(refusal())),
+    ]
+}
+
+/// Every variant of [`ChunkAnswer`], with its name.
+#[must_use]
+pub fn chunk_answers() -> Vec<(&'static str, ChunkAnswer)> {
+    vec![
+        ("chunk_answer_alive", ChunkAnswer::Alive),
+        ("chunk_answer_receipt", ChunkAnswer::Receipt(signed(receipt(), &key(1)).into_carried())),
+        ("chunk_answer_failed", ChunkAnswer::Failed { vendor: node(2), refusal: refusal() }),
+        ("chunk_answer_done", ChunkAnswer::Done),
+    ]
+}
+
+/// Every variant of [`FetchAnswer`], with its name.
+#[must_use]
+pub fn fetch_answers() -> Vec<(&'static str, FetchAnswer)> {
+    vec![
+        ("fetch_answer_alive", FetchAnswer::Alive),
+        ("fetch_answer_found", FetchAnswer::Found { chunk_length: 66_568, encoded_length: 17_000 }),
+        ("fetch_answer_refused", FetchAnswer::Refused(refusal())),
+    ]
+}
+
+/// Every variant of [`Gossip`], with its name.
+#[must_use]
+pub fn gossips() -> Vec<(&'static str, Gossip)> {
+    vec![
+        ("gossip_record", Gossip::Record(Box::new(SyncRecord::Vendor(vendor_record(1, 17))))),
+        ("gossip_grew", Gossip::Grew { mirror: node(4), cursor: 12 }),
+    ]
+}
+
+/// Every refusal kind.
+pub const REFUSAL_KINDS: [RefusalKind; 19] = [
+    RefusalKind::BadRequest,
+    RefusalKind::NotAuthorised,
+    RefusalKind::Version,
+    RefusalKind::OverLease,
+    RefusalKind::LeaseExpired,
+    RefusalKind::UnknownLease,
+    RefusalKind::WrongLength,
+    RefusalKind::WrongHash,
+    RefusalKind::NoSpace,
+    RefusalKind::TooFewVendors,
+    RefusalKind::Busy,
+    RefusalKind::Silent,
+    RefusalKind::Unreachable,
+    RefusalKind::NotFound,
+    RefusalKind::Corrupt,
+    RefusalKind::Stale,
+    RefusalKind::Conflict,
+    RefusalKind::WrongRole,
+    RefusalKind::Internal,
+];
+
+/// Every lease state.
+pub const LEASE_STATES: [LeaseState; 4] =
+    [LeaseState::Offered, LeaseState::Locked, LeaseState::Committed, LeaseState::Grace];
+
+/// The root over `count` leaves.
+#[must_use]
+pub fn root_of(count: u8) -> LeaseRoot {
+    lease_root((0..count).map(|leaf| (Hash::of(&[leaf]), u64::from(leaf) + 1)))
+}
+
+fn table_keys() -> Vec<(&'static str, Key)> {
+    let moved = MoveKey {
+        owner: OwnerId([2; 32]),
+        file: FileId([3; 16]),
+        chunk: ChunkId([4; 32]),
+        from_lease: LeaseId([5; 16]),
+    };
+    vec![
+        ("key_vendor", Key::Vendor(NodeId([1; 32]))),
+        ("key_fat", Key::Fat(OwnerId([2; 32]), FileId([3; 16]))),
+        ("key_move", Key::Move(moved)),
+        ("key_peer", Key::Peer(NodeId([6; 32]))),
+    ]
+}
+
+/// Everything that has golden bytes: a name and the bytes.
+#[must_use]
+pub fn golden() -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<(&str, Vec<u8>)> = vec![
+        ("lease", encode(&signed(lease(1, 1), &key(1)))),
+        ("vendor_head", encode(&signed(head(1, 17, &[]), &key(1)))),
+        ("vendor_record", encode(&vendor_record(1, 17))),
+        ("hop", encode(&hops(&[1])[0])),
+        ("header", encode(&header())),
+        ("receipt", encode(&signed(receipt(), &key(1)))),
+        ("final_fat", encode(&by_user(final_fat()))),
+        ("final_fat_release", encode(&by_user(release()))),
+        ("move_proposed", encode(&proposed_move())),
+        ("move_cosigned", encode(&cosigned_move())),
+        ("peer", encode(&signed(peer(), &key(4)))),
+        ("allocate", encode(&by_user(allocate()))),
+        ("owner_query", encode(&by_user(query()))),
+        ("validation", encode(&by_user(validation()))),
+        ("unused", encode(&by_user(unused()))),
+        ("renew", encode(&by_user(renew()))),
+        ("fetch_request", encode(&by_user(fetch()))),
+        ("manifest", encode(&manifest())),
+        ("manifest_sealed", sealed_manifest()),
+        ("chunk_sealed", sealed_chunk()),
+        ("user_keys", [&user().owner().0[..], &user().file_id("a/b").0].concat()),
+        ("refusal_kinds", encode(&REFUSAL_KINDS)),
+        ("lease_states", encode(&LEASE_STATES)),
+    ];
+    all.extend(requests().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(responses().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(chunk_answers().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(fetch_answers().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(gossips().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(sync_records().iter().map(|(name, value)| (*name, encode(value))));
+    all.extend(table_keys().iter().map(|(name, key)| (*name, key.to_bytes())));
+    let mut all: Vec<(String, Vec<u8>)> = all.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+    for count in [0, 1, 2, 3, 5] {
+        let root = root_of(count);
+        all.push((format!("lease_root_{count}"), [&root.hash.0[..], &root.sum.to_le_bytes()].concat()));
+    }
+    all
+}
