@@ -1,1 +1,14 @@
-//! x
+//! A Fathom node: configuration, keys, roles, control socket and command line.
+//!
+//! Order of reading: [`config`], [`home`] and [`identity`] (what a node is on disk), [`control`] (how it is spoken
+//! to), [`node`] (how it runs), [`net`] (how it reaches others), [`cli`] and [`progress`] (what a person sees).
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod home;
+pub mod identity;
+pub mod net;
+pub mod node;
+pub mod progress;

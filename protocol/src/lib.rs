@@ -1,12 +1,27 @@
 //! What goes over Fathom's wire and onto its disks, and the state machines behind it.
 //!
 //! This crate performs no I/O: it opens no socket or file, reads no clock, spawns no task, and knows
-//! nothing of tokio or libp2p. Time (`time::UnixMs`), randomness and bytes are arguments; decisions are return values.
+//! nothing of tokio or libp2p. Time ([`time::UnixMs`]), randomness and bytes are arguments; decisions are return values.
 //!
-//! Order of reading: `limits` and `tags` (every number and label), `ids`, `codec` and `sign` (how bytes
-//! become trusted values), then the records (`lease`, `head`, `fat`, `moves`, `receipt`, `header`),
-//! the keys and seals (`keys`, `seal`), the messages (`wire`) and the cores (`ledger`, `table`, `allocate`).
+//! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
+//! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
+//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
 
+pub mod allocate;
+pub mod codec;
+pub mod fat;
+pub mod head;
+pub mod header;
 pub mod ids;
+pub mod keys;
+pub mod lease;
+pub mod ledger;
 pub mod limits;
+pub mod moves;
+pub mod receipt;
+pub mod seal;
+pub mod sign;
+pub mod table;
+pub mod tags;
 pub mod time;
+pub mod wire;

@@ -1,1 +1,34 @@
-//! x
+//! Fathom's network of peers: connections, streams and gossip.
+//!
+//! This is the only crate that touches libp2p, and none of its types leave it: peers are
+//! [`NodeId`](fathom_protocol::ids::NodeId)s, addresses are multiaddresses as text. It knows nothing of leases, files
+//! or chunks: what is said on a stream is its callers' business.
+//!
+//! [`start`] gives an [`Overlay`], the handle by which the node acts, and an [`Incoming`], what its peers begin. One
+//! task owns all connections; every operation that waits for a peer has a deadline.
+//!
+//! What a caller has to know about streams: closing is not delivery, an end is not a proof of completeness, and a peer
+//! can fall silent at any moment. So: frames with lengths ([`frame`]), an answer to whatever matters, and a deadline on
+//! progress.
+
+mod behaviour;
+mod build;
+mod config;
+mod error;
+pub mod frame;
+mod gossip;
+mod handle;
+mod identity;
+mod names;
+mod stream;
+mod streams;
+mod swarm;
+
+pub use config::{ConnectionCaps, OverlayConfig};
+pub use error::OverlayError;
+pub use frame::{FrameError, read_frame, read_frame_within, write_frame, write_frame_within};
+pub use gossip::{GossipId, GossipMessage, Verdict};
+pub use handle::{Incoming, Overlay, start};
+pub use names::Proto;
+pub use stream::PeerStream;
+pub use streams::InboundStream;

@@ -1,0 +1,173 @@
+//! What every role uses to reach other nodes: the overlay, the book of known peers, and calls with deadlines.
+//!
+//! A peer that is silent for [`SILENCE_MS`] or cannot be dialled is *suspected* for a while: it is asked last. Every wait in
+//! here ends, so a peer that is stopped costs its callers about two seconds once, and then nothing.
+
+pub mod book;
+mod serve;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ed25519_dalek::SigningKey;
+use fathom_overlay::{FrameError, Overlay, OverlayError, PeerStream, Proto, frame};
+use fathom_protocol::codec;
+use fathom_protocol::head::{Address, Addresses};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::FRAME_BYTES_MAX;
+use fathom_protocol::sign::Signed;
+use fathom_protocol::wire::{PeerRecord, Refusal, RefusalKind, Request, Response, Roles, SILENCE_MS};
+
+use crate::clock;
+use book::PeerBook;
+pub use serve::{Handler, serve_rpc};
+
+/// Longest wait for a connection and a stream to a peer.
+pub const DIAL: Duration = Duration::from_millis(1_500);
+/// Longest silence of a peer that owes an answer.
+pub const SILENCE: Duration = Duration::from_millis(SILENCE_MS);
+
+/// The network as one node sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Net(Arc<Inner>);
+
+struct Inner {
+    overlay: Overlay,
+    key: SigningKey,
+    me: NodeId,
+    roles: Roles,
+    external: Vec<String>,
+    book: PeerBook,
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Net({})", self.0.me.short())
+    }
+}
+
+impl Net {
+    /// A network view over a started overlay. `external` are addresses to announce beside those it listens on.
+    #[must_use]
+    pub fn new(overlay: Overlay, key: SigningKey, roles: Roles, external: Vec<String>, book: PeerBook) -> Self {
+        let me = NodeId(key.verifying_key().to_bytes());
+        Self(Arc::new(Inner { overlay, key, me, roles, external, book }))
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// This node's signing key.
+    #[must_use]
+    pub fn key(&self) -> &SigningKey {
+        &self.0.key
+    }
+
+    /// The overlay, for gossip and shutdown.
+    #[must_use]
+    pub fn overlay(&self) -> &Overlay {
+        &self.0.overlay
+    }
+
+    /// Who is known, and how they behaved.
+    #[must_use]
+    pub fn book(&self) -> &PeerBook {
+        &self.0.book
+    }
+
+    /// Addresses under which others can dial this node, at most as many as a record takes.
+    pub async fn addresses(&self) -> Addresses {
+        let listening = self.0.overlay.listen_addresses().await;
+        let all = self.0.external.iter().chain(&listening);
+        Addresses::first(all.filter_map(|address| Address::new(address.as_str()).ok()))
+    }
+
+    /// This node's signed announcement.
+    pub async fn announcement(&self) -> Option<Signed<PeerRecord>> {
+        let record = PeerRecord {
+            version: fathom_protocol::tags::VERSION,
+            node: self.0.me,
+            roles: self.0.roles,
+            addresses: self.addresses().await,
+            issued: clock::now(),
+        };
+        Signed::sign(record, &self.0.key).ok()
+    }
+
+    /// Opens a stream to a known peer, dialling if needed.
+    ///
+    /// # Errors
+    /// A [`Refusal`] of kind `Unreachable` or `Silent`; the peer is then suspected.
+    pub async fn open(&self, to: NodeId, proto: Proto) -> Result<PeerStream, Refusal> {
+        let addresses = self.0.book.addresses(to);
+        match self.0.overlay.open(to, &addresses, proto, DIAL).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                self.0.book.suspect(to);
+                Err(overlay_refusal(to, &error))
+            }
+        }
+    }
+
+    /// Asks `to` one thing. Ends after `deadline`, or after [`SILENCE`] without a sign of life.
+    ///
+    /// # Errors
+    /// The peer's own [`Refusal`], or one of kind `Unreachable` or `Silent`.
+    pub async fn call(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Response, Refusal> {
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(deadline, self.ask(to, request)).await;
+        match answer {
+            Ok(Ok(Response::Refused(refusal))) => Err(refusal),
+            Ok(Ok(response)) => {
+                self.0.book.answered(to, asked.elapsed());
+                Ok(response)
+            }
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => {
+                self.0.book.suspect(to);
+                Err(silent(to))
+            }
+        }
+    }
+
+    async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {
+        let mut stream = self.open(to, Proto::Rpc).await?;
+        let failed = |error: FrameError| {
+            self.0.book.suspect(to);
+            frame_refusal(to, &error)
+        };
+        frame::write_frame_within(&mut stream, &codec::encode(request), SILENCE).await.map_err(failed)?;
+        loop {
+            let answer = frame::read_frame_within(&mut stream, FRAME_BYTES_MAX, SILENCE).await.map_err(failed)?;
+            let answer: Response = codec::decode(&answer, FRAME_BYTES_MAX)
+                .map_err(|error| Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short())))?;
+            if answer != Response::Alive {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// The refusal for a peer that said nothing in time.
+#[must_use]
+pub fn silent(peer: NodeId) -> Refusal {
+    Refusal::new(RefusalKind::Silent, format!("{} said nothing for {} s", peer.short(), SILENCE_MS / 1000))
+}
+
+/// The refusal for an overlay failure.
+#[must_use]
+pub fn overlay_refusal(peer: NodeId, error: &OverlayError) -> Refusal {
+    Refusal::new(RefusalKind::Unreachable, format!("{} cannot be reached: {error}", peer.short()))
+}
+
+/// The refusal for a stream that broke or went silent.
+#[must_use]
+pub fn frame_refusal(peer: NodeId, error: &FrameError) -> Refusal {
+    match error {
+        FrameError::TimedOut(_) => silent(peer),
+        other => Refusal::new(RefusalKind::Unreachable, format!("{} broke off: {other}", peer.short())),
+    }
+}

@@ -1,0 +1,191 @@
+//! The book of known peers: signed announcements, addresses learnt from heads, and how each peer behaved lately.
+//! It is kept on disk, so that a node finds its network again without the bootstrap node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::{FRAME_BYTES_MAX, PEERS_MAX};
+use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::wire::{PeerRecord, Roles};
+
+/// Peers remembered; the least useful go first.
+const KNOWN_MAX: usize = 4_096;
+/// How long a peer that failed is asked last.
+const SUSPECTED: Duration = Duration::from_secs(15);
+/// Weight of the newest round trip in the running mean, in eighths.
+const NEWEST_EIGHTHS: u32 = 2;
+
+#[derive(Clone, Debug, Default)]
+struct Contact {
+    record: Option<Signed<PeerRecord>>,
+    addresses: Vec<String>,
+    round_trip: Option<Duration>,
+    suspected_until: Option<Instant>,
+    answers: u64,
+    failures: u64,
+}
+
+/// How a peer behaved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Behaviour {
+    /// Running mean of its round trips.
+    pub round_trip: Option<Duration>,
+    /// Whether it failed within the last seconds and has not answered since.
+    pub suspected: bool,
+    /// Share of calls that it answered, 0 to 1; 1 if never asked.
+    pub answered: f64,
+}
+
+/// All known peers.
+#[derive(Debug, Default)]
+pub struct PeerBook {
+    file: Option<PathBuf>,
+    contacts: Mutex<BTreeMap<NodeId, Contact>>,
+}
+
+type FileForm = Bounded<Carried<PeerRecord>, PEERS_MAX>;
+
+impl PeerBook {
+    /// The book kept in `file`; empty if there is none yet or it cannot be read, since all of it can be learnt again.
+    #[must_use]
+    pub fn open(file: PathBuf) -> Self {
+        let book = Self { file: Some(file.clone()), contacts: Mutex::default() };
+        if let Ok(bytes) = std::fs::read(&file)
+            && let Ok(records) = codec::decode::<FileForm>(&bytes, FRAME_BYTES_MAX)
+        {
+            for record in records {
+                if let Ok(record) = record.verify() {
+                    book.learn(record);
+                }
+            }
+        }
+        book
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<NodeId, Contact>) -> T) -> T {
+        work(&mut self.contacts.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Keeps an announcement if it is newer than the one known. Returns whether it was.
+    pub fn learn(&self, record: Signed<PeerRecord>) -> bool {
+        self.with(|contacts| {
+            if contacts.len() >= KNOWN_MAX && !contacts.contains_key(&record.node) {
+                return false;
+            }
+            let contact = contacts.entry(record.node).or_default();
+            if contact.record.as_ref().is_some_and(|known| known.issued >= record.issued) {
+                return false;
+            }
+            contact.addresses = record.addresses.iter().map(ToString::to_string).collect();
+            contact.record = Some(record);
+            true
+        })
+    }
+
+    /// Keeps addresses that came with a vendor's signed head or hop.
+    pub fn learn_addresses(&self, node: NodeId, addresses: impl IntoIterator<Item = String>) {
+        self.with(|contacts| {
+            if contacts.len() < KNOWN_MAX || contacts.contains_key(&node) {
+                let addresses: Vec<String> = addresses.into_iter().collect();
+                if !addresses.is_empty() {
+                    contacts.entry(node).or_default().addresses = addresses;
+                }
+            }
+        });
+    }
+
+    /// Where to dial `node`; empty if unknown.
+    #[must_use]
+    pub fn addresses(&self, node: NodeId) -> Vec<String> {
+        self.with(|contacts| contacts.get(&node).map(|contact| contact.addresses.clone()).unwrap_or_default())
+    }
+
+    /// Known peers with a role, those that answer first, then by round trip.
+    #[must_use]
+    pub fn with_role(&self, role: impl Fn(&Roles) -> bool) -> Vec<NodeId> {
+        let now = Instant::now();
+        self.with(|contacts| {
+            let mut found: Vec<(bool, Duration, NodeId)> = contacts
+                .iter()
+                .filter(|(_, contact)| contact.record.as_ref().is_some_and(|record| role(&record.roles)))
+                .map(|(node, contact)| {
+                    let suspected = contact.suspected_until.is_some_and(|until| until > now);
+                    (suspected, contact.round_trip.unwrap_or(Duration::from_millis(100)), *node)
+                })
+                .collect();
+            found.sort_unstable();
+            found.into_iter().map(|(_, _, node)| node).collect()
+        })
+    }
+
+    /// Known mirrors, the best first.
+    #[must_use]
+    pub fn mirrors(&self) -> Vec<NodeId> {
+        self.with_role(|roles| roles.mirror)
+    }
+
+    /// Announcements to pass on, mirrors and bootstrap nodes first.
+    #[must_use]
+    pub fn announcements(&self) -> Vec<Signed<PeerRecord>> {
+        self.with(|contacts| {
+            let mut records: Vec<Signed<PeerRecord>> = contacts.values().filter_map(|contact| contact.record.clone()).collect();
+            records.sort_by_key(|record| (!record.roles.mirror, !record.roles.bootstrap, !record.roles.vendor));
+            records.truncate(PEERS_MAX);
+            records
+        })
+    }
+
+    /// Notes that `node` failed to answer.
+    pub fn suspect(&self, node: NodeId) {
+        self.with(|contacts| {
+            if let Some(contact) = contacts.get_mut(&node) {
+                contact.suspected_until = Some(Instant::now() + SUSPECTED);
+                contact.failures += 1;
+            }
+        });
+    }
+
+    /// Notes that `node` answered within `elapsed`.
+    pub fn answered(&self, node: NodeId, elapsed: Duration) {
+        self.with(|contacts| {
+            if let Some(contact) = contacts.get_mut(&node) {
+                contact.suspected_until = None;
+                contact.answers += 1;
+                contact.round_trip = Some(match contact.round_trip {
+                    Some(mean) => (mean * (8 - NEWEST_EIGHTHS) + elapsed * NEWEST_EIGHTHS) / 8,
+                    None => elapsed,
+                });
+            }
+        });
+    }
+
+    /// How `node` behaved.
+    #[must_use]
+    pub fn behaviour(&self, node: NodeId) -> Behaviour {
+        let now = Instant::now();
+        self.with(|contacts| {
+            let contact = contacts.get(&node).cloned().unwrap_or_default();
+            let asked = contact.answers + contact.failures;
+            Behaviour {
+                round_trip: contact.round_trip,
+                suspected: contact.suspected_until.is_some_and(|until| until > now),
+                answered: if asked == 0 { 1.0 } else { contact.answers as f64 / asked as f64 },
+            }
+        })
+    }
+
+    /// Writes the announcements to the book's file. Losing them costs a new search, so no sync is awaited.
+    pub fn save(&self) {
+        let Some(file) = &self.file else { return };
+        let records = FileForm::first(self.announcements().into_iter().map(Signed::into_carried));
+        let temporary = file.with_extension("new");
+        let written = std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
+        if let Err(error) = written {
+            tracing::warn!(%error, file = %file.display(), "the list of known peers was not saved");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The final FAT of one file: a public part that mirrors and vendors act on, and a sealed manifest for its owner.
+//!
+//! Chunks are stored under a tag `(file, seq)`. A final FAT with `base..=seq` says which tags live: a vendor that sees it
+//! commits chunks of that range and erases older ones. Removing a file is a final FAT without uses and with `base = seq`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Blob, Bounded, Text};
+use crate::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
+use crate::limits::{COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
+use crate::moves::Move;
+use crate::sign::{Record, RecordError, SignerId};
+use crate::tags;
+use crate::time::UnixMs;
+
+/// What a file uses of one lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// Where.
+    pub vendor: NodeId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Bytes of this file stored under it.
+    pub bytes: u64,
+    /// Room that was locked for this file and is given back, in bytes.
+    pub unused: u64,
+}
+
+/// The final FAT of one file (figure 15).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalFat {
+    /// Record version, [`tags::VERSION`].
+    pub version: u16,
+    /// Who signs.
+    pub owner: OwnerId,
+    /// Which file.
+    pub file: FileId,
+    /// Grows by one with each final FAT of this file.
+    pub seq: u64,
+    /// The oldest tag that still lives; `seq` at most.
+    pub base: u64,
+    /// What is stored where. Empty: the file is released.
+    pub uses: Bounded<Use, FAT_USES_MAX>,
+    /// Vendors that may still hold chunks with older tags, to be told.
+    pub frees: Bounded<NodeId, FAT_USES_MAX>,
+    /// When it was signed.
+    pub issued: UnixMs,
+    /// Until when vendors act on it as an order to erase.
+    pub order_expires: UnixMs,
+    /// The sealed [`Manifest`]; empty when the file is released.
+    pub body: Blob<FAT_BODY_BYTES_MAX>,
+}
+
+impl FinalFat {
+    /// Whether it releases the file.
+    #[must_use]
+    pub fn is_release(&self) -> bool {
+        self.uses.is_empty()
+    }
+
+    /// Every vendor that must see it, each once.
+    #[must_use]
+    pub fn vendors(&self) -> Vec<NodeId> {
+        let mut vendors: Vec<NodeId> =
+            self.uses.iter().map(|used| used.vendor).chain(self.frees.iter().copied()).collect();
+        vendors.sort_unstable();
+        vendors.dedup();
+        vendors
+    }
+}
+
+impl Record for FinalFat {
+    const LABEL: &'static str = tags::sign::FAT;
+    const BYTES_MAX: usize = FAT_BODY_BYTES_MAX + 1024 * 1024;
+    fn version(&self) -> u16 {
+        self.version
+    }
+    fn signer(&self) -> SignerId {
+        self.owner.into()
+    }
+    fn check(&self) -> Result<(), RecordError> {
+        if self.base > self.seq {
+            return Err(RecordError::Invalid("a final FAT's base is past its sequence number"));
+        }
+        if self.uses.is_empty() && (!self.body.is_empty() || self.base != self.seq) {
+            return Err(RecordError::Invalid("a final FAT without uses must release everything"));
+        }
+        Ok(())
+    }
+}
+
+/// A place where chunks of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The vendor.
+    pub vendor: NodeId,
+    /// The lease there.
+    pub lease: LeaseId,
+}
+
+/// One chunk of a file as its owner knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// BLAKE3 of the ciphertext.
+    pub id: ChunkId,
+    /// Drawn when this chunk was sealed; with the file key and the index it gives the chunk's key.
+    pub salt: [u8; SALT_LEN],
+    /// Where its copies are: indices into [`Manifest::places`].
+    pub copies: Vec<u16>,
+}
+
+/// Bytes of a chunk's salt.
+pub const SALT_LEN: usize = 8;
+const CHUNK_ENTRY: usize = ChunkId::LEN + SALT_LEN;
+const NOWHERE: u16 = u16::MAX;
+
+/// What only the owner can read: name, keys and where each chunk is.
+///
+/// Chunks are packed, so that a file costs 40 bytes a chunk and 2 a copy:
+/// ```text
+/// chunks: n x (id[32], salt[8])      copies: n x k x index u16 le, 0xFFFF for none
+/// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version, [`tags::VERSION`].
+    pub version: u16,
+    /// Name under which the user stored it, with `/` between its parts.
+    pub name: Text<NAME_BYTES_MAX>,
+    /// Length of the plaintext, bytes.
+    pub size: u64,
+    /// Unix permission bits.
+    pub mode: u32,
+    /// When the source was last modified.
+    pub modified: UnixMs,
+    /// Plaintext bytes of each chunk but the last.
+    pub chunk_plain: u32,
+    /// Key of this file's chunks.
+    pub file_key: [u8; 32],
+    /// The places that `copies` refers to.
+    pub places: Bounded<Place, FAT_USES_MAX>,
+    /// Copies of each chunk, 1 to [`COPIES_MAX`].
+    pub copies_per_chunk: u8,
+    chunks: Blob<FAT_BODY_BYTES_MAX>,
+    copies: Blob<FAT_BODY_BYTES_MAX>,
+}
+
+impl std::fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Manifest({:?}, {} bytes, {} chunks)", self.name, self.size, self.chunk_count())
+    }
+}
+
+/// What describes a file apart from its chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMeta {
+    /// Name under which the user stored it.
+    pub name: Text<NAME_BYTES_MAX>,
+    /// Length of the plaintext, bytes.
+    pub size: u64,
+    /// Unix permission bits.
+    pub mode: u32,
+    /// When the source was last modified.
+    pub modified: UnixMs,
+    /// Plaintext bytes of each chunk but the last.
+    pub chunk_plain: u32,
+}
+
+/// Why chunks do not make a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Too many chunks or places.
+    #[error("the file has more chunks or places than one final FAT holds")]
+    TooLarge,
+    /// The parts contradict each other.
+    #[error("the manifest is not valid: {0}")]
+    Invalid(&'static str),
+}
+
+impl Manifest {
+    /// Packs a file's description and chunks.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn new(
+        meta: FileMeta,
+        file_key: [u8; 32],
+        places: Vec<Place>,
+        copies_per_chunk: u8,
+        chunks: &[ChunkRef],
+    ) -> Result<Self, ManifestError> {
+        let mut packed = Vec::with_capacity(chunks.len() * CHUNK_ENTRY);
+        let mut copies = Vec::with_capacity(chunks.len() * usize::from(copies_per_chunk) * 2);
+        for chunk in chunks {
+            packed.extend_from_slice(&chunk.id.0);
+            packed.extend_from_slice(&chunk.salt);
+            if chunk.copies.len() > usize::from(copies_per_chunk) {
+                return Err(ManifestError::Invalid("a chunk has more copies than the file"));
+            }
+            for slot in 0..usize::from(copies_per_chunk) {
+                copies.extend_from_slice(&chunk.copies.get(slot).copied().unwrap_or(NOWHERE).to_le_bytes());
+            }
+        }
+        let manifest = Self {
+            version: tags::VERSION,
+            name: meta.name,
+            size: meta.size,
+            mode: meta.mode,
+            modified: meta.modified,
+            chunk_plain: meta.chunk_plain,
+            file_key,
+            places: Bounded::new(places).map_err(|_| ManifestError::TooLarge)?,
+            copies_per_chunk,
+            chunks: Blob::new(packed).map_err(|_| ManifestError::TooLarge)?,
+            copies: Blob::new(copies).map_err(|_| ManifestError::TooLarge)?,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Whether the packed parts agree with each other and with the size.
+    ///
+    /// # Errors
+    /// [`ManifestError::Invalid`].
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let copies = usize::from(self.copies_per_chunk);
+        if copies == 0 || copies > COPIES_MAX || self.chunk_plain == 0 {
+            return Err(ManifestError::Invalid("copies or chunk size out of range"));
+        }
+        let count = self.size.div_ceil(u64::from(self.chunk_plain));
+        if self.chunks.len() as u64 != count.saturating_mul(CHUNK_ENTRY as u64)
+            || self.copies.len() != self.chunk_count() * copies * 2
+        {
+            return Err(ManifestError::Invalid("the chunks do not add up to the size"));
+        }
+        let places = self.places.len();
+        let known = |pair: &[u8]| {
+            let index = u16::from_le_bytes([pair[0], pair[1]]);
+            index == NOWHERE || usize::from(index) < places
+        };
+        if !self.copies.chunks_exact(2).all(known) {
+            return Err(ManifestError::Invalid("a copy refers to no place"));
+        }
+        Ok(())
+    }
+
+    /// Number of chunks.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len() / CHUNK_ENTRY
+    }
+
+    /// Chunk `index`, or `None` past the end.
+    #[must_use]
+    pub fn chunk(&self, index: usize) -> Option<ChunkRef> {
+        let entry = self.chunks.chunks_exact(CHUNK_ENTRY).nth(index)?;
+        let per = usize::from(self.copies_per_chunk) * 2;
+        let copies = self.copies.chunks_exact(per).nth(index)?;
+        Some(ChunkRef {
+            id: ChunkId::from_slice(&entry[..ChunkId::LEN])?,
+            salt: entry[ChunkId::LEN..].try_into().ok()?,
+            copies: copies
+                .chunks_exact(2)
+                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                .filter(|place| *place != NOWHERE)
+                .collect(),
+        })
+    }
+
+    /// All chunks in order.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkRef> + '_ {
+        (0..self.chunk_count()).filter_map(|index| self.chunk(index))
+    }
+
+    /// Length of chunk `index` before sealing, bytes.
+    #[must_use]
+    pub fn plain_len(&self, index: usize) -> u32 {
+        let start = index as u64 * u64::from(self.chunk_plain);
+        u32::try_from(self.size.saturating_sub(start).min(u64::from(self.chunk_plain))).unwrap_or(self.chunk_plain)
+    }
+
+    /// This manifest with the moves of its file laid over it: each moved copy is at its new place.
+    /// Moves of one chunk that follow each other are followed; moves of unknown chunks change nothing.
+    ///
+    /// # Errors
+    /// [`ManifestError::TooLarge`] if the new places do not fit.
+    pub fn with_moves(&self, moves: &[Move]) -> Result<Self, ManifestError> {
+        let mut places = self.places.clone().into_vec();
+        let mut chunks: Vec<ChunkRef> = self.chunks().collect();
+        let mut pending: Vec<&Move> = moves.iter().collect();
+        // Moves carry no order; one applies when its source holds the chunk, so repeat until none does.
+        let mut progress = true;
+        while progress {
+            progress = false;
+            pending.retain(|moved| {
+                let done = apply_move(&mut places, &mut chunks, moved);
+                progress |= done;
+                !done
+            });
+        }
+        let meta = FileMeta {
+            name: self.name.clone(),
+            size: self.size,
+            mode: self.mode,
+            modified: self.modified,
+            chunk_plain: self.chunk_plain,
+        };
+        Self::new(meta, self.file_key, places, self.copies_per_chunk, &chunks)
+    }
+}
+
+fn apply_move(places: &mut Vec<Place>, chunks: &mut [ChunkRef], moved: &Move) -> bool {
+    let from = Place { vendor: moved.from, lease: moved.from_lease };
+    let to = Place { vendor: moved.to, lease: moved.to_lease };
+    let Some(from) = places.iter().position(|place| *place == from) else { return false };
+    let mut done = false;
+    for chunk in chunks.iter_mut().filter(|chunk| chunk.id == moved.chunk) {
+        for copy in chunk.copies.iter_mut().filter(|copy| usize::from(**copy) == from) {
+            let target = places.iter().position(|place| *place == to).unwrap_or_else(|| {
+                places.push(to);
+                places.len() - 1
+            });
+            if let Ok(target) = u16::try_from(target) {
+                *copy = target;
+                done = true;
+            }
+        }
+    }
+    done
+}

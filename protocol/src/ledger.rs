@@ -1,0 +1,404 @@
+//! The vendor's side of leases: the one place where its capacity is given out, so that it is never given out twice.
+//!
+//! The ledger decides and signs; its caller makes each changed lease durable before any signature leaves the vendor
+//! (invariant 4). `used` follows the local FAT and is recomputed from it on start. It knows nothing of devices.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+
+use crate::head::{LeaseRoot, lease_root};
+use crate::header::Hop;
+use crate::ids::{Hash, LeaseId, NodeId};
+use crate::lease::{Lease, LeaseState};
+use crate::limits::{EXTENT_BYTES_MAX, LEASES_MAX};
+use crate::sign::{RecordError, Signed};
+use crate::tags;
+use crate::time::UnixMs;
+use crate::wire::{AllocateRequest, Refusal, RefusalKind, Renew, Unused};
+
+/// Requests remembered so that one that is repeated is answered alike and counted once.
+const REMEMBERED_MAX: usize = 65_536;
+
+/// How long each state of a lease lasts, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Room that was offered and not touched.
+    pub offer_ms: u64,
+    /// Room of a lease in use, from the newest chunk on.
+    pub lock_ms: u64,
+    /// Stored bytes, from the commit or renewal on.
+    pub commit_ms: u64,
+    /// Stored bytes past their expiry.
+    pub grace_ms: u64,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        const DAY: u64 = 86_400_000;
+        Self { offer_ms: 120_000, lock_ms: DAY, commit_ms: 31 * DAY, grace_ms: 7 * DAY }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    lease: Signed<Lease>,
+    /// Bytes admitted whose storing has not ended.
+    inflight: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    lease: LeaseId,
+    bytes: u64,
+    forget: UnixMs,
+}
+
+/// What a tick of the clock did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lapse {
+    /// The lease changed and must be made durable.
+    Changed(LeaseId),
+    /// The lease is gone and held nothing.
+    Dropped(LeaseId),
+    /// Expiry and grace have passed by every clock asked: erase its chunks, then call [`Ledger::erased`].
+    Reclaim(LeaseId),
+}
+
+/// All leases of one vendor.
+#[derive(Debug)]
+pub struct Ledger {
+    key: SigningKey,
+    vendor: NodeId,
+    terms: Terms,
+    capacity: u64,
+    leases: BTreeMap<LeaseId, Entry>,
+    granted: BTreeMap<Hash, Granted>,
+}
+
+fn refuse<T>(kind: RefusalKind, reason: impl AsRef<str>) -> Result<T, Refusal> {
+    Err(Refusal::new(kind, reason))
+}
+
+impl Ledger {
+    /// A ledger over leases read from disk, with `used` already set to what the local FAT says.
+    ///
+    /// # Errors
+    /// [`RecordError`] if a lease cannot be signed by `key`.
+    pub fn open(key: SigningKey, terms: Terms, capacity: u64, leases: Vec<Lease>) -> Result<Self, RecordError> {
+        let vendor = NodeId(key.verifying_key().to_bytes());
+        let mut ledger = Self { key, vendor, terms, capacity, leases: BTreeMap::new(), granted: BTreeMap::new() };
+        for lease in leases {
+            let entry = Entry { lease: Signed::sign(lease, &ledger.key)?, inflight: 0 };
+            ledger.leases.insert(entry.lease.id, entry);
+        }
+        Ok(ledger)
+    }
+
+    /// Sum of what all leases hold, bytes.
+    #[must_use]
+    pub fn leased(&self) -> u64 {
+        self.leases.values().map(|entry| entry.lease.bytes).sum()
+    }
+
+    /// Capacity as it is signed: what devices offer, and never less than what is leased (invariant 3).
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity.max(self.leased())
+    }
+
+    /// Bytes that can still be leased.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.leased())
+    }
+
+    /// Sets what the devices offer together, bytes.
+    pub fn set_capacity(&mut self, bytes: u64) {
+        self.capacity = bytes;
+    }
+
+    /// Commitment to all live leases.
+    #[must_use]
+    pub fn root(&self) -> LeaseRoot {
+        lease_root(self.leases.values().map(|entry| (entry.lease.hash(), entry.lease.bytes)))
+    }
+
+    /// All live leases, ordered by identifier.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = &Signed<Lease>> {
+        self.leases.values().map(|entry| &entry.lease)
+    }
+
+    /// One lease.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<&Signed<Lease>> {
+        self.leases.get(&id).map(|entry| &entry.lease)
+    }
+
+    /// Locks `bytes` for a verified request: grows a lease of the same owner and authority, else makes one called `fresh`.
+    /// The same request asked again gets the same answer. Returns the lease and the bytes this request holds of its room.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: expired, no room, or too many leases.
+    pub fn offer(
+        &mut self,
+        now: UnixMs,
+        request: &AllocateRequest,
+        bytes: u64,
+        fresh: LeaseId,
+    ) -> Result<(Signed<Lease>, u64), Refusal> {
+        self.granted.retain(|_, granted| granted.forget > now);
+        if request.expires < now {
+            return refuse(RefusalKind::LeaseExpired, "the request for storage has expired; ask again");
+        }
+        if let Some(granted) = self.granted.get(&request.nonce)
+            && let Some(entry) = self.leases.get(&granted.lease)
+        {
+            return Ok((entry.lease.clone(), granted.bytes));
+        }
+        if bytes == 0 || bytes > request.bytes.saturating_add(u64::from(request.unit)) {
+            return refuse(RefusalKind::BadRequest, "the offer asks for more than its owner did");
+        }
+        if bytes > self.free() {
+            return refuse(RefusalKind::NoSpace, format!("{bytes} bytes were asked, {} are free", self.free()));
+        }
+        if self.granted.len() >= REMEMBERED_MAX {
+            return refuse(RefusalKind::Busy, "too many requests for storage at once");
+        }
+        let id = self.hold(now, request, bytes, fresh)?;
+        let forget = now.plus_ms(self.terms.offer_ms).max(request.expires);
+        self.granted.insert(request.nonce, Granted { lease: id, bytes, forget });
+        match self.leases.get(&id) {
+            Some(entry) => Ok((entry.lease.clone(), bytes)),
+            None => refuse(RefusalKind::Internal, "the lease vanished while it was offered"),
+        }
+    }
+
+    fn hold(&mut self, now: UnixMs, request: &AllocateRequest, bytes: u64, fresh: LeaseId) -> Result<LeaseId, Refusal> {
+        let room_expires = now.plus_ms(self.terms.offer_ms);
+        let growable = self.leases.values().map(|entry| &entry.lease).find(|lease| {
+            lease.owner == request.owner
+                && lease.authority == request.authority
+                && lease.state != LeaseState::Grace
+                && lease.bytes.saturating_add(bytes) <= EXTENT_BYTES_MAX
+        });
+        if let Some(lease) = growable {
+            let id = lease.id;
+            self.change(id, |lease| {
+                lease.bytes += bytes;
+                lease.room_expires = lease.room_expires.max(room_expires);
+                if lease.state == LeaseState::Committed {
+                    lease.state = LeaseState::Offered;
+                    lease.room_expires = room_expires;
+                }
+            })?;
+            return Ok(id);
+        }
+        if self.leases.len() >= LEASES_MAX {
+            return refuse(RefusalKind::NoSpace, "this vendor has as many leases as it can keep");
+        }
+        let lease = Lease {
+            version: tags::VERSION,
+            vendor: self.vendor,
+            id: fresh,
+            revision: 0,
+            owner: request.owner,
+            authority: request.authority,
+            bytes,
+            used: 0,
+            state: LeaseState::Offered,
+            room_expires,
+            expires: room_expires,
+        };
+        let lease = Signed::sign(lease, &self.key)?;
+        self.leases.insert(fresh, Entry { lease, inflight: 0 });
+        Ok(fresh)
+    }
+
+    /// Takes room for a chunk that is about to arrive. Each success is followed by one [`Self::settle`].
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing was taken.
+    pub fn admit(&mut self, now: UnixMs, hop: &Hop, lease: LeaseId) -> Result<(), Refusal> {
+        let Some(entry) = self.leases.get_mut(&lease) else {
+            return refuse(RefusalKind::UnknownLease, "no such lease here; it may have expired");
+        };
+        let held = &entry.lease;
+        if held.owner != hop.owner || held.authority != hop.authority {
+            return refuse(RefusalKind::NotAuthorised, "the lease is held for somebody else");
+        }
+        if held.state == LeaseState::Grace || held.room_expires < now {
+            return refuse(RefusalKind::LeaseExpired, "the lease's room has expired; ask for storage again");
+        }
+        let length = u64::from(hop.length);
+        let room = held.room().saturating_sub(entry.inflight);
+        if length > room {
+            return refuse(
+                RefusalKind::OverLease,
+                format!("the chunk has {length} bytes, the lease has room for {room}"),
+            );
+        }
+        entry.inflight += length;
+        Ok(())
+    }
+
+    /// Ends an admission: the bytes are `stored` and durable, or they are not. Returns whether the lease's state changed
+    /// and must be made durable with the chunk.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn settle(&mut self, now: UnixMs, id: LeaseId, length: u64, stored: bool) -> Result<bool, Refusal> {
+        let Some(entry) = self.leases.get_mut(&id) else { return Ok(false) };
+        entry.inflight = entry.inflight.saturating_sub(length);
+        if !stored {
+            return Ok(false);
+        }
+        let until = now.plus_ms(self.terms.lock_ms);
+        let first = entry.lease.state == LeaseState::Offered;
+        self.change(id, |lease| {
+            lease.used = (lease.used + length).min(lease.bytes);
+            if first {
+                lease.state = LeaseState::Locked;
+                lease.room_expires = lease.room_expires.max(until);
+                lease.expires = lease.expires.max(until);
+            }
+        })?;
+        Ok(first)
+    }
+
+    /// Chunks of `bytes` under this lease were named by a final FAT, which gives back `unused` bytes of room.
+    /// Returns whether the lease still exists.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn commit(&mut self, now: UnixMs, id: LeaseId, unused: u64) -> Result<bool, Refusal> {
+        let expires = now.plus_ms(self.terms.commit_ms);
+        let inflight = self.leases.get(&id).map_or(0, |entry| entry.inflight);
+        self.change(id, |lease| {
+            lease.bytes -= unused.min(lease.room().saturating_sub(inflight));
+            lease.expires = lease.expires.max(expires);
+            if lease.room() == 0 {
+                lease.state = LeaseState::Committed;
+            }
+        })?;
+        Ok(self.drop_empty(id))
+    }
+
+    /// Bytes under this lease were erased; the space is free again. Returns whether the lease still exists.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn erased(&mut self, id: LeaseId, bytes: u64) -> Result<bool, Refusal> {
+        self.change(id, |lease| {
+            let bytes = bytes.min(lease.used);
+            lease.used -= bytes;
+            lease.bytes -= bytes;
+        })?;
+        Ok(self.drop_empty(id))
+    }
+
+    /// The lease's authority gives room back. Returns whether the lease still exists.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: unknown lease, or not its authority.
+    pub fn give_back(&mut self, now: UnixMs, unused: &Unused) -> Result<bool, Refusal> {
+        let Some(entry) = self.leases.get(&unused.lease) else { return Ok(false) };
+        if entry.lease.authority != unused.authority {
+            return refuse(RefusalKind::NotAuthorised, "only who locked the room can give it back");
+        }
+        if self.granted.contains_key(&unused.nonce) {
+            return Ok(true);
+        }
+        let forget = now.plus_ms(self.terms.offer_ms);
+        self.granted.insert(unused.nonce, Granted { lease: unused.lease, bytes: 0, forget });
+        let inflight = entry.inflight;
+        self.change(unused.lease, |lease| {
+            lease.bytes -= unused.bytes.min(lease.room().saturating_sub(inflight));
+            if lease.room() == 0 && lease.used > 0 && lease.state == LeaseState::Offered {
+                lease.state = LeaseState::Committed;
+            }
+        })?;
+        Ok(self.drop_empty(unused.lease))
+    }
+
+    /// The owner prolongs what is stored; a lease in grace is committed again.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: expired request, unknown lease, or not its owner.
+    pub fn renew(&mut self, now: UnixMs, renew: &Renew) -> Result<Signed<Lease>, Refusal> {
+        if renew.expires < now {
+            return refuse(RefusalKind::LeaseExpired, "the renewal has expired; sign a new one");
+        }
+        let Some(entry) = self.leases.get(&renew.lease) else {
+            return refuse(RefusalKind::UnknownLease, "no such lease here");
+        };
+        if entry.lease.owner != renew.owner {
+            return refuse(RefusalKind::NotAuthorised, "only its owner can renew a lease");
+        }
+        let expires = now.plus_ms(self.terms.commit_ms);
+        self.change(renew.lease, |lease| {
+            lease.expires = lease.expires.max(expires);
+            if lease.state == LeaseState::Grace {
+                lease.state = LeaseState::Committed;
+            }
+        })?;
+        match self.leases.get(&renew.lease) {
+            Some(entry) => Ok(entry.lease.clone()),
+            None => refuse(RefusalKind::UnknownLease, "no such lease here"),
+        }
+    }
+
+    /// Lets time pass. `now` is the local clock, `agreed` the median of the mirrors' clocks if any was heard: stored bytes
+    /// are reclaimed only when both are past expiry and grace (invariant 6).
+    ///
+    /// # Errors
+    /// A [`Refusal`] if a lease cannot be signed.
+    pub fn tick(&mut self, now: UnixMs, agreed: Option<UnixMs>) -> Result<Vec<Lapse>, Refusal> {
+        let mut lapses = Vec::new();
+        let due: Vec<LeaseId> = self.leases.keys().copied().collect();
+        for id in due {
+            let Some(entry) = self.leases.get(&id) else { continue };
+            let (lease, inflight) = (&entry.lease, entry.inflight);
+            if lease.room_expires < now && lease.room() > inflight && lease.state != LeaseState::Grace {
+                self.change(id, |lease| {
+                    lease.bytes = lease.used + inflight;
+                    if lease.state == LeaseState::Offered || inflight == 0 {
+                        lease.state = LeaseState::Committed;
+                    }
+                })?;
+                lapses.push(if self.drop_empty(id) { Lapse::Changed(id) } else { Lapse::Dropped(id) });
+                continue;
+            }
+            let past = |clock: UnixMs, ms: u64| lease.expires.plus_ms(ms) < clock;
+            if lease.used == 0 || !past(now, 0) || lease.room() > 0 {
+                continue;
+            }
+            if past(now, self.terms.grace_ms) && agreed.is_some_and(|clock| past(clock, self.terms.grace_ms)) {
+                lapses.push(Lapse::Reclaim(id));
+            } else if lease.state != LeaseState::Grace {
+                self.change(id, |lease| lease.state = LeaseState::Grace)?;
+                lapses.push(Lapse::Changed(id));
+            }
+        }
+        Ok(lapses)
+    }
+
+    fn change(&mut self, id: LeaseId, edit: impl FnOnce(&mut Lease)) -> Result<(), Refusal> {
+        let Some(entry) = self.leases.get_mut(&id) else { return Ok(()) };
+        let mut lease = (*entry.lease).clone();
+        edit(&mut lease);
+        if lease != *entry.lease {
+            lease.revision += 1;
+            entry.lease = Signed::sign(lease, &self.key)?;
+        }
+        Ok(())
+    }
+
+    fn drop_empty(&mut self, id: LeaseId) -> bool {
+        let empty = self.leases.get(&id).is_some_and(|entry| entry.lease.bytes == 0 && entry.inflight == 0);
+        if empty {
+            self.leases.remove(&id);
+        }
+        self.leases.contains_key(&id)
+    }
+}

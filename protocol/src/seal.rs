@@ -1,0 +1,112 @@
+//! Sealing a chunk: segments of 64 KiB with ChaCha20-Poly1305 in the STREAM construction.
+//!
+//! The chunk's key is `HKDF-SHA256(file key, label, index u64 le, salt[8])`. The salt is drawn anew each time a chunk is
+//! sealed, so that a file that changed between two attempts never meets one key twice. Within a chunk the nonce of segment
+//! `i` is `0[7], i u32 be, last u8`: a segment that is cut off, repeated or moved does not open.
+//! Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance" (2015).
+
+use chacha20poly1305::aead::inout::InOutBuf;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
+
+use crate::fat::SALT_LEN;
+use crate::keys::derive;
+use crate::limits::{CHUNK_PLAIN_MAX, SEGMENT_PLAIN, SEGMENT_TAG};
+use crate::tags;
+
+/// Why a chunk did not open or seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Empty, or longer than [`CHUNK_PLAIN_MAX`].
+    #[error("a chunk has 1 to 4194304 bytes, this one has {0}")]
+    Length(usize),
+    /// A segment is not what was sealed under this key and place.
+    #[error("segment {0} of the chunk is not what was stored")]
+    Segment(usize),
+}
+
+/// Length of a sealed chunk of `plain` bytes.
+#[must_use]
+pub fn sealed_len(plain: u32) -> u32 {
+    plain + plain.div_ceil(SEGMENT_PLAIN as u32) * SEGMENT_TAG as u32
+}
+
+fn cipher(file_key: &[u8; 32], index: u64, salt: [u8; SALT_LEN]) -> ChaCha20Poly1305 {
+    let mut info = tags::derive::CHUNK.to_vec();
+    info.extend_from_slice(&index.to_le_bytes());
+    info.extend_from_slice(&salt);
+    ChaCha20Poly1305::new(&derive(file_key, &info).into())
+}
+
+fn nonce(segment: usize, last: bool) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[7..11].copy_from_slice(&(segment as u32).to_be_bytes());
+    nonce[11] = u8::from(last);
+    nonce.into()
+}
+
+/// Seals chunk `index` of a file. `salt` must be freshly random for each call with other `plain` bytes.
+///
+/// # Errors
+/// [`SealError::Length`].
+pub fn seal_chunk(file_key: &[u8; 32], index: u64, salt: [u8; SALT_LEN], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    if plain.is_empty() || plain.len() > CHUNK_PLAIN_MAX {
+        return Err(SealError::Length(plain.len()));
+    }
+    let cipher = cipher(file_key, index, salt);
+    let segments = plain.len().div_ceil(SEGMENT_PLAIN);
+    let mut sealed = Vec::with_capacity(plain.len() + segments * SEGMENT_TAG);
+    for (segment, bytes) in plain.chunks(SEGMENT_PLAIN).enumerate() {
+        let start = sealed.len();
+        sealed.extend_from_slice(bytes);
+        let tag = cipher
+            .encrypt_inout_detached(&nonce(segment, segment + 1 == segments), b"", InOutBuf::from(&mut sealed[start..]))
+            .map_err(|_| SealError::Segment(segment))?;
+        sealed.extend_from_slice(&tag);
+    }
+    Ok(sealed)
+}
+
+/// Opens a whole chunk.
+///
+/// # Errors
+/// [`SealError`].
+pub fn open_chunk(file_key: &[u8; 32], index: u64, salt: [u8; SALT_LEN], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    let segments = sealed.len().div_ceil(SEGMENT_PLAIN + SEGMENT_TAG);
+    open_segments(file_key, index, salt, sealed, 0, segments)
+}
+
+/// Opens `sealed`, which holds whole segments from segment `first` on, of a chunk of `segments` segments.
+///
+/// # Errors
+/// [`SealError`].
+pub fn open_segments(
+    file_key: &[u8; 32],
+    index: u64,
+    salt: [u8; SALT_LEN],
+    sealed: &[u8],
+    first: usize,
+    segments: usize,
+) -> Result<Vec<u8>, SealError> {
+    if sealed.is_empty() || sealed.len() > crate::limits::CHUNK_BYTES_MAX {
+        return Err(SealError::Length(sealed.len()));
+    }
+    let cipher = cipher(file_key, index, salt);
+    let mut plain = Vec::with_capacity(sealed.len());
+    for (offset, bytes) in sealed.chunks(SEGMENT_PLAIN + SEGMENT_TAG).enumerate() {
+        let segment = first + offset;
+        let wrong = SealError::Segment(segment);
+        let (text, tag) = bytes.split_last_chunk::<SEGMENT_TAG>().ok_or(wrong)?;
+        let start = plain.len();
+        plain.extend_from_slice(text);
+        cipher
+            .decrypt_inout_detached(
+                &nonce(segment, segment + 1 == segments),
+                b"",
+                InOutBuf::from(&mut plain[start..]),
+                &Tag::from(*tag),
+            )
+            .map_err(|_| wrong)?;
+    }
+    Ok(plain)
+}
