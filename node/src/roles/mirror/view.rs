@@ -1,8 +1,11 @@
 //! The FAT as people and programs see it: the JSON of `fathom fat`.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use fathom_protocol::head::{DeviceSummary, VerifiedVendor};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::wire::TableDigest;
 use serde_json::{Value, json};
 
 use super::{Mirror, Quality};
@@ -16,36 +19,43 @@ impl Mirror {
         let quality = self.quality.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = self.writer.shared().state();
         let digest = state.digest();
-        let vendors: Vec<Value> = state
-            .table
-            .vendors()
-            .map(|vendor| vendor_view(vendor, quality.get(&vendor.head.vendor).copied().unwrap_or_default()))
-            .collect();
-        let leases: Vec<Value> = state
-            .table
-            .vendors()
-            .flat_map(|vendor| &vendor.leases)
-            .map(|lease| {
-                json!({
-                    "vendor": lease.vendor.to_string(),
-                    "id": lease.id.to_string(),
-                    "owner": lease.owner.to_string(),
-                    "bytes": lease.bytes,
-                    "used": lease.used,
-                    "state": lease.state.name(),
-                    "expires": lease.expires.0,
-                })
-            })
-            .collect();
-        json!({
-            "mirror": self.net.me().to_string(),
-            "digest": digest.digest.to_string(),
-            "vendors": vendors,
-            "leases": leases,
-            "files": digest.files,
-            "moves": digest.moves,
-        })
+        table_view(self.net.me(), &digest, state.table.vendors(), &quality)
     }
+}
+
+/// The same of records that were read from `mirror`.
+#[must_use]
+pub fn fat_view(mirror: NodeId, digest: &TableDigest, vendors: &[VerifiedVendor]) -> Value {
+    table_view(mirror, digest, vendors.iter(), &BTreeMap::new())
+}
+
+fn table_view<'a>(
+    mirror: NodeId,
+    digest: &TableDigest,
+    vendors: impl Iterator<Item = &'a VerifiedVendor>,
+    quality: &BTreeMap<NodeId, Quality>,
+) -> Value {
+    let vendors: Vec<&VerifiedVendor> = vendors.collect();
+    let leases = vendors.iter().flat_map(|vendor| &vendor.leases).map(|lease| {
+        json!({
+            "vendor": lease.vendor.to_string(),
+            "id": lease.id.to_string(),
+            "owner": lease.owner.to_string(),
+            "bytes": lease.bytes,
+            "used": lease.used,
+            "state": lease.state.name(),
+            "expires": lease.expires.0,
+        })
+    });
+    let seen = |vendor: &&VerifiedVendor| quality.get(&vendor.head.vendor).copied().unwrap_or_default();
+    json!({
+        "mirror": mirror.to_string(),
+        "digest": digest.digest.to_string(),
+        "vendors": vendors.iter().map(|vendor| vendor_view(vendor, seen(vendor))).collect::<Vec<_>>(),
+        "leases": leases.collect::<Vec<_>>(),
+        "files": digest.files,
+        "moves": digest.moves,
+    })
 }
 
 fn vendor_view(vendor: &VerifiedVendor, quality: Quality) -> Value {

@@ -172,7 +172,7 @@ impl User {
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
         let mut warnings = Vec::new();
         if needed > 0 && short {
-            let request = self.request(put.copies, WIDTH, needed, put.unit, Vec::new(), Vec::new())?;
+            let request = self.request(put.copies, WIDTH, needed, put.unit, vec![self.net.me()], Vec::new())?;
             let provisional = self.allocate(request).await?;
             warnings = provisional.warnings.iter().map(ToString::to_string).collect();
             self.add_locations(put, provisional.locations.into_vec(), None).await?;

@@ -287,6 +287,8 @@ impl User {
         let (mut exclude, zones) = lock(&put.placement).others(column);
         exclude.extend(lock(&put.placement).failed().iter().copied());
         exclude.extend(avoid.iter().copied());
+        // A copy on this node's own disks would be lost with it.
+        exclude.push(self.net.me());
         exclude.sort_unstable();
         exclude.dedup();
         // What failed vendors held is wanted elsewhere; it is asked for once, since a growing room makes `now` exceed it.
