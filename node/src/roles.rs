@@ -3,3 +3,4 @@
 
 pub mod mirror;
 pub mod user;
+pub mod vendor;
