@@ -222,7 +222,10 @@ async fn read_encoded(
         let mut piece = (&mut *stream).take(want as u64);
         match tokio::time::timeout(SILENCE, piece.read_buf(&mut encoded)).await {
             Ok(Ok(0)) => {
-                return Err(Refusal::new(RefusalKind::WrongLength, format!("{} stopped in the middle", vendor.short())));
+                return Err(Refusal::new(
+                    RefusalKind::WrongLength,
+                    format!("{} stopped in the middle", vendor.short()),
+                ));
             }
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
