@@ -9,21 +9,26 @@
 
 mod codec;
 mod engine;
+mod read;
 mod recover;
+mod storage;
 mod tx;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, OwnerId};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::time::UnixMs;
 
+use crate::device::{Device, DeviceError};
+use crate::directory::{DirectoryConfig, DirectoryDevice};
 use crate::part::ChunkTag;
 use crate::set::StoredPart;
-use engine::{Engine, FileStorage};
+use engine::Engine;
+use storage::FileStorage;
 
-pub use engine::FatStorage;
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
+pub use storage::FatStorage;
 pub use tx::FatTx;
 
 /// Format of the file. Another one is refused.
@@ -46,11 +51,7 @@ pub struct FatConfig {
 
 impl Default for FatConfig {
     fn default() -> Self {
-        Self {
-            cache_bytes: 32 * 1024 * 1024,
-            headroom_bytes: 16 * 1024 * 1024,
-            check_on_open: true,
-        }
+        Self { cache_bytes: 32 * 1024 * 1024, headroom_bytes: 16 * 1024 * 1024, check_on_open: true }
     }
 }
 
@@ -106,40 +107,14 @@ impl ChunkEntry {
     /// The key that it is stored under.
     #[must_use]
     pub fn key(&self) -> ChunkKey {
-        ChunkKey {
-            owner: self.owner,
-            chunk: self.chunk,
-        }
+        ChunkKey { owner: self.owner, chunk: self.chunk }
     }
 
     /// A new entry for a chunk that was stored with `tag`.
     #[must_use]
-    pub fn stored(
-        tag: &ChunkTag,
-        length: u32,
-        parts: Vec<StoredPart>,
-        receipt: Vec<u8>,
-        stored_at: UnixMs,
-    ) -> Self {
-        let ChunkTag {
-            owner,
-            chunk,
-            file,
-            seq,
-            lease,
-        } = *tag;
-        Self {
-            owner,
-            chunk,
-            file,
-            seq,
-            lease,
-            length,
-            parts,
-            state: ChunkState::Stored,
-            receipt,
-            stored_at,
-        }
+    pub fn stored(tag: &ChunkTag, length: u32, parts: Vec<StoredPart>, receipt: Vec<u8>, stored_at: UnixMs) -> Self {
+        let ChunkTag { owner, chunk, file, seq, lease } = *tag;
+        Self { owner, chunk, file, seq, lease, length, parts, state: ChunkState::Stored, receipt, stored_at }
     }
 }
 
@@ -330,6 +305,17 @@ pub enum FatError {
     Refused(String),
 }
 
+/// Why a directory could not be opened as a device.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDeviceError {
+    /// The device's own reason.
+    #[error("the device failed to {0}")]
+    Device(#[from] DeviceError),
+    /// The local FAT could not be asked or told.
+    #[error("the local FAT failed to {0}")]
+    Fat(#[from] FatError),
+}
+
 /// The vendor's local FAT. Methods block; each that changes something is one durable transaction.
 #[derive(Debug)]
 pub struct LocalFat {
@@ -350,9 +336,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_in(storage: Arc<dyn FatStorage>, config: FatConfig) -> Result<Self, FatError> {
-        Ok(Self {
-            engine: Engine::open(storage, config)?,
-        })
+        Ok(Self { engine: Engine::open(storage, config)? })
     }
 
     /// Whether it can be written.
@@ -373,10 +357,7 @@ impl LocalFat {
     ///
     /// # Errors
     /// What `change` returns; `NoSpace`, `Failed`, `Database`.
-    pub fn write<T>(
-        &self,
-        change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>,
-    ) -> Result<T, FatError> {
+    pub fn write<T>(&self, change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>) -> Result<T, FatError> {
         self.engine.write(change)
     }
 
@@ -465,11 +446,22 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::write`].
     pub fn put_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), FatError> {
-        self.write(|tx| {
-            pairs
-                .iter()
-                .try_for_each(|(key, value)| tx.put_kv(key, value))
-        })
+        self.write(|tx| pairs.iter().try_for_each(|(key, value)| tx.put_kv(key, value)))
+    }
+
+    /// Opens a directory as a device of `vendor`, as the one that it was when this path was opened before: a path that is
+    /// known and has no marker now is unplugged, and opens suspended.
+    ///
+    /// # Errors
+    /// As for [`DirectoryDevice::open`] and [`Self::write`].
+    pub fn open_device(&self, config: DirectoryConfig, vendor: NodeId) -> Result<DirectoryDevice, OpenDeviceError> {
+        let path = config.path.clone();
+        let known = self.device_at(&path)?;
+        let device = DirectoryDevice::open(config, vendor, known)?;
+        if known.is_none() {
+            self.put_device(&path, device.id())?;
+        }
+        Ok(device)
     }
 
     /// Notes that the directory at `path` is `device`, so that it is known when it is unplugged.

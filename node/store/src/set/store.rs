@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::{DeviceId, Hash};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, DEVICES_MAX, PARTS_MAX};
@@ -19,6 +19,9 @@ use crate::part::{ChunkTag, PartHeader, SALT_BYTES};
 const TRIES_PER_DEVICE: u32 = 2;
 /// Answers that may wait for the storing thread: every attempt of every part.
 const ANSWERS_MAX: usize = PARTS_MAX * DEVICES_MAX * TRIES_PER_DEVICE as usize;
+
+/// How long an answer may take from being given to lying in the channel.
+const GRACE: Duration = Duration::from_millis(100);
 
 struct Answer {
     index: usize,
@@ -37,6 +40,8 @@ struct Flight {
     /// Every refusal so far was for want of room.
     only_space: bool,
     stored: Option<StoredPart>,
+    /// The latest attempt is over, one way or the other.
+    over: bool,
 }
 
 /// One call of [`DeviceSet::store_chunk`].
@@ -67,32 +72,15 @@ impl DeviceSet {
         policy: SplitPolicy,
     ) -> Result<Vec<StoredPart>, StoreError> {
         if bytes.len() > CHUNK_BYTES_MAX {
-            return Err(StoreError::Length {
-                length: bytes.len() as u64,
-                reason: "a chunk has 1 byte to about 4 MiB",
-            });
+            return Err(StoreError::Length { length: bytes.len() as u64, reason: "a chunk has 1 byte to about 4 MiB" });
         }
         let ranges = split(bytes.len() as u32, policy)?;
         let (sender, receiver) = sync_channel(ANSWERS_MAX);
         let until = now() + self.config.store_deadline;
-        let mut storing = Storing {
-            set: self,
-            tag,
-            bytes,
-            sender,
-            receiver,
-            until,
-            flights: Vec::with_capacity(ranges.len()),
-        };
-        match storing
-            .send_all(ranges, policy)
-            .and_then(|()| storing.collect())
-        {
-            Ok(()) => Ok(storing
-                .flights
-                .iter()
-                .filter_map(|flight| flight.stored)
-                .collect()),
+        let mut storing =
+            Storing { set: self, tag, bytes, sender, receiver, until, flights: Vec::with_capacity(ranges.len()) };
+        match storing.send_all(ranges, policy).and_then(|()| storing.collect()) {
+            Ok(()) => Ok(storing.flights.iter().filter_map(|flight| flight.stored).collect()),
             Err(error) => {
                 storing.undo();
                 Err(error)
@@ -108,17 +96,12 @@ impl Storing<'_> {
         for range in ranges {
             let needed = part_bytes(&range);
             let avoid: Vec<DeviceId> = if places.len() < usize::from(policy.parts_min) {
-                places
-                    .iter()
-                    .map(|(slot, _, _): &(Arc<Slot>, Promise, Range<u32>)| slot.id)
-                    .collect()
+                places.iter().map(|(slot, _, _): &(Arc<Slot>, Promise, Range<u32>)| slot.id).collect()
             } else {
                 Vec::new()
             };
-            let (slot, promise) = self
-                .set
-                .choose(needed, &avoid, &[])
-                .ok_or_else(|| self.set.unplaced(needed, Vec::new(), true))?;
+            let (slot, promise) =
+                self.set.choose(needed, &avoid, &[]).ok_or_else(|| self.set.unplaced(needed, Vec::new(), true))?;
             places.push((slot, promise, range));
         }
         for (slot, promise, range) in places {
@@ -131,6 +114,7 @@ impl Storing<'_> {
                 refused: Vec::new(),
                 only_space: true,
                 stored: None,
+                over: false,
             });
             self.send(self.flights.len() - 1, promise)?;
         }
@@ -141,30 +125,17 @@ impl Storing<'_> {
     fn send(&mut self, index: usize, promise: Promise) -> Result<(), StoreError> {
         let flight = &mut self.flights[index];
         flight.tries += 1;
+        flight.over = false;
         flight.ticket = Ticket::default();
         flight.deadline = (now() + self.set.config.validation_deadline).min(self.until);
         let mut salt = [0; SALT_BYTES];
         if let Err(error) = getrandom::fill(&mut salt) {
             let reasons = vec![(flight.slot.id, format!("draw a random salt: {error}"))];
-            return Err(StoreError::Unavailable {
-                needed: part_bytes(&flight.range),
-                reasons,
-            });
+            return Err(StoreError::Unavailable { needed: part_bytes(&flight.range), reasons });
         }
-        let header = PartHeader {
-            tag: *self.tag,
-            chunk_length: self.bytes.len() as u32,
-            offset: flight.range.start,
-        };
-        let framed = header.frame(
-            salt,
-            &self.bytes[flight.range.start as usize..flight.range.end as usize],
-        );
-        let (sender, ticket, refresh) = (
-            self.sender.clone(),
-            flight.ticket.clone(),
-            flight.slot.worker.refresher(),
-        );
+        let header = PartHeader { tag: *self.tag, chunk_length: self.bytes.len() as u32, offset: flight.range.start };
+        let framed = header.frame(salt, &self.bytes[flight.range.start as usize..flight.range.end as usize]);
+        let (sender, ticket, refresh) = (self.sender.clone(), flight.ticket.clone(), flight.slot.worker.refresher());
         let work = move |device: &dyn Device| {
             let part = Hash::of(&framed);
             let result = device.put(part, &framed);
@@ -181,12 +152,7 @@ impl Storing<'_> {
                 refresh();
             }
         };
-        let queued = flight.slot.worker.push(
-            Lane::Write,
-            flight.ticket.clone(),
-            Box::new(work),
-            flight.deadline,
-        );
+        let queued = flight.slot.worker.push(Lane::Write, flight.ticket.clone(), Box::new(work), flight.deadline);
         if !queued {
             flight.deadline = now();
         }
@@ -195,17 +161,10 @@ impl Storing<'_> {
 
     /// Waits until every part is stored.
     fn collect(&mut self) -> Result<(), StoreError> {
-        while let Some(deadline) = self
-            .flights
-            .iter()
-            .filter(|flight| flight.stored.is_none())
-            .map(|flight| flight.deadline)
-            .min()
+        while let Some(deadline) =
+            self.flights.iter().filter(|flight| flight.stored.is_none()).map(|flight| flight.deadline).min()
         {
-            match self
-                .receiver
-                .recv_timeout(deadline.saturating_duration_since(now()))
-            {
+            match self.receiver.recv_timeout(deadline.saturating_duration_since(now())) {
                 Ok(answer) => self.answered(answer)?,
                 Err(RecvTimeoutError::Timeout) => self.silent()?,
                 // Unreachable while `self.sender` lives.
@@ -217,22 +176,16 @@ impl Storing<'_> {
 
     fn answered(&mut self, answer: Answer) -> Result<(), StoreError> {
         let flight = &mut self.flights[answer.index];
+        flight.over = true;
         match answer.result {
             Ok(validation) => {
-                flight.stored = Some(StoredPart {
-                    device: validation.device,
-                    part: validation.part,
-                    offset: flight.range.start,
-                    length: flight.range.end - flight.range.start,
-                });
+                flight.keep(&validation);
                 Ok(())
             }
             Err(error) => {
                 let lasting = matches!(
                     error,
-                    DeviceError::NoSpace { .. }
-                        | DeviceError::Suspended { .. }
-                        | DeviceError::Refused { .. }
+                    DeviceError::NoSpace { .. } | DeviceError::Suspended { .. } | DeviceError::Refused { .. }
                 );
                 flight.only_space &= matches!(error, DeviceError::NoSpace { .. });
                 tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, %error, tries = flight.tries, "part not stored");
@@ -255,9 +208,10 @@ impl Storing<'_> {
             }
             if !flight.ticket.abandon() {
                 // The answer came in this very moment and is in the channel, or about to be.
-                flight.deadline = now + std::time::Duration::from_millis(100);
+                flight.deadline = now + GRACE;
                 continue;
             }
+            flight.over = true;
             flight.only_space = false;
             tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, "device silent, its part goes elsewhere");
             self.elsewhere(index, "answer in time".to_owned())?;
@@ -293,51 +247,49 @@ impl Storing<'_> {
 
     /// Nothing of this chunk stays.
     fn undo(&mut self) {
-        // A part that is being written is removed by its own job once it is abandoned; one whose answer is already
-        // out is in the channel.
-        let mut running = 0;
-        for flight in self.flights.iter().filter(|flight| flight.stored.is_none()) {
-            running += usize::from(!flight.ticket.abandon());
-        }
-        let mut parts: Vec<StoredPart> = self
-            .flights
-            .iter()
-            .filter_map(|flight| flight.stored)
-            .collect();
-        while running > 0 {
-            running -= 1;
-            if let Ok(Answer {
-                index,
-                result: Ok(validation),
-            }) = self
-                .receiver
-                .recv_timeout(std::time::Duration::from_millis(100))
-            {
-                let range = &self.flights[index].range;
-                parts.push(StoredPart {
-                    device: validation.device,
-                    part: validation.part,
-                    offset: range.start,
-                    length: range.end - range.start,
-                });
+        // What has not begun never will. What is being written is waited for as long as it may take, so that the
+        // counts are right when the caller gets its error; a silent device removes its part itself when it wakes up.
+        let open = |flight: &Flight| !flight.over && !flight.ticket.cancel();
+        let mut running: Vec<usize> = (0..self.flights.len()).filter(|index| open(&self.flights[*index])).collect();
+        while let Some(deadline) = running.iter().map(|index| self.flights[*index].deadline).max() {
+            let Ok(Answer { index, result }) = self.receiver.recv_timeout(deadline.saturating_duration_since(now()))
+            else {
+                break;
+            };
+            running.retain(|other| *other != index);
+            if let Ok(validation) = result {
+                self.flights[index].keep(&validation);
             }
         }
+        // An answer that was given in the very moment of the deadline is on its way.
+        running.retain(|index| !self.flights[*index].ticket.abandon());
+        for _ in running {
+            if let Ok(Answer { index, result: Ok(validation) }) = self.receiver.recv_timeout(GRACE) {
+                self.flights[index].keep(&validation);
+            }
+        }
+        let parts: Vec<StoredPart> = self.flights.iter().filter_map(|flight| flight.stored).collect();
         for (part, error) in self.set.remove_parts(&parts) {
             tracing::warn!(device = %part.device, part = %part.part, %error, "a part of a failed store stays until the next start");
         }
     }
 }
 
+impl Flight {
+    fn keep(&mut self, validation: &PartValidation) {
+        self.stored = Some(StoredPart {
+            device: validation.device,
+            part: validation.part,
+            offset: self.range.start,
+            length: self.range.end - self.range.start,
+        });
+    }
+}
+
 impl DeviceSet {
-    fn unplaced(
-        &self,
-        needed: u64,
-        reasons: Vec<(DeviceId, String)>,
-        only_space: bool,
-    ) -> StoreError {
+    fn unplaced(&self, needed: u64, reasons: Vec<(DeviceId, String)>, only_space: bool) -> StoreError {
         let healthy = self.slots().iter().any(|slot| {
-            slot.worker.report(self.config.validation_deadline).state
-                == crate::device::DeviceState::Healthy
+            slot.worker.report(self.config.validation_deadline).state == crate::device::DeviceState::Healthy
         });
         if only_space && (healthy || !reasons.is_empty()) {
             self.no_space(needed)

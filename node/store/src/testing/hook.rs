@@ -37,9 +37,12 @@ impl FailOnce {
     /// The next `step` fails with the error number `errno`.
     #[must_use]
     pub fn new(step: IoStep, errno: i32) -> Self {
-        Self {
-            armed: Mutex::new(Some((step, errno))),
-        }
+        Self { armed: Mutex::new(Some((step, errno))) }
+    }
+
+    /// Nothing fails.
+    pub fn disarm(&self) {
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Arms it anew.
