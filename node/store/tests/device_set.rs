@@ -181,7 +181,7 @@ fn fault_14_a_hung_device_does_not_block_the_others() {
     assert_eq!((report[0].state, report[0].free), (DeviceState::Suspended, 0));
     assert_eq!(report[1].state, DeviceState::Healthy);
 
-    // From now on the hung device costs nobody anything.
+    // From now on the hung device costs nobody anything: a deadline each would be 6 s and more.
     let started = Instant::now();
     for n in 0..20 {
         let chunk = bytes(n, 1_000);
@@ -189,7 +189,7 @@ fn fault_14_a_hung_device_does_not_block_the_others() {
         assert_eq!(set.read_chunk(&parts).unwrap(), chunk);
         assert_eq!(set.read_chunk(&on_two).unwrap().len(), 10_000);
     }
-    assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert!(matches!(set.read_chunk(&both), Err(StoreError::Silent { device }) if device == device_id(1)));
     assert!(set.verify_parts(&both).iter().all(|bad| !bad.is_lost()), "a silent device is not a lost part");
 

@@ -87,6 +87,7 @@ fn fault_05_a_crash_during_the_recovery_loses_nothing() {
     first.record();
     drop(open(&first).unwrap());
     let writes = first.recorded();
+
     assert!(!writes.is_empty());
     for count in 0..=writes.len() {
         let mut image = crashed.clone();
@@ -153,6 +154,7 @@ fn fault_06_a_crash_at_any_write_leaves_the_old_or_the_new_state() {
             assert!(found == old || found == new, "{name}, image {at}: a mix");
             if found == old { olds += 1 } else { news += 1 }
         }
+
         assert!(olds > 0 && news > 0, "{name}: {olds} old, {news} new");
     }
 }
@@ -180,6 +182,7 @@ fn fault_07_a_flipped_bit_is_refused_with_a_way_out_or_harmless() {
             }
         }
     }
+
     assert!(refused > 0);
 }
 
@@ -213,6 +216,7 @@ fn fault_11_without_space_writes_are_refused_and_reads_go_on() {
         drop(fat);
         assert_eq!(state(&open(&storage).unwrap()), new, "write {nth}");
     }
+
     assert!(failures >= 2, "{failures}");
 }
 
@@ -389,6 +393,7 @@ fn fault_13_an_absent_device_keeps_its_erases_and_loses_nothing() {
     let report = fat.recover(&set).unwrap();
     assert_eq!((report.erases.remaining, report.missing.len(), report.orphans), (1, 0, 0));
     assert_eq!(report.unreachable, [device_id(1)]);
+    assert_eq!(set.reopen_suspended(), []);
     devices[0].clear();
     assert_eq!(set.reopen_suspended(), [device_id(1)]);
     let erases = fat.finish_erases(&set).unwrap();
@@ -414,6 +419,10 @@ fn fault_46_a_lost_local_fat_is_rebuilt_from_the_devices() {
     devices[usize::from(rotten.device != device_id(1))].inner().flip_bit(rotten.part, 99);
 
     let fat = open(&FailingStorage::default()).unwrap();
+    let before = taken(&set);
+    let report = fat.recover(&set).unwrap();
+    assert_eq!((report.orphans, report.kept > 70), (0, true), "an empty local FAT takes nothing for an orphan");
+    assert_eq!(taken(&set), before);
     fat.put_lease(LEASE, b"lease from a mirror", 1 << 20).unwrap();
     let report = fat.rebuild(&set, UnixMs(5)).unwrap();
     assert_eq!((report.chunks, report.incomplete.len(), report.unreadable), (18, 2, 1));
@@ -458,4 +467,26 @@ fn values_moves_devices_and_parts_are_kept() {
     assert_eq!((found.parts, found.receipt), (moved, b"new receipt".to_vec()));
     assert_eq!(found.state, ChunkState::Leaving { moved: b"move".to_vec() });
     assert_eq!(fat.finals_after(None, 10).unwrap(), vec![]);
+}
+
+#[test]
+fn inserts_that_share_a_transaction_have_their_own_outcomes() {
+    let fat = open(&FailingStorage::default()).unwrap();
+    fat.put_lease(LEASE, b"lease", 10_000).unwrap();
+    // 16 threads insert 10 chunks each, every chunk twice, under a lease with room for 100 of the 160.
+    let (new, there, over) = std::thread::scope(|scope| {
+        let insert = |n| match fat.insert_chunk(&entry(n, 1, 100), None, None) {
+            Ok(Inserted::New) => (1, 0, 0),
+            Ok(Inserted::AlreadyThere(_)) => (0, 1, 0),
+            Err(FatError::OverLease { .. }) => (0, 0, 1),
+            Err(error) => panic!("{error}"),
+        };
+        let threads: Vec<_> = (0..32u64)
+            .map(|thread| scope.spawn(move || (0..10).map(|n| insert(thread % 16 * 10 + n)).collect::<Vec<_>>()))
+            .collect();
+        let outcomes = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        outcomes.fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2))
+    });
+    assert_eq!((new, there + over), (100, 220));
+    assert_eq!(state(&fat).0.len(), 100);
 }

@@ -7,6 +7,7 @@
 //! and writes are refused with [`FatError::NoSpace`], until there is space, or [`FatError::Failed`], until
 //! [`LocalFat::reopen`].
 
+mod batch;
 mod codec;
 mod engine;
 mod read;
@@ -24,6 +25,7 @@ use crate::device::{Device, DeviceError};
 use crate::directory::{DirectoryConfig, DirectoryDevice};
 use crate::part::ChunkTag;
 use crate::set::StoredPart;
+use batch::Batcher;
 use engine::Engine;
 use storage::FileStorage;
 
@@ -320,6 +322,7 @@ pub enum OpenDeviceError {
 #[derive(Debug)]
 pub struct LocalFat {
     engine: Engine,
+    batcher: Batcher,
 }
 
 impl LocalFat {
@@ -336,7 +339,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_in(storage: Arc<dyn FatStorage>, config: FatConfig) -> Result<Self, FatError> {
-        Ok(Self { engine: Engine::open(storage, config)? })
+        Ok(Self { engine: Engine::open(storage, config)?, batcher: Batcher::default() })
     }
 
     /// Whether it can be written.
@@ -361,7 +364,8 @@ impl LocalFat {
         self.engine.write(change)
     }
 
-    /// Stores `entry`, counts it under its lease, and if given replaces the signed lease and the signed head.
+    /// Stores `entry`, counts it under its lease, and if given replaces the signed lease and the signed head, all in one durable
+    /// transaction, which inserts of other threads may share.
     ///
     /// A receipt may leave only after this has returned: also for a replay, ask here and not [`Self::chunk`], since
     /// this refuses when the file is not known to be durable.
@@ -374,18 +378,7 @@ impl LocalFat {
         lease_signed: Option<&[u8]>,
         head: Option<&[u8]>,
     ) -> Result<Inserted, FatError> {
-        self.write(|tx| {
-            let inserted = tx.insert_chunk(entry)?;
-            if inserted == Inserted::New {
-                if let Some(signed) = lease_signed {
-                    tx.sign_lease(entry.lease, signed)?;
-                }
-                if let Some(head) = head {
-                    tx.put_kv(HEAD_KEY, head)?;
-                }
-            }
-            Ok(inserted)
-        })
+        self.insert_batched(entry, lease_signed, head)
     }
 
     /// Applies a final FAT record: see [`CommitFile`] and [`CommitOutcome`].
