@@ -482,7 +482,9 @@ fn prepare(database: &Database, path: &Path) -> Result<Hash, StoreError> {
 fn open_error(path: &Path, error: redb::DatabaseError) -> StoreError {
     match error {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        redb::DatabaseError::Storage(redb::StorageError::Io(source)) => {
+        redb::DatabaseError::Storage(redb::StorageError::Io(source))
+            if source.kind() != std::io::ErrorKind::InvalidData =>
+        {
             StoreError::Io { path: path.to_owned(), source }
         }
         error => damaged(path, error.into()),
