@@ -50,11 +50,11 @@ fn vendors(fat: &ProvisionalFat) -> BTreeSet<NodeId> {
 async fn a_silent_vendor_is_replaced_within_three_seconds() {
     let mirror = TestMirror::start(201, 3600, false).await;
     let mut running = Vec::new();
-    // The silent one has most to offer, so it is chosen first.
-    for (seed, zone, capacity, silent) in
-        [(1, "a", 90 * MIB, true), (2, "b", 40 * MIB, false), (3, "c", 40 * MIB, false), (4, "d", 20 * MIB, false)]
+    // The silent one has most to offer, so it is chosen first. The fifth has more than the fourth, in a zone that is used.
+    for (seed, zone, mib, silent) in
+        [(1, "a", 90, true), (2, "b", 40, false), (3, "c", 40, false), (4, "d", 20, false), (5, "b", 30, false)]
     {
-        running.push(FakeVendor::start(seed, zone, capacity, silent, &mirror).await);
+        running.push(FakeVendor::start(seed, zone, mib * MIB, silent, &mirror).await);
     }
     let user = key(50);
     let asked = Instant::now();
