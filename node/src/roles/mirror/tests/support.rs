@@ -158,7 +158,7 @@ pub(super) async fn start(seed: u8, roles: Roles, gossip: bool) -> (Net, Incomin
         limits: ConnectionCaps::default(),
     };
     let (overlay, incoming) = fathom_overlay::start(config).await.unwrap();
-    (Net::new(overlay, key(seed), roles, Vec::new(), PeerBook::default()), incoming)
+    (Net::new(overlay, key(seed), roles, PeerBook::default()), incoming)
 }
 
 /// Has two nodes know each other, and connects them.
