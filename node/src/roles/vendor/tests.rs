@@ -25,9 +25,7 @@ use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles,
-};
+use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -156,6 +154,10 @@ impl TestVendor {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = settings(vec![(dir.path().join("device"), quota, 0)]);
         change(&mut settings);
+        Self::open(seed, dir, settings).await
+    }
+
+    async fn open(seed: u8, dir: tempfile::TempDir, settings: VendorSettings) -> Self {
         let mut made = None;
         let roles = Roles { vendor: true, ..Roles::default() };
         let peer = peer(seed, roles, |net| {
@@ -165,6 +167,19 @@ impl TestVendor {
         })
         .await;
         Self { peer, vendor: made.unwrap(), dir }
+    }
+
+    /// Stops the vendor wherever it is, and opens it anew on what is on disk.
+    async fn restart(self, seed: u8) -> Self {
+        let Self { peer, vendor, dir } = self;
+        peer.cancel.cancel();
+        peer.net.overlay().shutdown().await;
+        drop(peer);
+        let settings = vendor.settings.clone();
+        let weak = Arc::downgrade(&vendor);
+        drop(vendor);
+        eventually("the vendor is dropped", || weak.upgrade().is_none()).await;
+        Self::open(seed, dir, settings).await
     }
 
     fn run(&self) {

@@ -167,6 +167,26 @@ async fn fault_16_without_the_mirrors_word_the_source_keeps_its_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fault_15_stopped_in_mid_migration_every_chunk_is_readable_and_it_goes_on() {
+    for after in [0, 1, 2, 3] {
+        let seed = 110 + 4 * after as u8;
+        let mut scene = Move::new(seed).await;
+        scene.begin().await;
+        eventually("some chunks are over there", || scene.target.counts().0 >= after).await;
+        scene.source = scene.source.restart(seed + 1).await;
+        let here = scene.readable(&scene.source).await;
+        let moved = scene.mirror.1.moves.lock().unwrap().len();
+        assert!(here == 8 || here + scene.readable(&scene.target).await >= 8, "{here} readable at the source");
+        assert!(here + moved >= 8, "nothing is erased without a move that a mirror has");
+        scene.source.run();
+        introduce(&scene.source, &scene.mirror.0).await;
+        eventually("the rest is moved and erased", || scene.source.counts().0 == 5).await;
+        assert!(scene.readable(&scene.source).await == 5 && scene.readable(&scene.target).await >= 3);
+        eventually("the room is free again", || scene.source.counts().3 == 5 * MIB).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fault_16_a_target_that_dies_leaves_everything_at_the_source() {
     let scene = Move::new(101).await;
     scene.target.run();

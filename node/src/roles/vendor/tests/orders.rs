@@ -132,7 +132,8 @@ async fn room_is_given_back_once_and_only_by_who_locked_it() {
         assert_eq!(vendor.counts().3, MIB - 1000);
     }
     let renew = |who: &TestUser| {
-        let renew = Renew { version: tags::VERSION, owner: who.owner(), vendor: vendor.node(), lease: id, expires: hour() };
+        let renew =
+            Renew { version: tags::VERSION, owner: who.owner(), vendor: vendor.node(), lease: id, expires: hour() };
         Request::Renew(Signed::sign(renew, &who.key).unwrap().into_carried())
     };
     assert_eq!(kind(stranger.peer.net.call(vendor.node(), &renew(&stranger), WAIT).await), RefusalKind::NotAuthorised);
