@@ -18,7 +18,7 @@ fn candidate(vendor: u8, zone: u8, operator: u8, free: u64) -> Candidate {
 }
 
 fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-    let free = prop_oneof![0..60u64, 0..2_000u64, Just(u64::MAX)];
+    let free = prop_oneof![0..60u64, 0..800u64, Just(u64::MAX)];
     let one = (1..5u8, 1..4u8, free, 0..3u32, any::<bool>());
     prop::collection::vec(one, 0..14).prop_map(|all| {
         all.into_iter()
@@ -33,7 +33,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
 }
 
 fn want() -> impl Strategy<Value = Want> {
-    let bytes = prop_oneof![1..3_000u64, Just(u64::MAX)];
+    let bytes = prop_oneof![1..3_000u64, Just(u64::MAX / 2)];
     (1..5u8, 1..6u8, bytes, 1..60u32, prop::collection::vec(1..5u8, 0..2)).prop_map(
         |(copies, width, bytes, unit, avoid)| Want {
             copies,
@@ -46,7 +46,7 @@ fn want() -> impl Strategy<Value = Want> {
 }
 
 fn needed(want: &Want) -> u64 {
-    want.bytes.div_ceil(u64::from(want.unit)).saturating_mul(u64::from(want.unit))
+    want.bytes.div_ceil(u64::from(want.unit)) * u64::from(want.unit)
 }
 
 fn check(plan: &Plan, candidates: &[Candidate], want: &Want) -> Result<(), TestCaseError> {
@@ -121,7 +121,7 @@ proptest! {
         let plan = plan(candidates, &want).unwrap();
         prop_assert_eq!(plan.shares.len(), usize::from(width.min(vendors)));
         let (least, most) = (plan.shares.iter().map(|share| share.bytes).min(), plan.shares.iter().map(|share| share.bytes).max());
-        prop_assert!(most.unwrap() - least.unwrap() <= 10 * u64::from(width), "{:?}", plan.shares);
+        prop_assert!(most.unwrap() - least.unwrap() <= 10, "{:?}", plan.shares);
     }
 }
 
@@ -164,5 +164,6 @@ fn zones_are_dealt_out_so_that_all_copies_fit() {
 fn absurd_claims_do_not_overflow() {
     let all = vec![candidate(1, 1, 1, u64::MAX), candidate(2, 1, 1, u64::MAX)];
     assert!(plan(all.clone(), &want_of(1, 100)).is_ok());
-    assert!(plan(all, &want_of(1, u64::MAX)).is_ok());
+    // Rounded up to whole units this does not fit a number.
+    assert!(matches!(plan(all, &want_of(1, u64::MAX)), Err(Shortage::Space { copy: 1, .. })));
 }

@@ -311,7 +311,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(crate::config(400))]
+    #![proptest_config(crate::config(192))]
 
     #[test]
     fn a_ledger_keeps_its_promises(steps in prop::collection::vec(step(), 1..80)) {

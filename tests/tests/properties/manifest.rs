@@ -61,7 +61,7 @@ fn chain() -> impl Strategy<Value = (BTreeSet<u8>, Vec<(u8, u8)>)> {
 }
 
 proptest! {
-    #![proptest_config(crate::config(256))]
+    #![proptest_config(crate::config(128))]
 
     #[test]
     fn chunks_are_unpacked_as_they_were_packed(

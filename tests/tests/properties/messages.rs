@@ -41,7 +41,7 @@ fn back_signed<T: Record + Clone + PartialEq + std::fmt::Debug>(signed: Signed<T
 }
 
 proptest! {
-    #![proptest_config(crate::config(96))]
+    #![proptest_config(crate::config(48))]
 
     #[test]
     fn records_come_back(seed: u64) {

@@ -21,7 +21,7 @@ fn lengths() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(crate::config(48))]
+    #![proptest_config(crate::config(24))]
 
     #[test]
     fn a_phrase_is_read_as_it_was_written(entropy: [u8; 32], gap in "[ \t\n]{1,4}") {

@@ -159,7 +159,7 @@ fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(crate::config(300))]
+    #![proptest_config(crate::config(128))]
 
     #[test]
     fn any_order_ends_in_the_same_table(
