@@ -16,8 +16,8 @@ use fathom_protocol::head::{Address, Addresses};
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::sign::Signed;
-use futures::future::BoxFuture;
 use fathom_protocol::wire::{PeerRecord, Refusal, RefusalKind, Request, Response, Roles, SILENCE_MS};
+use futures::future::BoxFuture;
 
 use crate::clock;
 use book::PeerBook;

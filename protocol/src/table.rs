@@ -226,7 +226,14 @@ impl Table {
         }
         tell.sort_unstable();
         tell.dedup();
-        let entry = FatEntry { seq: fat.seq, base: fat.base, hash, released: fat.is_release(), uses: fat.uses.to_vec(), vendors: fat.vendors() };
+        let entry = FatEntry {
+            seq: fat.seq,
+            base: fat.base,
+            hash,
+            released: fat.is_release(),
+            uses: fat.uses.to_vec(),
+            vendors: fat.vendors(),
+        };
         self.fats.insert(key, entry);
         Ok(Merged::New { drops: void.into_iter().map(Key::Move).collect(), tell })
     }

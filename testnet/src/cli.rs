@@ -50,11 +50,7 @@ impl CliOutput {
             Some(message) => message.to_owned(),
             None => self.stderr.trim().to_owned(),
         };
-        Err(TestnetError::Command {
-            command: self.command,
-            code: self.code,
-            message,
-        })
+        Err(TestnetError::Command { command: self.command, code: self.code, message })
     }
 
     /// The value at `pointer` (`/vendor/used`) of the answer.
@@ -62,9 +58,7 @@ impl CliOutput {
     /// # Errors
     /// [`TestnetError::Answer`] when the answer has none.
     pub fn at(&self, pointer: &str) -> Result<&Value, TestnetError> {
-        self.json
-            .pointer(pointer)
-            .ok_or_else(|| self.lacks(pointer))
+        self.json.pointer(pointer).ok_or_else(|| self.lacks(pointer))
     }
 
     /// The whole number at `pointer`.
@@ -72,9 +66,7 @@ impl CliOutput {
     /// # Errors
     /// [`TestnetError::Answer`] when the answer has none.
     pub fn u64_at(&self, pointer: &str) -> Result<u64, TestnetError> {
-        self.at(pointer)?
-            .as_u64()
-            .ok_or_else(|| self.lacks(pointer))
+        self.at(pointer)?.as_u64().ok_or_else(|| self.lacks(pointer))
     }
 
     /// The text at `pointer`.
@@ -82,9 +74,7 @@ impl CliOutput {
     /// # Errors
     /// [`TestnetError::Answer`] when the answer has none.
     pub fn str_at(&self, pointer: &str) -> Result<&str, TestnetError> {
-        self.at(pointer)?
-            .as_str()
-            .ok_or_else(|| self.lacks(pointer))
+        self.at(pointer)?.as_str().ok_or_else(|| self.lacks(pointer))
     }
 
     /// The list at `pointer`.
@@ -92,17 +82,11 @@ impl CliOutput {
     /// # Errors
     /// [`TestnetError::Answer`] when the answer has none.
     pub fn list_at(&self, pointer: &str) -> Result<&[Value], TestnetError> {
-        self.at(pointer)?
-            .as_array()
-            .map(Vec::as_slice)
-            .ok_or_else(|| self.lacks(pointer))
+        self.at(pointer)?.as_array().map(Vec::as_slice).ok_or_else(|| self.lacks(pointer))
     }
 
     fn lacks(&self, pointer: &str) -> TestnetError {
-        TestnetError::Answer {
-            command: self.command.clone(),
-            missing: pointer.to_owned(),
-        }
+        TestnetError::Answer { command: self.command.clone(), missing: pointer.to_owned() }
     }
 }
 
@@ -120,15 +104,7 @@ pub fn run_cli(
     limit: Duration,
 ) -> Result<CliOutput, TestnetError> {
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-    Call {
-        binary,
-        dir,
-        args: &args,
-        stdin,
-        limit,
-        cancel: &Cancel::default(),
-    }
-    .run(&mut |_| {})
+    Call { binary, dir, args: &args, stdin, limit, cancel: &Cancel::default() }.run(&mut |_| {})
 }
 
 /// One command of one node.
@@ -181,10 +157,7 @@ impl Call<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|source| TestnetError::Spawn {
-                binary: self.binary.to_owned(),
-                source,
-            })
+            .map_err(|source| TestnetError::Spawn { binary: self.binary.to_owned(), source })
     }
 
     fn follow(
@@ -208,10 +181,7 @@ impl Call<'_> {
             }
         }
         loop {
-            let failed = |source| TestnetError::Spawn {
-                binary: self.binary.to_owned(),
-                source,
-            };
+            let failed = |source| TestnetError::Spawn { binary: self.binary.to_owned(), source };
             if let Some(status) = child.try_wait().map_err(failed)? {
                 return Ok(status);
             }
@@ -224,10 +194,7 @@ impl Call<'_> {
         self.cancel.check()?;
         match watch.remaining(self.limit) {
             Some(left) => Ok(left.min(SLICE)),
-            None => Err(TestnetError::CommandTimeout {
-                command: self.command_line(),
-                seconds: self.limit.as_secs(),
-            }),
+            None => Err(TestnetError::CommandTimeout { command: self.command_line(), seconds: self.limit.as_secs() }),
         }
     }
 
@@ -288,10 +255,7 @@ fn line_reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while let Ok(1..) = pipe.read_until(b'\n', &mut line) {
-                if sender
-                    .send(String::from_utf8_lossy(&line).into_owned())
-                    .is_err()
-                {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                     return;
                 }
                 line.clear();
@@ -303,10 +267,7 @@ fn line_reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
 
 /// Writes from a thread: a command that never reads its input must not block the caller. A command
 /// that ends without reading it closes the pipe, which is its right.
-fn stdin_writer(
-    pipe: Option<impl Write + Send + 'static>,
-    bytes: Vec<u8>,
-) -> Option<thread::JoinHandle<()>> {
+fn stdin_writer(pipe: Option<impl Write + Send + 'static>, bytes: Vec<u8>) -> Option<thread::JoinHandle<()>> {
     pipe.map(|mut pipe| {
         thread::spawn(move || {
             let _ = pipe.write_all(&bytes);
@@ -331,9 +292,7 @@ fn last_answer(stdout: &str) -> Value {
 
 fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -342,24 +301,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn shell(
-        script: &str,
-        stdin: &[u8],
-        limit: Duration,
-    ) -> (Result<CliOutput, TestnetError>, u32) {
+    fn shell(script: &str, stdin: &[u8], limit: Duration) -> (Result<CliOutput, TestnetError>, u32) {
         // `sh` is handed `--dir D --json` first, as a node is; `-c` cannot come after them, so a
         // stand-in script evaluates its last argument.
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/eval.sh");
         let mut events = 0;
         let args = os_args(&[script]);
-        let call = Call {
-            binary: &binary,
-            dir: Path::new("/d"),
-            args: &args,
-            stdin,
-            limit,
-            cancel: &Cancel::default(),
-        };
+        let call =
+            Call { binary: &binary, dir: Path::new("/d"), args: &args, stdin, limit, cancel: &Cancel::default() };
         let output = call.run(&mut |_| events += 1);
         (output, events)
     }
@@ -377,10 +326,7 @@ mod tests {
         assert_eq!(output.stderr, "noise\n");
         assert!(output.at("/bytes").is_err());
         assert_eq!(output.u64_at("/files").unwrap(), 3);
-        assert!(matches!(
-            output.ok(),
-            Err(TestnetError::Command { code: 4, .. })
-        ));
+        assert!(matches!(output.ok(), Err(TestnetError::Command { code: 4, .. })));
     }
 
     #[test]
@@ -392,11 +338,7 @@ mod tests {
 
     #[test]
     fn standard_input_reaches_the_command() {
-        let (output, _) = shell(
-            r#"read -r w; echo "{\"w\":\"$w\"}""#,
-            b"abandon art\n",
-            LIMIT,
-        );
+        let (output, _) = shell(r#"read -r w; echo "{\"w\":\"$w\"}""#, b"abandon art\n", LIMIT);
         assert_eq!(output.unwrap().str_at("/w").unwrap(), "abandon art");
     }
 

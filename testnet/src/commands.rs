@@ -54,20 +54,16 @@ pub fn up(options: &UpOptions) -> u8 {
 /// `fathom testnet status`: `{"dir","nodes":[..]}`.
 #[must_use]
 pub fn status(options: &NetOptions) -> u8 {
-    let shown = options.attach().map(|net| Answer {
-        text: format!("{}\n\n{}", overview(&net), usage(&net)),
-        json: net_json(&net),
-    });
+    let shown = options
+        .attach()
+        .map(|net| Answer { text: format!("{}\n\n{}", overview(&net), usage(&net)), json: net_json(&net) });
     finish(options.json, shown)
 }
 
 /// `fathom testnet kill NODE`: SIGKILL.
 #[must_use]
 pub fn kill(options: &NetOptions, name: &str) -> u8 {
-    finish(
-        options.json,
-        on_node(options, name, "was killed (SIGKILL)", Net::kill),
-    )
+    finish(options.json, on_node(options, name, "was killed (SIGKILL)", Net::kill))
 }
 
 /// `fathom testnet stop NODE`: SIGSTOP.
@@ -80,19 +76,13 @@ pub fn stop(options: &NetOptions, name: &str) -> u8 {
 /// `fathom testnet cont NODE`: SIGCONT.
 #[must_use]
 pub fn cont(options: &NetOptions, name: &str) -> u8 {
-    finish(
-        options.json,
-        on_node(options, name, "goes on (SIGCONT)", Net::cont),
-    )
+    finish(options.json, on_node(options, name, "goes on (SIGCONT)", Net::cont))
 }
 
 /// `fathom testnet start NODE`: starts a dead node again at its address.
 #[must_use]
 pub fn start(options: &NetOptions, name: &str) -> u8 {
-    finish(
-        options.json,
-        on_node(options, name, "is ready again", Net::start),
-    )
+    finish(options.json, on_node(options, name, "is ready again", Net::start))
 }
 
 /// `fathom testnet down`: ends all processes; with `remove`, removes the network's directory too.
@@ -127,11 +117,7 @@ struct Answer {
 fn try_up(options: &UpOptions) -> Result<Answer, TestnetError> {
     let dir = network_dir(options.dir.as_deref())?;
     let started_again = State::path(&dir).exists();
-    let net = if started_again {
-        start_again(&dir)?
-    } else {
-        Net::up(&options.binary, &dir, options.spec.clone())?
-    };
+    let net = if started_again { start_again(&dir)? } else { Net::up(&options.binary, &dir, options.spec.clone())? };
     net.leave_running();
     let mut text = overview(&net);
     if started_again {
@@ -154,10 +140,7 @@ fn try_up(options: &UpOptions) -> Result<Answer, TestnetError> {
 
 fn start_again(dir: &Path) -> Result<Net, TestnetError> {
     let net = Net::attach(dir)?;
-    let living = net
-        .status()
-        .into_iter()
-        .find(|line| line.state != ProcessState::Dead);
+    let living = net.status().into_iter().find(|line| line.state != ProcessState::Dead);
     if let Some(living) = living {
         return Err(TestnetError::Usage(format!(
             "a testnet is running in {} ({} is {}); see `fathom testnet status`, end it with \
@@ -190,10 +173,7 @@ fn try_down(options: &NetOptions, remove: bool) -> Result<Answer, TestnetError> 
         remove_dir(net.dir())?;
         text.push_str("; its files are removed");
     } else {
-        let _ = write!(
-            text,
-            ". Its files are still there: `fathom testnet up` starts it again"
-        );
+        let _ = write!(text, ". Its files are still there: `fathom testnet up` starts it again");
     }
     text.push('.');
     json["killed"] = killed.into();
@@ -209,10 +189,7 @@ fn on_node(
 ) -> Result<Answer, TestnetError> {
     let net = options.attach()?;
     action(&net, name)?;
-    Ok(Answer {
-        text: format!("{name} {done}."),
-        json: net_json(&net),
-    })
+    Ok(Answer { text: format!("{name} {done}."), json: net_json(&net) })
 }
 
 fn net_json(net: &Net) -> Value {
@@ -229,24 +206,12 @@ fn overview(net: &Net) -> String {
             line.pid.map(|pid| pid.to_string()).unwrap_or_default(),
             line.state.as_str().to_owned(),
             // The peer id would double the width of the table; `ready.json` has it.
-            line.address
-                .split("/p2p/")
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-            line.dir
-                .strip_prefix(net.dir())
-                .unwrap_or(&line.dir)
-                .display()
-                .to_string(),
+            line.address.split("/p2p/").next().unwrap_or_default().to_owned(),
+            line.dir.strip_prefix(net.dir()).unwrap_or(&line.dir).display().to_string(),
         ]
     };
     let rows: Vec<_> = net.status().into_iter().map(row).collect();
-    format!(
-        "Testnet in {}\n\n{}",
-        net.dir().display(),
-        table::render(&header, &rows, &[3])
-    )
+    format!("Testnet in {}\n\n{}", net.dir().display(), table::render(&header, &rows, &[3]))
 }
 
 /// The commands that a person may want next.
@@ -263,10 +228,7 @@ fn usage(net: &Net) -> String {
     if let Some(mirror) = net.with_role("mirror").next() {
         line(&mirror.dir, "fat");
     }
-    let vendor = net
-        .with_role("vendor")
-        .next()
-        .map_or("NODE", |vendor| vendor.name.as_str());
+    let vendor = net.with_role("vendor").next().map_or("NODE", |vendor| vendor.name.as_str());
     let dir = net.dir().display();
     lines.push("Disturb it:".to_owned());
     for verb in ["stop", "cont", "kill", "start"] {
@@ -315,36 +277,18 @@ mod tests {
     fn up_status_disturb_down_and_up_again() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path().join("net");
-        let options = NetOptions {
-            dir: Some(dir.clone()),
-            json: true,
-        };
+        let options = NetOptions { dir: Some(dir.clone()), json: true };
         assert_eq!(status(&options), 3);
-        let spec = Spec {
-            mirrors: 1,
-            vendors: 1,
-            ..Spec::default()
-        };
-        let up_options = UpOptions {
-            binary: binary(),
-            dir: Some(dir.clone()),
-            spec,
-            json: true,
-        };
+        let spec = Spec { mirrors: 1, vendors: 1, ..Spec::default() };
+        let up_options = UpOptions { binary: binary(), dir: Some(dir.clone()), spec, json: true };
         let answer = try_up(&up_options).unwrap();
         assert_eq!(answer.json["nodes"][2]["name"], "vendor-1");
         assert_eq!(answer.json["nodes"][2]["state"], "running");
         assert_eq!(answer.json["phrases"]["user-1"], "words of user-1");
         assert!(answer.text.contains("/user-1 put FILE"), "{}", answer.text);
         assert_eq!(up(&up_options), 2);
-        assert_eq!(
-            (stop(&options, "vendor-1"), cont(&options, "vendor-1")),
-            (0, 0)
-        );
-        assert_eq!(
-            (kill(&options, "vendor-1"), start(&options, "vendor-1")),
-            (0, 0)
-        );
+        assert_eq!((stop(&options, "vendor-1"), cont(&options, "vendor-1")), (0, 0));
+        assert_eq!((kill(&options, "vendor-1"), start(&options, "vendor-1")), (0, 0));
         assert_eq!(kill(&options, "vendor-7"), 3);
         assert_eq!(down(&options, false), 0);
         assert_eq!(try_up(&up_options).unwrap().json["started_again"], true);
@@ -358,17 +302,8 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path().to_owned();
         std::fs::write(dir.join("fail-mirror-1"), "").unwrap();
-        let spec = Spec {
-            mirrors: 1,
-            vendors: 1,
-            ..Spec::default()
-        };
-        let options = UpOptions {
-            binary: binary(),
-            dir: Some(dir.clone()),
-            spec,
-            json: true,
-        };
+        let spec = Spec { mirrors: 1, vendors: 1, ..Spec::default() };
+        let options = UpOptions { binary: binary(), dir: Some(dir.clone()), spec, json: true };
         assert_eq!(up(&options), 1);
         std::fs::remove_file(dir.join("fail-mirror-1")).unwrap();
         let error = try_up(&options).err().unwrap().to_string();

@@ -45,19 +45,8 @@ impl State {
         dir.join("testnet.json")
     }
 
-    pub(crate) fn new(
-        binary: PathBuf,
-        invite: Option<String>,
-        exit_with_parent: bool,
-        nodes: Vec<NodeState>,
-    ) -> Self {
-        Self {
-            version: STATE_VERSION,
-            binary,
-            invite,
-            exit_with_parent,
-            nodes,
-        }
+    pub(crate) fn new(binary: PathBuf, invite: Option<String>, exit_with_parent: bool, nodes: Vec<NodeState>) -> Self {
+        Self { version: STATE_VERSION, binary, invite, exit_with_parent, nodes }
     }
 
     /// Reads the state of the network in `dir`.
@@ -66,16 +55,10 @@ impl State {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(TestnetError::NoTestnet {
-                    dir: dir.to_owned(),
-                });
+                return Err(TestnetError::NoTestnet { dir: dir.to_owned() });
             }
             Err(source) => {
-                return Err(TestnetError::File {
-                    what: "read",
-                    path,
-                    source,
-                });
+                return Err(TestnetError::File { what: "read", path, source });
             }
         };
         let state: Self = serde_json::from_slice(&text).map_err(|error| TestnetError::File {
@@ -85,11 +68,7 @@ impl State {
         })?;
         if state.version != STATE_VERSION {
             let source = io::Error::other(format!("it has version {}", state.version));
-            return Err(TestnetError::File {
-                what: "understand",
-                path,
-                source,
-            });
+            return Err(TestnetError::File { what: "understand", path, source });
         }
         Ok(state)
     }
@@ -97,23 +76,13 @@ impl State {
     /// Replaces the state in `dir` at once: a reader sees the old or the new one.
     pub(crate) fn save(&self, dir: &Path) -> Result<(), TestnetError> {
         let path = Self::path(dir);
-        let failed = |source| TestnetError::File {
-            what: "write",
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| TestnetError::File { what: "write", path: path.clone(), source };
         let mut text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
         let temporary = dir.join("testnet.json.new");
         let mut options = File::options();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary);
-        file.and_then(|mut file| file.write_all(&text))
-            .map_err(failed)?;
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        file.and_then(|mut file| file.write_all(&text)).map_err(failed)?;
         fs::rename(&temporary, &path).map_err(failed)
     }
 }
@@ -132,15 +101,9 @@ impl Ready {
     /// file that cannot be understood is an error and not an early look.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, TestnetError> {
         let path = dir.join("ready.json");
-        let failed = |source| TestnetError::File {
-            what: "understand",
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| TestnetError::File { what: "understand", path: path.clone(), source };
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|e| failed(e.into())),
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| failed(e.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
@@ -149,25 +112,16 @@ impl Ready {
 
 /// Creates `dir` and what is missing above it, closed to other users.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), TestnetError> {
-    let created = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    created.map_err(|source| TestnetError::File {
-        what: "create",
-        path: dir.to_owned(),
-        source,
-    })
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created.map_err(|source| TestnetError::File { what: "create", path: dir.to_owned(), source })
 }
 
 /// Removes `dir` and everything in it; one that is not there is fine.
 pub(crate) fn remove_dir(dir: &Path) -> Result<(), TestnetError> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TestnetError::File {
-            what: "remove",
-            path: dir.to_owned(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(TestnetError::File { what: "remove", path: dir.to_owned(), source: error })
+        }
         _ => Ok(()),
     }
 }
@@ -203,9 +157,7 @@ pub(crate) fn free_port() -> Result<u16, TestnetError> {
             return Ok(port);
         }
     }
-    Err(TestnetError::Usage(format!(
-        "no free UDP port among {PORTS_TRIED} tried in {PORTS:?}"
-    )))
+    Err(TestnetError::Usage(format!("no free UDP port among {PORTS_TRIED} tried in {PORTS:?}")))
 }
 
 /// Whether no socket of this machine has UDP `port`. The kernel's tables are read: binding the port
@@ -262,26 +214,15 @@ mod tests {
     #[test]
     fn no_state_a_foreign_version_and_nonsense_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            State::load(dir.path()),
-            Err(TestnetError::NoTestnet { .. })
-        ));
+        assert!(matches!(State::load(dir.path()), Err(TestnetError::NoTestnet { .. })));
         fs::write(State::path(dir.path()), "{").unwrap();
-        assert!(matches!(
-            State::load(dir.path()),
-            Err(TestnetError::File { .. })
-        ));
+        assert!(matches!(State::load(dir.path()), Err(TestnetError::File { .. })));
         let mut state = State::new("/bin/true".into(), None, false, Vec::new());
         state.save(dir.path()).unwrap();
         assert!(State::load(dir.path()).unwrap().nodes.is_empty());
         state.version += 1;
         state.save(dir.path()).unwrap();
-        assert!(
-            State::load(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("version 2")
-        );
+        assert!(State::load(dir.path()).unwrap_err().to_string().contains("version 2"));
     }
 
     #[test]
@@ -289,11 +230,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Ready::read(dir.path()).unwrap().is_none());
         let path = dir.path().join("ready.json");
-        fs::write(
-            &path,
-            r#"{"pid":7,"node":"ab","peer_id":"12D3","addresses":["/ip4"],"roles":[]}"#,
-        )
-        .unwrap();
+        fs::write(&path, r#"{"pid":7,"node":"ab","peer_id":"12D3","addresses":["/ip4"],"roles":[]}"#).unwrap();
         assert_eq!(Ready::read(dir.path()).unwrap().unwrap().pid, 7);
         fs::write(&path, "{}").unwrap();
         assert!(Ready::read(dir.path()).is_err());

@@ -134,11 +134,7 @@ mod tests {
         let id = ProcessId::of(child.id()).unwrap();
         assert_eq!(id.state(), ProcessState::Running);
         assert!(id.signal(Signal::STOP).unwrap());
-        let state = |wanted| {
-            wait_until(Duration::from_secs(5), "the state changes", || {
-                id.state() == wanted
-            })
-        };
+        let state = |wanted| wait_until(Duration::from_secs(5), "the state changes", || id.state() == wanted);
         state(ProcessState::Stopped).unwrap();
         assert!(id.signal(Signal::CONT).unwrap());
         state(ProcessState::Running).unwrap();
@@ -155,10 +151,7 @@ mod tests {
     fn a_recycled_process_id_is_never_signalled() {
         let mut child = sleeper();
         let real = ProcessId::of(child.id()).unwrap();
-        let earlier = ProcessId {
-            start_ticks: real.start_ticks - 1,
-            ..real
-        };
+        let earlier = ProcessId { start_ticks: real.start_ticks - 1, ..real };
         assert_eq!(earlier.state(), ProcessState::Dead);
         assert!(!earlier.signal(Signal::KILL).unwrap());
         assert_eq!(real.state(), ProcessState::Running);
@@ -169,10 +162,7 @@ mod tests {
     #[test]
     fn impossible_ids_are_dead() {
         for pid in [0, u32::MAX] {
-            let id = ProcessId {
-                pid,
-                start_ticks: 1,
-            };
+            let id = ProcessId { pid, start_ticks: 1 };
             assert_eq!(id.state(), ProcessState::Dead);
             assert!(!id.signal(Signal::KILL).unwrap());
         }

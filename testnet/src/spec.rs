@@ -112,9 +112,7 @@ impl Spec {
         set.extend(other.set);
         VendorSpec {
             zone: other.zone.unwrap_or_else(|| format!("zone-{zone}")),
-            operator: other
-                .operator
-                .unwrap_or_else(|| format!("operator-{number}")),
+            operator: other.operator.unwrap_or_else(|| format!("operator-{number}")),
             devices: other.devices.unwrap_or(self.devices),
             device_quota: other.device_quota.unwrap_or(self.device_quota),
             device_reserve: self.device_reserve,
@@ -127,21 +125,13 @@ impl Spec {
     pub(crate) fn check(&self) -> Result<(), TestnetError> {
         let usage = |text: &str| Err(TestnetError::Usage(text.to_owned()));
         if !self.bootstrap && self.mirrors == 0 {
-            return usage(
-                "a network needs a bootstrap node or at least one mirror to join through",
-            );
+            return usage("a network needs a bootstrap node or at least one mirror to join through");
         }
         if self.vendors > 0 && self.zones == 0 {
             return usage("vendors need at least one zone");
         }
-        if let Some(number) = self
-            .overrides
-            .keys()
-            .find(|n| **n == 0 || **n > self.vendors)
-        {
-            return Err(TestnetError::Usage(format!(
-                "there is no vendor-{number} to override"
-            )));
+        if let Some(number) = self.overrides.keys().find(|n| **n == 0 || **n > self.vendors) {
+            return Err(TestnetError::Usage(format!("there is no vendor-{number} to override")));
         }
         Ok(())
     }
@@ -170,22 +160,13 @@ pub(crate) struct NodePlan {
 
 impl NodePlan {
     pub(crate) fn new(name: &str, role: &'static str, entry: Entry) -> Self {
-        Self {
-            name: name.to_owned(),
-            role,
-            entry,
-            vendor: None,
-            set: Vec::new(),
-            no_phrase: false,
-        }
+        Self { name: name.to_owned(), role, entry, vendor: None, set: Vec::new(), no_phrase: false }
     }
 
     /// The vendor's device directories below the node's directory `dir`.
     pub(crate) fn devices(&self, dir: &Path) -> Vec<PathBuf> {
         let count = self.vendor.as_ref().map_or(0, |vendor| vendor.devices);
-        (1..=count)
-            .map(|n| dir.join("devices").join(format!("disk-{n}")))
-            .collect()
+        (1..=count).map(|n| dir.join("devices").join(format!("disk-{n}"))).collect()
     }
 
     /// The arguments of `fathom` that make this node in `dir`, listening on UDP `port`.
@@ -198,8 +179,7 @@ impl NodePlan {
         };
         args.pair("--listen", &format!("/ip4/127.0.0.1/udp/{port}/quic-v1"));
         if let Some(vendor) = &self.vendor {
-            args.pair("--zone", &vendor.zone)
-                .pair("--operator", &vendor.operator);
+            args.pair("--zone", &vendor.zone).pair("--operator", &vendor.operator);
             for device in self.devices(dir) {
                 let mut value = device.into_os_string();
                 value.push(format!(":{}", vendor.device_quota));
@@ -239,10 +219,7 @@ mod tests {
 
     fn line(plan: &NodePlan) -> String {
         let args = plan.init_args(Path::new("/n/vendor-6"), 20_001);
-        args.iter()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-            .join(" ")
+        args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
     }
 
     fn pair(key: &str, value: &str) -> (String, String) {
@@ -251,10 +228,7 @@ mod tests {
 
     #[test]
     fn golden_vendor() {
-        let mut spec = Spec {
-            vendor_set: vec![pair("vendor.hold_seconds", "1")],
-            ..Spec::default()
-        };
+        let mut spec = Spec { vendor_set: vec![pair("vendor.hold_seconds", "1")], ..Spec::default() };
         let other = VendorOverride {
             devices: Some(2),
             device_quota: Some(1000),
@@ -294,24 +268,14 @@ mod tests {
     fn six_vendors_fall_into_three_zones() {
         let spec = Spec::default();
         let zones: Vec<_> = (1..=6).map(|n| spec.vendor(n).zone).collect();
-        assert_eq!(
-            zones,
-            ["zone-1", "zone-2", "zone-3", "zone-1", "zone-2", "zone-3"]
-        );
+        assert_eq!(zones, ["zone-1", "zone-2", "zone-3", "zone-1", "zone-2", "zone-3"]);
     }
 
     #[test]
     fn networks_that_cannot_be_are_refused() {
-        let none = Spec {
-            bootstrap: false,
-            mirrors: 0,
-            ..Spec::default()
-        };
+        let none = Spec { bootstrap: false, mirrors: 0, ..Spec::default() };
         assert!(none.check().is_err());
-        let no_zone = Spec {
-            zones: 0,
-            ..Spec::default()
-        };
+        let no_zone = Spec { zones: 0, ..Spec::default() };
         assert!(no_zone.check().is_err());
         let mut stray = Spec::default();
         stray.overrides.insert(7, VendorOverride::default());

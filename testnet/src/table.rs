@@ -6,9 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 /// figures. Lines do not end in spaces.
 pub(crate) fn render(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     for row in rows {
         table.add_row(row.clone());
     }
@@ -18,20 +16,10 @@ pub(crate) fn render(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> 
         }
     }
     let text = table.to_string();
-    let width = text
-        .lines()
-        .map(|line| line.trim_end().chars().count())
-        .max()
-        .unwrap_or(0);
-    let mut lines: Vec<_> = text
-        .lines()
-        .map(|line| format!("  {}", line.trim_end()))
-        .collect();
+    let width = text.lines().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
+    let mut lines: Vec<_> = text.lines().map(|line| format!("  {}", line.trim_end())).collect();
     // The cells of this style begin with a space; the rule starts where the text does.
-    lines.insert(
-        1.min(lines.len()),
-        format!("   {}", "-".repeat(width.saturating_sub(1))),
-    );
+    lines.insert(1.min(lines.len()), format!("   {}", "-".repeat(width.saturating_sub(1))));
     lines.join("\n")
 }
 

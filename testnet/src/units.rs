@@ -15,11 +15,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let number = if value >= 100.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.1}")
-    };
+    let number = if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
     format!("{number} {}", UNITS[unit])
 }
 
@@ -31,11 +27,7 @@ pub(crate) fn seconds(time: Duration) -> String {
 /// Megabytes (10^6 bytes) per second; 0 for no time at all.
 pub(crate) fn mb_per_s(bytes: u64, time: Duration) -> f64 {
     let seconds = time.as_secs_f64();
-    if seconds > 0.0 {
-        bytes as f64 / 1e6 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { bytes as f64 / 1e6 / seconds } else { 0.0 }
 }
 
 /// The first eight characters of an identifier: enough to tell nodes apart by eye.

@@ -29,11 +29,7 @@ impl Cancel {
     /// # Errors
     /// [`TestnetError::Cancelled`] once the flag is set.
     pub fn check(&self) -> Result<(), TestnetError> {
-        if self.is_cancelled() {
-            Err(TestnetError::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(TestnetError::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -56,9 +52,7 @@ impl Stopwatch {
 
     /// What is left of `limit`, or `None` once it has passed.
     pub(crate) fn remaining(&self, limit: Duration) -> Option<Duration> {
-        limit
-            .checked_sub(self.elapsed())
-            .filter(|left| !left.is_zero())
+        limit.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
     }
 }
 
@@ -67,14 +61,8 @@ impl Stopwatch {
 /// # Errors
 /// [`TestnetError::Deadline`] naming `what` (worded to follow "waited until") when `deadline` has
 /// passed. The condition is looked at once more at the deadline, and at least once.
-pub fn wait_until(
-    deadline: Duration,
-    what: &str,
-    mut condition: impl FnMut() -> bool,
-) -> Result<(), TestnetError> {
-    wait_for(deadline, what, &Cancel::default(), || {
-        Ok(condition().then_some(()))
-    })
+pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<(), TestnetError> {
+    wait_for(deadline, what, &Cancel::default(), || Ok(condition().then_some(())))
 }
 
 /// Waits until `attempt` gives a value; an error of `attempt` ends the wait.
@@ -94,10 +82,7 @@ pub(crate) fn wait_for<T>(
         match left {
             Some(left) => std::thread::sleep(POLL.min(left)),
             None => {
-                return Err(TestnetError::Deadline {
-                    what: what.to_owned(),
-                    seconds: deadline.as_secs(),
-                });
+                return Err(TestnetError::Deadline { what: what.to_owned(), seconds: deadline.as_secs() });
             }
         }
     }
@@ -123,8 +108,7 @@ mod tests {
     fn a_cancelled_wait_ends_at_once() {
         let cancel = Cancel::default();
         cancel.clone().cancel();
-        let result: Result<(), _> =
-            wait_for(Duration::from_secs(60), "never", &cancel, || Ok(None));
+        let result: Result<(), _> = wait_for(Duration::from_secs(60), "never", &cancel, || Ok(None));
         assert!(matches!(result, Err(TestnetError::Cancelled)));
     }
 }

@@ -27,10 +27,7 @@ async fn a_kind_of_stream_that_the_peer_does_not_speak_is_a_typed_error() {
     let (server, mut incoming) = start_named(&config(1), Arc::new(names)).unwrap();
     let (client, _kept) = start(config(2)).await.unwrap();
     let (id, addresses) = (server.node(), server.listen_addresses().await);
-    let unsupported = OverlayError::Unsupported {
-        peer: id,
-        proto: Proto::Rpc,
-    };
+    let unsupported = OverlayError::Unsupported { peer: id, proto: Proto::Rpc };
     let calls = (0..20).map(|_| client.rpc(id, &addresses, b"x", 10, SOON));
     for answer in futures::future::join_all(calls).await {
         assert_eq!(answer, Err(unsupported.clone()));
@@ -39,9 +36,6 @@ async fn a_kind_of_stream_that_the_peer_does_not_speak_is_a_typed_error() {
     assert_eq!(error, unsupported);
     let mut stream = client.open(id, &[], Proto::Chunk, SOON).await.unwrap();
     write_frame(&mut stream, b"chunk").await.unwrap();
-    let inbound = timeout(SOON, incoming.streams.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let inbound = timeout(SOON, incoming.streams.recv()).await.unwrap().unwrap();
     assert_eq!(inbound.proto, Proto::Chunk);
 }

@@ -62,8 +62,7 @@ impl Names {
         let stream = |proto: Proto| {
             let name = format!("/fathom/{short}/{}/1", proto.word());
             // The only refusal is of a name without the leading slash.
-            let name = StreamProtocol::try_from_owned(name)
-                .unwrap_or(StreamProtocol::new("/fathom/unnamed"));
+            let name = StreamProtocol::try_from_owned(name).unwrap_or(StreamProtocol::new("/fathom/unnamed"));
             (proto, name)
         };
         Self {
@@ -94,10 +93,7 @@ impl Names {
 
     /// Which kind of stream `name` is.
     pub(crate) fn proto(&self, name: &StreamProtocol) -> Option<Proto> {
-        self.streams
-            .iter()
-            .find(|(_, known)| known == name)
-            .map(|(proto, _)| *proto)
+        self.streams.iter().find(|(_, known)| known == name).map(|(proto, _)| *proto)
     }
 }
 
@@ -108,18 +104,9 @@ mod tests {
     #[test]
     fn names_carry_the_network() {
         let names = Names::of(NetworkId([0xab; 16]));
-        assert_eq!(
-            names.stream(Proto::Rpc).as_ref(),
-            "/fathom/abababababababab/rpc/1"
-        );
-        assert_eq!(
-            names.stream(Proto::Chunk).as_ref(),
-            "/fathom/abababababababab/chunk/1"
-        );
-        assert_eq!(
-            names.stream(Proto::Fetch).as_ref(),
-            "/fathom/abababababababab/fetch/1"
-        );
+        assert_eq!(names.stream(Proto::Rpc).as_ref(), "/fathom/abababababababab/rpc/1");
+        assert_eq!(names.stream(Proto::Chunk).as_ref(), "/fathom/abababababababab/chunk/1");
+        assert_eq!(names.stream(Proto::Fetch).as_ref(), "/fathom/abababababababab/fetch/1");
         assert_eq!(names.identify, "/fathom/abababababababababababababababab/1");
         assert_eq!(names.topic.to_string(), "/fathom/abababababababab/hint/1");
         for proto in Proto::ALL {

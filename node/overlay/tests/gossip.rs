@@ -11,11 +11,7 @@ use fathom_overlay::{OverlayConfig, OverlayError, Verdict};
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
 
 async fn mirror(seed: u8) -> Node {
-    node(OverlayConfig {
-        gossip: true,
-        ..config(seed)
-    })
-    .await
+    node(OverlayConfig { gossip: true, ..config(seed) }).await
 }
 
 /// Publishes until a subscriber is known: subscriptions travel after the connection.
@@ -29,10 +25,7 @@ async fn publish(node: &Node, bytes: &[u8]) {
 }
 
 async fn receive(node: &mut Node, verdict: Verdict) -> Vec<u8> {
-    let message = tokio::time::timeout(SOON, node.incoming.gossip.recv())
-        .await
-        .expect("a message")
-        .unwrap();
+    let message = tokio::time::timeout(SOON, node.incoming.gossip.recv()).await.expect("a message").unwrap();
     node.overlay.report_gossip(message.id, verdict).await;
     message.bytes
 }
@@ -45,17 +38,9 @@ async fn a_message_reaches_4_of_4_and_a_rejected_one_is_not_passed_on() {
     for seed in 1..=4 {
         mirrors.push(mirror(seed).await);
     }
-    publisher
-        .overlay
-        .connect(mirrors[0].id(), &mirrors[0].addresses, SOON)
-        .await
-        .unwrap();
+    publisher.overlay.connect(mirrors[0].id(), &mirrors[0].addresses, SOON).await.unwrap();
     for i in 1..4 {
-        mirrors[i]
-            .overlay
-            .connect(mirrors[i - 1].id(), &mirrors[i - 1].addresses, SOON)
-            .await
-            .unwrap();
+        mirrors[i].overlay.connect(mirrors[i - 1].id(), &mirrors[i - 1].addresses, SOON).await.unwrap();
     }
     // The mesh exists once a message has gone the whole way; then each message must arrive exactly once, in its turn.
     let begun = Instant::now();
@@ -67,10 +52,7 @@ async fn a_message_reaches_4_of_4_and_a_rejected_one_is_not_passed_on() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for mirror in &mut mirrors[..3] {
             while let Ok(message) = mirror.incoming.gossip.try_recv() {
-                mirror
-                    .overlay
-                    .report_gossip(message.id, Verdict::Accept)
-                    .await;
+                mirror.overlay.report_gossip(message.id, Verdict::Accept).await;
             }
         }
     }
@@ -101,39 +83,20 @@ async fn a_message_reaches_4_of_4_and_a_rejected_one_is_not_passed_on() {
 async fn a_small_network_hears_within_a_second_or_so() {
     let mut one = mirror(1).await;
     let two = mirror(2).await;
-    two.overlay
-        .connect(one.id(), &one.addresses, SOON)
-        .await
-        .unwrap();
+    two.overlay.connect(one.id(), &one.addresses, SOON).await.unwrap();
     let begun = Instant::now();
     publish(&two, b"hint").await;
     assert_eq!(receive(&mut one, Verdict::Accept).await, b"hint");
-    assert!(
-        begun.elapsed() < Duration::from_millis(2500),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gossip_errors_are_typed() {
     let alone = mirror(1).await;
-    assert_eq!(
-        alone.overlay.publish(vec![1]).await,
-        Err(OverlayError::GossipNoPeers)
-    );
-    let too_long = OverlayError::GossipTooLong {
-        bytes: GOSSIP_BYTES_MAX + 1,
-        max: GOSSIP_BYTES_MAX,
-    };
-    assert_eq!(
-        alone.overlay.publish(vec![1; GOSSIP_BYTES_MAX + 1]).await,
-        Err(too_long)
-    );
-    assert!(matches!(
-        alone.overlay.publish(Vec::new()).await,
-        Err(OverlayError::Gossip { .. })
-    ));
+    assert_eq!(alone.overlay.publish(vec![1]).await, Err(OverlayError::GossipNoPeers));
+    let too_long = OverlayError::GossipTooLong { bytes: GOSSIP_BYTES_MAX + 1, max: GOSSIP_BYTES_MAX };
+    assert_eq!(alone.overlay.publish(vec![1; GOSSIP_BYTES_MAX + 1]).await, Err(too_long));
+    assert!(matches!(alone.overlay.publish(Vec::new()).await, Err(OverlayError::Gossip { .. })));
 }
 
 /// Who does not subscribe gets nothing.
@@ -142,24 +105,10 @@ async fn others_are_left_in_peace() {
     let mut one = mirror(1).await;
     let two = mirror(2).await;
     let other = node(config(3)).await;
-    two.overlay
-        .connect(one.id(), &one.addresses, SOON)
-        .await
-        .unwrap();
-    other
-        .overlay
-        .connect(two.id(), &two.addresses, SOON)
-        .await
-        .unwrap();
+    two.overlay.connect(one.id(), &one.addresses, SOON).await.unwrap();
+    other.overlay.connect(two.id(), &two.addresses, SOON).await.unwrap();
     let id = other.id();
-    until("they are connected", || async {
-        two.overlay
-            .connected()
-            .await
-            .iter()
-            .any(|(peer, _)| *peer == id)
-    })
-    .await;
+    until("they are connected", || async { two.overlay.connected().await.iter().any(|(peer, _)| *peer == id) }).await;
     publish(&two, b"hint").await;
     assert_eq!(receive(&mut one, Verdict::Accept).await, b"hint");
     let mut incoming = other.incoming;

@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::{Roles, fat, open_user};
 use crate::config::{Config, Role};
 use crate::control::results::{
-    DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor, RecoverResult,
-    StatusResult, UserStatus, VendorStatus,
+    DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
+    RecoverResult, StatusResult, UserStatus, VendorStatus,
 };
 use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink};
 use crate::home::Home;
@@ -161,7 +161,8 @@ impl NodeCommands {
     async fn fat(&self, only_digest: bool, mirror: Option<&str>) -> Result<Value, CommandError> {
         let asked: Option<NodeId> = match mirror {
             Some(text) => Some(text.parse().map_err(|error| {
-                CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}")).hint("`fathom status` lists the mirrors")
+                CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
+                    .hint("`fathom status` lists the mirrors")
             })?),
             None => None,
         };
@@ -196,7 +197,10 @@ impl NodeCommands {
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
         let user = self.user()?;
         let ways = user.explain(name).await?;
-        let entry = |(head, way): (fathom_protocol::sign::Signed<fathom_protocol::head::VendorHead>, crate::roles::user::Way)| PathVendor {
+        let entry = |(head, way): (
+            fathom_protocol::sign::Signed<fathom_protocol::head::VendorHead>,
+            crate::roles::user::Way,
+        )| PathVendor {
             vendor: head.vendor.to_string(),
             zone: head.characteristics.zone.to_string(),
             rtt_ms: way.round_trip_ms,
@@ -216,7 +220,9 @@ impl NodeCommands {
         let user = match known {
             Some(user) if user.owner() == secret.owner() => user,
             _ => {
-                let Some(user) = open_user(&self.home, &self.config, &self.net).await? else { return self.user().map(|_| RecoverResult::default()) };
+                let Some(user) = open_user(&self.home, &self.config, &self.net).await? else {
+                    return self.user().map(|_| RecoverResult::default());
+                };
                 *self.user.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&user));
                 self.keep_renewing();
                 user
@@ -250,7 +256,11 @@ fn digest_result(digest: TableDigest) -> FatDigestResult {
 }
 
 impl Commands for NodeCommands {
-    fn run(self: Arc<Self>, request: ControlRequest, events: EventSink) -> BoxFuture<'static, Result<Value, CommandError>> {
+    fn run(
+        self: Arc<Self>,
+        request: ControlRequest,
+        events: EventSink,
+    ) -> BoxFuture<'static, Result<Value, CommandError>> {
         Box::pin(async move { Self::run(&self, request, events).await })
     }
 }

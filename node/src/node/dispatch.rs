@@ -93,7 +93,11 @@ impl Dispatch {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(work));
     }
 
-    async fn announce(&self, from: NodeId, record: fathom_protocol::sign::Carried<fathom_protocol::wire::PeerRecord>) -> Response {
+    async fn announce(
+        &self,
+        from: NodeId,
+        record: fathom_protocol::sign::Carried<fathom_protocol::wire::PeerRecord>,
+    ) -> Response {
         match record.verify() {
             Ok(record) if record.node == from => {
                 self.net.book().learn(record);
@@ -118,7 +122,8 @@ fn for_vendor(me: NodeId, request: &Request) -> bool {
 
 impl Handler for Dispatch {
     async fn handle(&self, from: NodeId, request: Request) -> Response {
-        let wrong_role = || Response::Refused(Refusal::new(RefusalKind::WrongRole, "this node does not have the role for that"));
+        let wrong_role =
+            || Response::Refused(Refusal::new(RefusalKind::WrongRole, "this node does not have the role for that"));
         match request {
             Request::Ping => Response::Done,
             Request::Announce(record) => self.announce(from, record).await,

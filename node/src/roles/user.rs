@@ -95,7 +95,9 @@ fn nonce() -> Result<Hash, UserError> {
 }
 
 /// Runs blocking work off the reactor.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, UserError> + Send + 'static) -> Result<T, UserError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UserError> + Send + 'static,
+) -> Result<T, UserError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(UserError::Internal(format!("a worker ended early: {error}"))),

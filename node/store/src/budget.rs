@@ -28,10 +28,7 @@ pub(crate) struct Reservation<'a> {
 
 impl Budget {
     pub(crate) fn new(quota: u64) -> Self {
-        Self {
-            quota,
-            counts: Mutex::default(),
-        }
+        Self { quota, counts: Mutex::default() }
     }
 
     pub(crate) fn quota(&self) -> u64 {
@@ -49,30 +46,18 @@ impl Budget {
 
     fn free_of(counts: &Counts, quota: u64, medium_free: u64) -> u64 {
         // Reserved bytes may not have reached the medium yet, so they are taken off both.
-        let of_quota = quota
-            .saturating_sub(counts.used)
-            .saturating_sub(counts.temporary);
+        let of_quota = quota.saturating_sub(counts.used).saturating_sub(counts.temporary);
         of_quota.min(medium_free.saturating_sub(counts.temporary))
     }
 
-    pub(crate) fn reserve(
-        &self,
-        bytes: u64,
-        medium_free: u64,
-    ) -> Result<Reservation<'_>, DeviceError> {
+    pub(crate) fn reserve(&self, bytes: u64, medium_free: u64) -> Result<Reservation<'_>, DeviceError> {
         let mut counts = self.lock();
         let free = Self::free_of(&counts, self.quota, medium_free);
         if bytes > free {
-            return Err(DeviceError::NoSpace {
-                needed: bytes,
-                free,
-            });
+            return Err(DeviceError::NoSpace { needed: bytes, free });
         }
         counts.temporary += bytes;
-        Ok(Reservation {
-            budget: self,
-            bytes,
-        })
+        Ok(Reservation { budget: self, bytes })
     }
 
     /// A part of `bytes` bytes is gone.

@@ -100,9 +100,7 @@ pub struct PartEntry {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The quota or the file system has no room.
-    #[error(
-        "find room for {needed} bytes: {free} bytes are free; raise the device's quota or free space on its disk"
-    )]
+    #[error("find room for {needed} bytes: {free} bytes are free; raise the device's quota or free space on its disk")]
     NoSpace {
         /// Bytes asked for.
         needed: u64,
@@ -186,11 +184,7 @@ pub trait Device: Send + Sync {
     /// As for [`Device::get`].
     fn verify(&self, part: Hash) -> Result<PartValidation, DeviceError> {
         let bytes = self.get(part)?;
-        Ok(PartValidation {
-            device: self.id(),
-            part,
-            length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        })
+        Ok(PartValidation { device: self.id(), part, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
     }
 
     /// Every part that is there, in no particular order.

@@ -21,9 +21,7 @@ use fathom_protocol::ids::{DeviceId, Hash, NodeId};
 use fathom_protocol::limits::CHUNK_BYTES_MAX;
 
 use crate::budget::Budget;
-use crate::device::{
-    Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation,
-};
+use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 use crate::marker::{self, Marker, io_error};
 use crate::meter::{Meter, now};
 use crate::part::PART_HEADER_BYTES;
@@ -77,11 +75,7 @@ impl DirectoryDevice {
     ///
     /// # Errors
     /// `Refused` if the directory is another vendor's, another device's, or its marker is unreadable; `Io`.
-    pub fn open(
-        config: DirectoryConfig,
-        vendor: NodeId,
-        known: Option<DeviceId>,
-    ) -> Result<Self, DeviceError> {
+    pub fn open(config: DirectoryConfig, vendor: NodeId, known: Option<DeviceId>) -> Result<Self, DeviceError> {
         Self::open_with(config, vendor, known, None)
     }
 
@@ -105,11 +99,7 @@ impl DirectoryDevice {
             vendor,
             id,
             meter: Meter::default(),
-            status: Mutex::new(Status {
-                state: DeviceState::Suspended,
-                reason: String::new(),
-                disk: 0,
-            }),
+            status: Mutex::new(Status { state: DeviceState::Suspended, reason: String::new(), disk: 0 }),
             naming: Mutex::new(()),
             gate: RwLock::new(()),
             next_temporary: AtomicU64::new(0),
@@ -162,8 +152,7 @@ impl DirectoryDevice {
         if status.state == DeviceState::Healthy {
             tracing::error!(device = %self.id, path = %self.config.path.display(), %error, "device takes no more parts until it is reopened");
             status.state = DeviceState::Failed;
-            status.reason =
-                format!("a write failed earlier ({error}); check the disk, then reopen the device");
+            status.reason = format!("a write failed earlier ({error}); check the disk, then reopen the device");
         }
     }
 
@@ -172,18 +161,13 @@ impl DirectoryDevice {
         let disk = {
             let status = self.status();
             if status.state == DeviceState::Suspended {
-                return Err(DeviceError::Suspended {
-                    reason: status.reason.clone(),
-                });
+                return Err(DeviceError::Suspended { reason: status.reason.clone() });
             }
             status.disk
         };
         match marker::read(&self.config.path) {
             Ok(Some((found, on))) if found.device == self.id && on == disk => Ok(()),
-            Ok(Some(_)) => Err(self.suspend(format!(
-                "another device is mounted at {}",
-                self.config.path.display()
-            ))),
+            Ok(Some(_)) => Err(self.suspend(format!("another device is mounted at {}", self.config.path.display()))),
             Ok(None) => Err(self.suspend(absent(&self.config.path))),
             Err(error) => Err(self.suspend(error.to_string())),
         }
@@ -195,37 +179,25 @@ impl DirectoryDevice {
         let status = self.status();
         match status.state {
             DeviceState::Healthy => Ok(()),
-            _ => Err(DeviceError::Suspended {
-                reason: status.reason.clone(),
-            }),
+            _ => Err(DeviceError::Suspended { reason: status.reason.clone() }),
         }
     }
 
     fn medium_free(&self) -> u64 {
         rustix::fs::statvfs(&self.config.path)
-            .map(|fs| {
-                fs.f_bavail
-                    .saturating_mul(fs.f_frsize)
-                    .saturating_sub(self.config.reserve)
-            })
+            .map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(self.config.reserve))
             .unwrap_or(0)
     }
 
     fn step(&self, step: IoStep, path: &Path) -> io::Result<()> {
-        self.hook
-            .as_ref()
-            .map_or(Ok(()), |hook| hook.before(step, path))
+        self.hook.as_ref().map_or(Ok(()), |hook| hook.before(step, path))
     }
 
     /// Writes, syncs and reads back a temporary file.
     fn write_temporary(&self, path: &Path, part: Hash, bytes: &[u8]) -> Result<(), DeviceError> {
         let write = || -> io::Result<File> {
             self.step(IoStep::Write, path)?;
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(path)?;
+            let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
             file.write_all(bytes)?;
             Ok(file)
         };
@@ -234,29 +206,13 @@ impl DirectoryDevice {
             .and_then(|()| file.sync_data())
             .map_err(|error| self.write_error("sync", path, error, bytes.len()))?;
         let found = hash_file(path).map_err(|error| io_error("read back", path, error))?;
-        if found == part {
-            Ok(())
-        } else {
-            Err(DeviceError::Corrupt { part, found })
-        }
+        if found == part { Ok(()) } else { Err(DeviceError::Corrupt { part, found }) }
     }
 
     /// Sorts a failed write: no space is not the device's fault, all else is.
-    fn write_error(
-        &self,
-        operation: &'static str,
-        path: &Path,
-        error: io::Error,
-        needed: usize,
-    ) -> DeviceError {
-        if matches!(
-            error.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-        ) {
-            return DeviceError::NoSpace {
-                needed: needed as u64,
-                free: self.budget.free(self.medium_free()),
-            };
+    fn write_error(&self, operation: &'static str, path: &Path, error: io::Error, needed: usize) -> DeviceError {
+        if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
+            return DeviceError::NoSpace { needed: needed as u64, free: self.budget.free(self.medium_free()) };
         }
         let error = io_error(operation, path, error);
         match self.present() {
@@ -287,10 +243,7 @@ impl DirectoryDevice {
             self.budget.removed(rotten);
         }
         let parent = path.parent().unwrap_or(&self.config.path);
-        if let Err(error) = self
-            .step(IoStep::SyncDir, parent)
-            .and_then(|()| sync_dir(parent))
-        {
+        if let Err(error) = self.step(IoStep::SyncDir, parent).and_then(|()| sync_dir(parent)) {
             let error = self.write_error("sync", parent, error, 0);
             if fs::remove_file(&path).is_err() {
                 // It stays and takes space, so it is counted; the next scan finds it an orphan.
@@ -322,10 +275,7 @@ impl DirectoryDevice {
         };
         clean().map_err(|error| io_error("empty", &tmp, error))?;
         let entries = self.scan()?;
-        self.budget.counted(
-            entries.iter().map(|entry| entry.length).sum(),
-            entries.len() as u64,
-        );
+        self.budget.counted(entries.iter().map(|entry| entry.length).sum(), entries.len() as u64);
         Ok(())
     }
 
@@ -357,11 +307,7 @@ impl Device for DirectoryDevice {
             quota: self.budget.quota(),
             used: counts.used,
             temporary: counts.temporary,
-            free: if healthy {
-                self.budget.free(self.medium_free())
-            } else {
-                0
-            },
+            free: if healthy { self.budget.free(self.medium_free()) } else { 0 },
             state,
             write_bytes_per_s,
             latency_ms,
@@ -374,14 +320,8 @@ impl Device for DirectoryDevice {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.writable()?;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let validation = PartValidation {
-            device: self.id,
-            part,
-            length,
-        };
-        let reservation = self
-            .budget
-            .reserve(bytes.len() as u64, self.medium_free())?;
+        let validation = PartValidation { device: self.id, part, length };
+        let reservation = self.budget.reserve(bytes.len() as u64, self.medium_free())?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.tmp_dir().join(number.to_string());
         let written = self
@@ -406,19 +346,13 @@ impl Device for DirectoryDevice {
         let path = self.part_path(part);
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            File::open(&path)?
-                .take(PART_BYTES_MAX + 1)
-                .read_to_end(&mut bytes)?;
+            File::open(&path)?.take(PART_BYTES_MAX + 1).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         match read() {
             Ok(bytes) => {
                 let found = Hash::of(&bytes);
-                if found == part {
-                    Ok(bytes)
-                } else {
-                    Err(DeviceError::Corrupt { part, found })
-                }
+                if found == part { Ok(bytes) } else { Err(DeviceError::Corrupt { part, found }) }
             }
             Err(error) => {
                 self.present()?;
@@ -444,9 +378,7 @@ impl Device for DirectoryDevice {
                 self.budget.removed(length);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(DeviceError::NotFound { part })
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(DeviceError::NotFound { part }),
             Err(error) => Err(io_error("remove", &path, error)),
         }
     }
@@ -469,11 +401,7 @@ impl Device for DirectoryDevice {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         self.prepare()?;
-        *self.status() = Status {
-            state: DeviceState::Healthy,
-            reason: String::new(),
-            disk,
-        };
+        *self.status() = Status { state: DeviceState::Healthy, reason: String::new(), disk };
         Ok(())
     }
 }
@@ -490,52 +418,28 @@ fn add(path: &Path, vendor: NodeId) -> Result<DeviceId, DeviceError> {
             "it holds parts but no {}; restore that file, or give Fathom an empty directory",
             marker::MARKER_NAME
         );
-        return Err(DeviceError::Refused {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(DeviceError::Refused { path: path.to_owned(), reason });
     }
     let mut id = [0; DeviceId::LEN];
-    getrandom::fill(&mut id)
-        .map_err(|error| io_error("draw an identity for", path, io::Error::other(error)))?;
+    getrandom::fill(&mut id).map_err(|error| io_error("draw an identity for", path, io::Error::other(error)))?;
     let device = DeviceId(id);
     marker::write(path, Marker { device, vendor })?;
     Ok(device)
 }
 
-fn check_marker(
-    path: &Path,
-    found: Marker,
-    vendor: NodeId,
-    device: DeviceId,
-) -> Result<(), DeviceError> {
-    let refuse = |reason: String| {
-        Err(DeviceError::Refused {
-            path: path.to_owned(),
-            reason,
-        })
-    };
+fn check_marker(path: &Path, found: Marker, vendor: NodeId, device: DeviceId) -> Result<(), DeviceError> {
+    let refuse = |reason: String| Err(DeviceError::Refused { path: path.to_owned(), reason });
     if found.vendor != vendor {
-        return refuse(format!(
-            "it is a device of vendor {}; give this vendor another directory",
-            found.vendor
-        ));
+        return refuse(format!("it is a device of vendor {}; give this vendor another directory", found.vendor));
     }
     if found.device != device {
-        return refuse(format!(
-            "it is device {}, not {device}; mount the right disk there",
-            found.device
-        ));
+        return refuse(format!("it is device {}, not {device}; mount the right disk there", found.device));
     }
     Ok(())
 }
 
 fn absent(path: &Path) -> String {
-    format!(
-        "{} has no {}: is the disk mounted?",
-        path.display(),
-        marker::MARKER_NAME
-    )
+    format!("{} has no {}: is the disk mounted?", path.display(), marker::MARKER_NAME)
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
@@ -559,18 +463,11 @@ fn hash_file(path: &Path) -> io::Result<Hash> {
 fn scan_dir(dir: &Path, found: &mut Vec<PartEntry>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let Some(part) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(part) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         match entry.metadata() {
-            Ok(metadata) => found.push(PartEntry {
-                part,
-                length: metadata.len(),
-            }),
+            Ok(metadata) => found.push(PartEntry { part, length: metadata.len() }),
             // Removed since the directory was read.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -30,14 +30,11 @@ pub mod part;
 pub mod set;
 pub mod testing;
 
-pub use device::{
-    Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation,
-};
+pub use device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 pub use directory::{DirectoryConfig, DirectoryDevice};
 pub use fat::{
-    ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, EraseReport, ErasedChunk,
-    FatConfig, FatError, FatHealth, FatTotals, FatTx, FinalEntry, Inserted, LeaseEntry, LocalFat,
-    MissingPart, RebuildReport, RecoverReport,
+    ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, EraseReport, ErasedChunk, FatConfig, FatError,
+    FatHealth, FatTotals, FatTx, FinalEntry, Inserted, LeaseEntry, LocalFat, MissingPart, RebuildReport, RecoverReport,
 };
 pub use memory::MemoryDevice;
 pub use part::{ChunkTag, PART_HEADER_BYTES};

@@ -40,20 +40,12 @@ pub(crate) fn read(dir: &Path) -> Result<Option<(Marker, u64)>, DeviceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("open", &path, error)),
     };
-    let disk = file
-        .metadata()
-        .map_err(|error| io_error("look at", &path, error))?
-        .dev();
+    let disk = file.metadata().map_err(|error| io_error("look at", &path, error))?.dev();
     let mut text = String::new();
-    file.take(MARKER_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(|error| io_error("read", &path, error))?;
+    file.take(MARKER_BYTES_MAX).read_to_string(&mut text).map_err(|error| io_error("read", &path, error))?;
     match parse(&text) {
         Ok(marker) => Ok(Some((marker, disk))),
-        Err(reason) => Err(DeviceError::Refused {
-            path: dir.to_owned(),
-            reason,
-        }),
+        Err(reason) => Err(DeviceError::Refused { path: dir.to_owned(), reason }),
     }
 }
 
@@ -64,7 +56,9 @@ fn parse(text: &str) -> Result<Marker, String> {
             .filter_map(|line| line.split_once('='))
             .find(|(name, _)| name.trim() == key)
             .map(|(_, value)| value.trim().trim_matches('"'))
-            .ok_or_else(|| format!("its {MARKER_NAME} has no `{key}`; restore that file, or give Fathom an empty directory"))
+            .ok_or_else(|| {
+                format!("its {MARKER_NAME} has no `{key}`; restore that file, or give Fathom an empty directory")
+            })
     };
     let version = value("version")?;
     if version != VERSION.to_string() {
@@ -72,9 +66,7 @@ fn parse(text: &str) -> Result<Marker, String> {
             "its {MARKER_NAME} has version {version}, this release knows version {VERSION}; use the release that wrote it, or a newer one"
         ));
     }
-    let wrong = |key: &str| {
-        format!("the `{key}` in its {MARKER_NAME} is not an identifier; restore that file")
-    };
+    let wrong = |key: &str| format!("the `{key}` in its {MARKER_NAME} is not an identifier; restore that file");
     Ok(Marker {
         device: value("device")?.parse().map_err(|_| wrong("device"))?,
         vendor: value("vendor")?.parse().map_err(|_| wrong("vendor"))?,
@@ -90,11 +82,7 @@ pub(crate) fn write(dir: &Path, marker: Marker) -> Result<(), DeviceError> {
     let temporary = dir.join(format!("{MARKER_NAME}.new"));
     let path = dir.join(MARKER_NAME);
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
@@ -104,11 +92,7 @@ pub(crate) fn write(dir: &Path, marker: Marker) -> Result<(), DeviceError> {
 }
 
 pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DeviceError {
-    DeviceError::Io {
-        operation,
-        path: PathBuf::from(path),
-        source,
-    }
+    DeviceError::Io { operation, path: PathBuf::from(path), source }
 }
 
 #[cfg(test)]
@@ -120,10 +104,7 @@ mod tests {
     fn a_marker_reads_back_and_a_newer_or_broken_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let marker = Marker {
-            device: DeviceId([7; 16]),
-            vendor: NodeId([9; 32]),
-        };
+        let marker = Marker { device: DeviceId([7; 16]), vendor: NodeId([9; 32]) };
         write(dir.path(), marker).unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap().0, marker);
 
@@ -137,10 +118,7 @@ mod tests {
         ] {
             fs::write(&path, broken).unwrap();
             let error = read(dir.path()).unwrap_err();
-            assert!(
-                matches!(error, DeviceError::Refused { .. }) && error.to_string().contains(told),
-                "{error}"
-            );
+            assert!(matches!(error, DeviceError::Refused { .. }) && error.to_string().contains(told), "{error}");
         }
     }
 }

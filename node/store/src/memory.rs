@@ -7,9 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use fathom_protocol::ids::{DeviceId, Hash};
 
 use crate::budget::Budget;
-use crate::device::{
-    Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation,
-};
+use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 use crate::meter::{Meter, now};
 
 /// A device that forgets everything when it is dropped.
@@ -25,12 +23,7 @@ impl MemoryDevice {
     /// An empty device that takes `quota` bytes.
     #[must_use]
     pub fn new(id: DeviceId, quota: u64) -> Self {
-        Self {
-            id,
-            budget: Budget::new(quota),
-            meter: Meter::default(),
-            parts: Mutex::default(),
-        }
+        Self { id, budget: Budget::new(quota), meter: Meter::default(), parts: Mutex::default() }
     }
 
     /// Flips bit `bit` (modulo the part's length) of `part` where it lies; false if the part is not there.
@@ -93,25 +86,13 @@ impl Device for MemoryDevice {
         }
         drop(parts);
         self.meter.wrote(bytes.len(), started.elapsed());
-        Ok(PartValidation {
-            device: self.id,
-            part,
-            length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        })
+        Ok(PartValidation { device: self.id, part, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
     }
 
     fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {
-        let bytes = self
-            .lock()
-            .get(&part)
-            .cloned()
-            .ok_or(DeviceError::NotFound { part })?;
+        let bytes = self.lock().get(&part).cloned().ok_or(DeviceError::NotFound { part })?;
         let found = Hash::of(&bytes);
-        if found == part {
-            Ok(bytes)
-        } else {
-            Err(DeviceError::Corrupt { part, found })
-        }
+        if found == part { Ok(bytes) } else { Err(DeviceError::Corrupt { part, found }) }
     }
 
     fn remove(&self, part: Hash) -> Result<(), DeviceError> {
@@ -122,14 +103,7 @@ impl Device for MemoryDevice {
     }
 
     fn list(&self) -> Result<Vec<PartEntry>, DeviceError> {
-        Ok(self
-            .lock()
-            .iter()
-            .map(|(part, bytes)| PartEntry {
-                part: *part,
-                length: bytes.len() as u64,
-            })
-            .collect())
+        Ok(self.lock().iter().map(|(part, bytes)| PartEntry { part: *part, length: bytes.len() as u64 }).collect())
     }
 
     fn reopen(&self) -> Result<(), DeviceError> {

@@ -28,10 +28,7 @@ impl Meter {
     /// One durable write of `bytes` bytes took `elapsed`.
     pub(crate) fn wrote(&self, bytes: usize, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64().max(1e-6);
-        let sample = Means {
-            bytes_per_s: bytes as f64 / seconds,
-            latency_ms: seconds * 1e3,
-        };
+        let sample = Means { bytes_per_s: bytes as f64 / seconds, latency_ms: seconds * 1e3 };
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
         *means = Some(match *means {
             None => sample,

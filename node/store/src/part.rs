@@ -92,8 +92,7 @@ impl PartHeader {
             offset: u32::from_be_bytes(head[132..136].try_into().ok()?),
         };
         let end = header.offset as usize + payload.len();
-        let fits =
-            header.chunk_length as usize <= CHUNK_BYTES_MAX && end <= header.chunk_length as usize;
+        let fits = header.chunk_length as usize <= CHUNK_BYTES_MAX && end <= header.chunk_length as usize;
         fits.then_some((header, payload))
     }
 }

@@ -42,10 +42,7 @@ impl Play<'_> {
             let line = format!("{stored} files were stored, {found} are listed");
             return Err(DemoError::Differs(vec![line]));
         }
-        self.stage.done(&format!(
-            "{} listed",
-            count(files.len() as u64, "file is", "files are")
-        ));
+        self.stage.done(&format!("{} listed", count(files.len() as u64, "file is", "files are")));
         self.stage.step(
             "Figures 17-19",
             "Fetching everything, from several vendors at once",
@@ -63,10 +60,7 @@ impl Play<'_> {
         }
         self.report.every_byte_identical = true;
         let files = count(self.report.files, "file", "files");
-        self.stage.done(&format!(
-            "{files}, {}: every byte identical",
-            bytes(self.source.bytes)
-        ));
+        self.stage.done(&format!("{files}, {}: every byte identical", bytes(self.source.bytes)));
         Ok(())
     }
 
@@ -75,50 +69,34 @@ impl Play<'_> {
         let args = ["get", NAME, "-o", &out, "--progress"];
         let mut progress = self.stage.progress("fetched", self.source.bytes);
         let time = Stopwatch::start();
-        let answer = self
-            .net
-            .cli_with(OTHER_USER, &args, b"", self.transfer_limit(), |event| {
-                if let Event::Progress { bytes, total, .. } = Event::parse(event) {
-                    progress.set(bytes, total);
-                }
-            });
+        let answer = self.net.cli_with(OTHER_USER, &args, b"", self.transfer_limit(), |event| {
+            if let Event::Progress { bytes, total, .. } = Event::parse(event) {
+                progress.set(bytes, total);
+            }
+        });
         progress.finish();
         let answer = answer?.ok()?;
         let time = time.elapsed();
         self.report.get_seconds = time.as_secs_f64();
         self.report.get_mb_per_s = mb_per_s(self.source.bytes, time);
         let by_vendor = answer.json.get("by_vendor").and_then(Value::as_object);
-        let total: u64 = by_vendor
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, n)| n.as_u64())
-            .sum();
+        let total: u64 = by_vendor.into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
         let row = |(vendor, figure): (&String, &Value)| {
             let part = figure.as_u64().unwrap_or(0);
-            vec![
-                self.net.name_of(vendor),
-                bytes(part),
-                format!("{} %", percent(part, total)),
-            ]
+            vec![self.net.name_of(vendor), bytes(part), format!("{} %", percent(part, total))]
         };
         let mut rows: Vec<_> = by_vendor.into_iter().flatten().map(row).collect();
         rows.sort();
-        self.stage
-            .table(&["vendor", "fetched from it", "share"], &rows, &[1, 2]);
+        self.stage.table(&["vendor", "fetched from it", "share"], &rows, &[1, 2]);
         let mut failed = BTreeMap::new();
         for source in list(&answer.json, "failed_sources") {
-            failed.insert(
-                self.net.name_of(text(source, "vendor")),
-                text(source, "reason"),
-            );
+            failed.insert(self.net.name_of(text(source, "vendor")), text(source, "reason"));
         }
         for (vendor, reason) in failed {
-            self.stage
-                .print(&format!("  {vendor} was of no use: {reason}"));
+            self.stage.print(&format!("  {vendor} was of no use: {reason}"));
         }
         let rate = self.report.get_mb_per_s;
-        self.stage
-            .done(&format!("fetched in {} ({rate:.0} MB/s)", seconds(time)));
+        self.stage.done(&format!("fetched in {} ({rate:.0} MB/s)", seconds(time)));
         Ok(())
     }
 
@@ -138,29 +116,18 @@ impl Play<'_> {
         self.release()?;
         let left = self.files_of(USER)?.len() + self.files_of(OTHER_USER)?.len();
         if left > 0 {
-            return Err(DemoError::NotShown(format!(
-                "{left} files are listed after the release"
-            )));
+            return Err(DemoError::NotShown(format!("{left} files are listed after the release")));
         }
-        self.stage
-            .done("neither of the user's nodes lists a file any more");
+        self.stage.done("neither of the user's nodes lists a file any more");
         self.await_empty()?;
         self.report.devices_empty = true;
-        let devices: usize = self
-            .net
-            .with_role("vendor")
-            .map(|node| node.devices.len())
-            .sum();
+        let devices: usize = self.net.with_role("vendor").map(|node| node.devices.len()).sum();
         let vendors = self.net.with_role("vendor").count();
-        self.stage.done(&format!(
-            "all {devices} devices of {vendors} vendors are empty again, {killed} included"
-        ));
+        self.stage.done(&format!("all {devices} devices of {vendors} vendors are empty again, {killed} included"));
         let digest = self.equal_digests()?;
         self.report.fat_digests_equal = true;
         let mirrors = self.mirrors.len();
-        self.stage.done(&format!(
-            "all {mirrors} mirrors have the same FAT: digest {digest}"
-        ));
+        self.stage.done(&format!("all {mirrors} mirrors have the same FAT: digest {digest}"));
         Ok(())
     }
 
@@ -174,9 +141,7 @@ impl Play<'_> {
         };
         let out = self.work.join("released").to_string_lossy().into_owned();
         let args = ["get", first, "-o", &out, "--release"];
-        self.net
-            .cli_with(OTHER_USER, &args, b"", self.transfer_limit(), |_| {})?
-            .ok()?;
+        self.net.cli_with(OTHER_USER, &args, b"", self.transfer_limit(), |_| {})?.ok()?;
         let names: Vec<_> = names.collect();
         for names in names.chunks(NAMES_AT_ONCE) {
             let args: Vec<_> = std::iter::once("rm").chain(names.iter().copied()).collect();
@@ -191,11 +156,7 @@ impl Play<'_> {
         let waited = self.net.wait_for(ERASE, "all devices are empty", || {
             last.clear();
             for vendor in self.net.with_role("vendor") {
-                let used = self
-                    .net
-                    .cli(&vendor.name, &["status"])?
-                    .ok()?
-                    .u64_at("/vendor/used")?;
+                let used = self.net.cli(&vendor.name, &["status"])?.ok()?.u64_at("/vendor/used")?;
                 let (files, size) = parts(vendor);
                 if used > 0 || files > 0 {
                     last.push(format!(
@@ -231,25 +192,13 @@ impl Play<'_> {
         let line = |what: &str, figure: String| vec![what.to_owned(), figure];
         let rate = |time: f64, rate: f64| format!("{time:.1} s, {rate:.0} MB/s");
         let rows = [
-            line(
-                "stored",
-                format!("{} in {} files", bytes(report.bytes), report.files),
-            ),
+            line("stored", format!("{} in {} files", bytes(report.bytes), report.files)),
             line("put", rate(report.put_seconds, report.put_mb_per_s)),
             line("get", rate(report.get_seconds, report.get_mb_per_s)),
-            line(
-                "replaced copies",
-                format!("{} ({} killed)", report.replaced_copies, report.killed),
-            ),
-            line(
-                "moved chunks",
-                format!("{} ({} overloaded)", report.moved_chunks, report.overloaded),
-            ),
+            line("replaced copies", format!("{} ({} killed)", report.replaced_copies, report.killed)),
+            line("moved chunks", format!("{} ({} overloaded)", report.moved_chunks, report.overloaded)),
             line("comparison", "every byte identical".to_owned()),
-            line(
-                "after the release",
-                "devices empty, FAT digests equal".to_owned(),
-            ),
+            line("after the release", "devices empty, FAT digests equal".to_owned()),
             line("in all", format!("{:.1} s", report.seconds)),
         ];
         self.stage.table(&["what", "result"], &rows, &[]);

@@ -90,49 +90,25 @@ mod tests {
     #[test]
     fn each_event_is_understood() {
         let line = json!({"event":"progress","bytes":5,"total":9,"chunks_done":1});
-        let progress = Event::Progress {
-            bytes: 5,
-            total: 9,
-            chunks_done: 1,
-        };
+        let progress = Event::Progress { bytes: 5, total: 9, chunks_done: 1 };
         assert_eq!(Event::parse(&line), progress);
         let line = json!({"event":"provisional",
             "locations":[{"vendor":"ab","zone":"z","lease":"l","bytes":7}]});
-        let location = Location {
-            vendor: "ab".into(),
-            zone: "z".into(),
-            lease: "l".into(),
-            bytes: 7,
-        };
-        assert_eq!(
-            Event::parse(&line),
-            Event::Provisional {
-                locations: vec![location]
-            }
-        );
+        let location = Location { vendor: "ab".into(), zone: "z".into(), lease: "l".into(), bytes: 7 };
+        assert_eq!(Event::parse(&line), Event::Provisional { locations: vec![location] });
         let line = json!({"event":"path",
             "order":[{"vendor":"ab","zone":"z","rtt_ms":0.4,"score":null}]});
-        let hop = Hop {
-            vendor: "ab".into(),
-            zone: "z".into(),
-            rtt_ms: Some(0.4),
-            score: None,
-        };
+        let hop = Hop { vendor: "ab".into(), zone: "z".into(), rtt_ms: Some(0.4), score: None };
         assert_eq!(Event::parse(&line), Event::Path { order: vec![hop] });
         let line = json!({"event":"replaced","chunk":"c","vendor":"ab","reason":"silent"});
         assert!(matches!(Event::parse(&line), Event::Replaced { .. }));
         let line = json!({"event":"receipt","chunk":"c","vendors":["ab","cd"]});
-        assert!(
-            matches!(Event::parse(&line), Event::Receipt { vendors, .. } if vendors.len() == 2)
-        );
+        assert!(matches!(Event::parse(&line), Event::Receipt { vendors, .. } if vendors.len() == 2));
     }
 
     #[test]
     fn what_is_not_known_is_skipped() {
-        assert_eq!(
-            Event::parse(&json!({"event":"weather","wind":3})),
-            Event::Unknown
-        );
+        assert_eq!(Event::parse(&json!({"event":"weather","wind":3})), Event::Unknown);
         assert_eq!(Event::parse(&json!({"event":"progress"})), Event::Unknown);
         assert_eq!(Event::parse(&json!(7)), Event::Unknown);
     }

@@ -70,11 +70,7 @@ pub enum DemoError {
 
 impl DemoError {
     fn file(what: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::File {
-            what,
-            path: path.to_owned(),
-            source,
-        }
+        Self::File { what, path: path.to_owned(), source }
     }
 
     /// The exit code of `fathom demo`: 7 when bytes differ, otherwise that of the network's error,
@@ -136,10 +132,7 @@ pub fn run(options: DemoOptions) -> Result<(), DemoError> {
     let played = play(&options, &stage, &work, watch);
     // The play's network is gone by now: nothing writes below `work` any more.
     if options.keep {
-        stage.print(&format!(
-            "\nEverything that was written is kept in {}",
-            work.display()
-        ));
+        stage.print(&format!("\nEverything that was written is kept in {}", work.display()));
     } else {
         remove_dir(&work)?;
     }
@@ -152,12 +145,7 @@ pub fn run(options: DemoOptions) -> Result<(), DemoError> {
     Ok(())
 }
 
-fn play(
-    options: &DemoOptions,
-    stage: &Stage,
-    work: &Path,
-    watch: Stopwatch,
-) -> Result<Report, DemoError> {
+fn play(options: &DemoOptions, stage: &Stage, work: &Path, watch: Stopwatch) -> Result<Report, DemoError> {
     script::prologue(stage);
     let source = Source::prepare(options.path.as_deref(), work)?;
     options.cancel.check()?;
@@ -190,11 +178,7 @@ mod tests {
         assert!(matches!(run(options.clone()), Err(DemoError::File { .. })));
         let small = dir.path().join("small");
         std::fs::write(&small, "x").unwrap();
-        let error = run(DemoOptions {
-            path: Some(small),
-            ..options
-        })
-        .unwrap_err();
+        let error = run(DemoOptions { path: Some(small), ..options }).unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), ("spawn", 1));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -100,10 +100,7 @@ impl<'a> Watch<'a> {
             let text = "the put was over before a vendor could be killed in the middle of it";
             DemoError::NotShown(text.to_owned())
         })?;
-        Ok(Outcome {
-            killed,
-            replaced: self.replaced,
-        })
+        Ok(Outcome { killed, replaced: self.replaced })
     }
 
     fn try_see(&mut self, event: Event) -> Result<(), TestnetError> {
@@ -121,10 +118,7 @@ impl<'a> Watch<'a> {
             }
             Event::Receipt { chunk, vendors } => self.receipt(&chunk, vendors),
             Event::Replaced { vendor, reason, .. } => {
-                *self
-                    .replaced
-                    .entry((self.net.name_of(&vendor), reason))
-                    .or_default() += 1;
+                *self.replaced.entry((self.net.name_of(&vendor), reason)).or_default() += 1;
             }
             Event::Unknown => {}
         }
@@ -173,19 +167,9 @@ impl<'a> Watch<'a> {
         }
         let mut chain = vec![USER.to_owned()];
         chain.extend(order.iter().map(|hop| {
-            let rtt = hop
-                .rtt_ms
-                .map(|ms| format!(", {ms:.2} ms"))
-                .unwrap_or_default();
-            let score = hop
-                .score
-                .map(|score| format!(", score {score:.2}"))
-                .unwrap_or_default();
-            format!(
-                "{} ({}{rtt}{score})",
-                self.net.name_of(&hop.vendor),
-                hop.zone
-            )
+            let rtt = hop.rtt_ms.map(|ms| format!(", {ms:.2} ms")).unwrap_or_default();
+            let score = hop.score.map(|score| format!(", score {score:.2}")).unwrap_or_default();
+            format!("{} ({}{rtt}{score})", self.net.name_of(&hop.vendor), hop.zone)
         }));
         let (net, path) = (self.net, self.path);
         self.progress.aside(|stage| {
@@ -208,15 +192,8 @@ impl<'a> Watch<'a> {
     fn receipt(&mut self, chunk: &str, vendors: Vec<String>) {
         self.receipts += 1;
         if self.receipts <= RECEIPTS_SHOWN {
-            let names: Vec<_> = vendors
-                .iter()
-                .map(|vendor| self.net.name_of(vendor))
-                .collect();
-            let line = format!(
-                "  receipt: chunk {} is held by {}",
-                short(chunk),
-                names.join(", ")
-            );
+            let names: Vec<_> = vendors.iter().map(|vendor| self.net.name_of(vendor)).collect();
+            let line = format!("  receipt: chunk {} is held by {}", short(chunk), names.join(", "));
             self.progress.aside(|stage| stage.print(&line));
         }
         for vendor in vendors {
@@ -227,16 +204,10 @@ impl<'a> Watch<'a> {
     /// Kills the vendor of the zone that takes the greatest part in this put.
     fn kill(&mut self, done: u64) -> Result<(), TestnetError> {
         let zone = Some(self.kill_zone);
-        let vendors = self
-            .net
-            .with_role("vendor")
-            .filter(|node| node.zone.as_deref() == zone);
+        let vendors = self.net.with_role("vendor").filter(|node| node.zone.as_deref() == zone);
         let part = |id: &str| self.part.get(id).copied().unwrap_or_default();
         let Some(victim) = vendors.max_by_key(|node| part(&node.node)) else {
-            return Err(TestnetError::Usage(format!(
-                "there is no vendor in {}",
-                self.kill_zone
-            )));
+            return Err(TestnetError::Usage(format!("there is no vendor in {}", self.kill_zone)));
         };
         self.net.kill(&victim.name)?;
         self.progress.aside(|stage| {
@@ -300,11 +271,7 @@ mod tests {
     fn the_vendor_of_the_zone_that_takes_part_is_killed_once_at_forty_percent() {
         let dir = tempfile::tempdir().unwrap();
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/node.sh");
-        let spec = Spec {
-            mirrors: 0,
-            users: 0,
-            ..Spec::default()
-        };
+        let spec = Spec { mirrors: 0, users: 0, ..Spec::default() };
         let net = Net::up(&binary, dir.path(), spec).unwrap();
         let stage = Stage::new(true);
         let (_sender, locks) = sync_channel(1);
@@ -321,10 +288,7 @@ mod tests {
         assert_eq!(outcome.killed, "vendor-5");
         let key = ("vendor-5".to_owned(), "silent".to_owned());
         assert_eq!(outcome.replaced, BTreeMap::from([(key, 1)]));
-        let dead = net
-            .status()
-            .into_iter()
-            .filter(|line| line.state == ProcessState::Dead);
+        let dead = net.status().into_iter().filter(|line| line.state == ProcessState::Dead);
         assert_eq!(dead.map(|line| line.name).collect::<Vec<_>>(), ["vendor-5"]);
     }
 
@@ -332,12 +296,7 @@ mod tests {
     fn a_put_that_was_over_too_soon_is_told_as_such() {
         let dir = tempfile::tempdir().unwrap();
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/node.sh");
-        let spec = Spec {
-            mirrors: 0,
-            users: 0,
-            vendors: 0,
-            ..Spec::default()
-        };
+        let spec = Spec { mirrors: 0, users: 0, vendors: 0, ..Spec::default() };
         let net = Net::up(&binary, dir.path(), spec).unwrap();
         let stage = Stage::new(true);
         let (_sender, locks) = sync_channel(1);

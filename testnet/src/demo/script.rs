@@ -83,28 +83,15 @@ impl<'a> Play<'a> {
         spec.cancel = options.cancel.clone();
         let net = Net::up(&options.binary, &work.join("net"), spec)?;
         let processes = count(net.nodes().len() as u64, "process is", "processes are");
-        stage.done(&format!(
-            "{processes} ready after {}",
-            seconds(watch.elapsed())
-        ));
-        let mirrors = net
-            .with_role("mirror")
-            .map(|node| node.name.clone())
-            .collect();
+        stage.done(&format!("{processes} ready after {}", seconds(watch.elapsed())));
+        let mirrors = net.with_role("mirror").map(|node| node.name.clone()).collect();
         let report = Report {
             files: source.sums.len() as u64,
             bytes: source.bytes,
             overloaded: format!("vendor-{OVERLOADED}"),
             ..Report::default()
         };
-        Ok(Self {
-            stage,
-            net,
-            source,
-            work: work.to_owned(),
-            mirrors,
-            report,
-        })
+        Ok(Self { stage, net, source, work: work.to_owned(), mirrors, report })
     }
 
     pub(super) fn figures_1_to_4(&mut self) -> Result<(), DemoError> {
@@ -118,9 +105,7 @@ impl<'a> Play<'a> {
         tables::vendors(self.stage, &self.net, &fat.json);
         let digest = self.equal_digests()?;
         let mirrors = self.mirrors.len();
-        self.stage.done(&format!(
-            "all {mirrors} mirrors have the same FAT: digest {digest}"
-        ));
+        self.stage.done(&format!("all {mirrors} mirrors have the same FAT: digest {digest}"));
         Ok(())
     }
 
@@ -129,10 +114,7 @@ impl<'a> Play<'a> {
         self.stage.step(
             "Figures 5-14",
             &format!("Storing {files}, {}", bytes(self.source.bytes)),
-            &format!(
-                "This is {}. Three copies of everything are made.",
-                self.source.description
-            ),
+            &format!("This is {}. Three copies of everything are made.", self.source.description),
         );
         let time = Stopwatch::start();
         let (answer, outcome) = self.put()?;
@@ -143,10 +125,7 @@ impl<'a> Play<'a> {
         self.report.killed.clone_from(&outcome.killed);
         let chunks = count(self.report.chunks, "chunk", "chunks");
         let rate = self.report.put_mb_per_s;
-        self.stage.done(&format!(
-            "{chunks} stored in {} ({rate:.0} MB/s)",
-            seconds(time)
-        ));
+        self.stage.done(&format!("{chunks} stored in {} ({rate:.0} MB/s)", seconds(time)));
         self.show_replaced(&answer, outcome)
     }
 
@@ -161,14 +140,7 @@ impl<'a> Play<'a> {
         let (net, mirror) = (&self.net, self.mirrors[0].as_str());
         let (sender, locks) = sync_channel(1);
         let over = AtomicBool::new(false);
-        let mut watch = Watch::new(
-            net,
-            self.stage,
-            KILL_ZONE,
-            &measured,
-            locks,
-            self.source.bytes,
-        );
+        let mut watch = Watch::new(net, self.stage, KILL_ZONE, &measured, locks, self.source.bytes);
         let answer = thread::scope(|scope| {
             scope.spawn(|| seek_locks(net, mirror, &over, &sender));
             let answer = net.cli_with(USER, &args, b"", self.transfer_limit(), |e| watch.see(e));
@@ -195,10 +167,7 @@ impl<'a> Play<'a> {
         let listed = list(&answer.json, "replaced");
         let mut replaced = BTreeMap::new();
         for copy in listed {
-            let key = (
-                self.net.name_of(text(copy, "vendor")),
-                text(copy, "reason").to_owned(),
-            );
+            let key = (self.net.name_of(text(copy, "vendor")), text(copy, "reason").to_owned());
             *replaced.entry(key).or_insert(0) += 1;
         }
         if replaced.is_empty() {
@@ -209,16 +178,14 @@ impl<'a> Play<'a> {
             vec![vendor.clone(), copies.to_string(), reason.clone()]
         };
         let rows: Vec<_> = replaced.iter().map(row).collect();
-        self.stage
-            .table(&["vendor", "copies replaced", "reason"], &rows, &[1]);
+        self.stage.table(&["vendor", "copies replaced", "reason"], &rows, &[1]);
         self.report.replaced_copies = copies;
         if copies == 0 {
             let text = format!("{killed} was killed during the put, but no copy was replaced");
             return Err(DemoError::NotShown(text));
         }
         let copies = count(copies, "copy was", "copies were");
-        self.stage
-            .done(&format!("{copies} sent elsewhere; the put did not fail"));
+        self.stage.done(&format!("{copies} sent elsewhere; the put did not fail"));
         Ok(())
     }
 
@@ -268,21 +235,17 @@ impl<'a> Play<'a> {
             Ok((moved && relieved).then_some((used, capacity)))
         })?;
         let share = percent(used, capacity);
-        self.stage
-            .done(&format!("{name} is down to {} ({share} %)", bytes(used)));
-        let moves = self
-            .net
-            .wait_for(AGREEMENT, "all mirrors know of the moves", || {
-                let mut least = u64::MAX;
-                for mirror in &self.mirrors {
-                    least = least.min(self.net.cli(mirror, &["fat"])?.ok()?.u64_at("/moves")?);
-                }
-                Ok((least > 0).then_some(least))
-            })?;
+        self.stage.done(&format!("{name} is down to {} ({share} %)", bytes(used)));
+        let moves = self.net.wait_for(AGREEMENT, "all mirrors know of the moves", || {
+            let mut least = u64::MAX;
+            for mirror in &self.mirrors {
+                least = least.min(self.net.cli(mirror, &["fat"])?.ok()?.u64_at("/moves")?);
+            }
+            Ok((least > 0).then_some(least))
+        })?;
         self.report.moved_chunks = moves;
         let moved = count(moves, "chunk", "chunks");
-        self.stage
-            .done(&format!("{moved} moved, and every mirror knows where to"));
+        self.stage.done(&format!("{moved} moved, and every mirror knows where to"));
         Ok(())
     }
 
@@ -293,21 +256,15 @@ impl<'a> Play<'a> {
 
     /// Waits until all mirrors have the same digest, and returns its beginning.
     pub(super) fn equal_digests(&self) -> Result<String, DemoError> {
-        let digest = self
-            .net
-            .wait_for(AGREEMENT, "all mirrors have the same FAT", || {
-                let mut digests = Vec::new();
-                for mirror in &self.mirrors {
-                    let answer = self.net.cli(mirror, &["fat", "--digest"])?.ok()?;
-                    digests.push(answer.str_at("/digest")?.to_owned());
-                }
-                digests.dedup();
-                Ok(if digests.len() == 1 {
-                    digests.pop()
-                } else {
-                    None
-                })
-            })?;
+        let digest = self.net.wait_for(AGREEMENT, "all mirrors have the same FAT", || {
+            let mut digests = Vec::new();
+            for mirror in &self.mirrors {
+                let answer = self.net.cli(mirror, &["fat", "--digest"])?.ok()?;
+                digests.push(answer.str_at("/digest")?.to_owned());
+            }
+            digests.dedup();
+            Ok(if digests.len() == 1 { digests.pop() } else { None })
+        })?;
         Ok(digest.chars().take(16).collect())
     }
 
@@ -319,12 +276,7 @@ impl<'a> Play<'a> {
     /// The names of all files that the user has.
     pub(super) fn files_of(&self, user: &str) -> Result<Vec<(String, u64)>, DemoError> {
         let answer = self.net.cli(user, &["ls"])?.ok()?;
-        let file = |file: &Value| {
-            (
-                text(file, "name").to_owned(),
-                file["bytes"].as_u64().unwrap_or(u64::MAX),
-            )
-        };
+        let file = |file: &Value| (text(file, "name").to_owned(), file["bytes"].as_u64().unwrap_or(u64::MAX));
         Ok(answer.list_at("/files")?.iter().map(file).collect())
     }
 }
@@ -332,16 +284,10 @@ impl<'a> Play<'a> {
 /// The network for a source of `total` bytes: roomy vendors, except for two.
 fn spec(total: u64) -> Spec {
     let set = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let device = |percent: u64| Some((total * percent).div_ceil(100 * DEVICES));
-    let neighbour = VendorOverride {
-        device_quota: device(NEIGHBOUR_CAPACITY),
-        ..VendorOverride::default()
-    };
+    let neighbour = VendorOverride { device_quota: device(NEIGHBOUR_CAPACITY), ..VendorOverride::default() };
     let overloaded = VendorOverride {
         device_quota: device(OVERLOADED_CAPACITY),
         set: set(&[
@@ -351,10 +297,7 @@ fn spec(total: u64) -> Spec {
         ..VendorOverride::default()
     };
     // The neighbour may fill up to the brim: it must not be the one that sheds load.
-    let neighbour = VendorOverride {
-        set: set(&[("vendor.overload_percent", "100")]),
-        ..neighbour
-    };
+    let neighbour = VendorOverride { set: set(&[("vendor.overload_percent", "100")]), ..neighbour };
     Spec {
         network: "demo".to_owned(),
         device_quota: QUOTA.max(total),
@@ -385,11 +328,7 @@ mod tests {
             assert!(least * 100 > capacity(OVERLOADED) * OVERLOAD_PERCENT);
             // One whole copy fits into each zone, even with a vendor of it gone.
             assert!(capacity(OVERLOADED) + capacity(NEIGHBOUR) > total * 2);
-            assert!(
-                (1..=5)
-                    .filter(|n| *n != NEIGHBOUR)
-                    .all(|n| capacity(n) > total * 2)
-            );
+            assert!((1..=5).filter(|n| *n != NEIGHBOUR).all(|n| capacity(n) > total * 2));
         }
     }
 }

@@ -34,11 +34,7 @@ impl Stage {
 
     /// A step of the design: its figures, what happens, and why.
     pub(crate) fn step(&self, figures: &str, title: &str, why: &str) {
-        let heading = if figures.is_empty() {
-            title.to_owned()
-        } else {
-            format!("{figures} · {title}")
-        };
+        let heading = if figures.is_empty() { title.to_owned() } else { format!("{figures} · {title}") };
         let rule = "─".repeat(WIDTH.saturating_sub(heading.chars().count() + 4).max(4));
         self.print(&format!("\n── {heading} {rule}"));
         if !why.is_empty() {
@@ -68,18 +64,12 @@ impl Stage {
     /// A progress bar for `total` bytes, drawn on terminals only.
     pub(crate) fn progress(&self, what: &'static str, total: u64) -> Progress<'_> {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        let template =
-            "  {msg:6} {bar:40} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}";
+        let template = "  {msg:6} {bar:40} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("█▌ "));
         }
         bar.set_message(what);
-        Progress {
-            stage: self,
-            bar,
-            what,
-            told: 0,
-        }
+        Progress { stage: self, bar, what, told: 0 }
     }
 }
 
@@ -101,8 +91,7 @@ impl Progress<'_> {
         if self.bar.is_hidden() && percent >= self.told + STEP_PERCENT {
             self.told = percent - percent % STEP_PERCENT;
             let (done, all) = (crate::units::bytes(bytes), crate::units::bytes(total));
-            self.stage
-                .print(&format!("  {} {percent:>3} %  {done} of {all}", self.what));
+            self.stage.print(&format!("  {} {percent:>3} %  {done} of {all}", self.what));
         }
     }
 
@@ -159,10 +148,7 @@ mod tests {
 
     #[test]
     fn percents() {
-        assert_eq!(
-            (percent(1, 3), percent(0, 0), percent(3, 3)),
-            (33, 100, 100)
-        );
+        assert_eq!((percent(1, 3), percent(0, 0), percent(3, 3)), (33, 100, 100));
         assert_eq!(percent(u64::MAX, u64::MAX), 100);
     }
 }

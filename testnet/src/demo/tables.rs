@@ -13,13 +13,8 @@ const LEASES_LISTED: usize = 12;
 
 /// The vendors of a mirror's `fat --json`.
 pub(crate) fn vendors(stage: &Stage, net: &Net, fat: &Value) {
-    let header = [
-        "vendor", "zone", "operator", "devices", "capacity", "locked", "used", "free", "full",
-    ];
-    let mut rows: Vec<_> = list(fat, "vendors")
-        .iter()
-        .map(|vendor| vendor_row(net, vendor))
-        .collect();
+    let header = ["vendor", "zone", "operator", "devices", "capacity", "locked", "used", "free", "full"];
+    let mut rows: Vec<_> = list(fat, "vendors").iter().map(|vendor| vendor_row(net, vendor)).collect();
     rows.sort();
     stage.table(&header, &rows, &[3, 4, 5, 6, 7, 8]);
 }
@@ -49,12 +44,7 @@ pub(crate) fn provisional_leases(fat: &Value) -> Vec<&Value> {
 }
 
 /// Shows leases; `zones` by node id.
-pub(crate) fn leases(
-    stage: &Stage,
-    net: &Net,
-    leases: &[&Value],
-    zones: &BTreeMap<String, String>,
-) {
+pub(crate) fn leases(stage: &Stage, net: &Net, leases: &[&Value], zones: &BTreeMap<String, String>) {
     let row = |lease: &&Value| {
         let vendor = text(lease, "vendor");
         vec![
@@ -71,9 +61,7 @@ pub(crate) fn leases(
     rows.sort();
     let more = rows.len().saturating_sub(LEASES_LISTED);
     rows.truncate(LEASES_LISTED);
-    let header = [
-        "vendor", "zone", "lease", "user", "locked", "filled", "state",
-    ];
+    let header = ["vendor", "zone", "lease", "user", "locked", "filled", "state"];
     stage.table(&header, &rows, &[4, 5]);
     if more > 0 {
         stage.print(&format!("   and {more} more"));
@@ -98,36 +86,19 @@ pub(crate) fn path(stage: &Stage, net: &Net, path: &Value) {
         ]
     };
     let rows: Vec<_> = vendors.iter().map(row).collect();
-    let header = [
-        "vendor",
-        "zone",
-        "round trip ms",
-        "hops",
-        "uptime",
-        "load",
-        "score",
-        "chosen",
-    ];
+    let header = ["vendor", "zone", "round trip ms", "hops", "uptime", "load", "score", "chosen"];
     stage.table(&header, &rows, &[2, 3, 4, 5, 6]);
 }
 
 /// Zone by node id of every vendor in a `fat --json`.
 pub(crate) fn zones(fat: &Value) -> BTreeMap<String, String> {
-    let pair = |vendor: &Value| {
-        (
-            text(vendor, "vendor").to_owned(),
-            text(vendor, "zone").to_owned(),
-        )
-    };
+    let pair = |vendor: &Value| (text(vendor, "vendor").to_owned(), text(vendor, "zone").to_owned());
     list(fat, "vendors").iter().map(pair).collect()
 }
 
 /// The list at `key`, empty when there is none.
 pub(crate) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value
-        .get(key)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The text at `key`, empty when there is none.
@@ -136,9 +107,7 @@ pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn decimal(value: &Value, digits: usize) -> String {
-    value
-        .as_f64()
-        .map_or_else(|| "?".to_owned(), |number| format!("{number:.digits$}"))
+    value.as_f64().map_or_else(|| "?".to_owned(), |number| format!("{number:.digits$}"))
 }
 
 #[cfg(test)]
@@ -152,10 +121,7 @@ mod tests {
             {"id": "a", "state": "offered"}, {"id": "b", "state": "LOCKED"},
             {"id": "c", "state": "committed"}, {"id": "d"},
         ]});
-        let ids: Vec<_> = provisional_leases(&fat)
-            .iter()
-            .map(|lease| text(lease, "id"))
-            .collect();
+        let ids: Vec<_> = provisional_leases(&fat).iter().map(|lease| text(lease, "id")).collect();
         assert_eq!(ids, ["a", "b"]);
         assert!(provisional_leases(&Value::Null).is_empty());
     }

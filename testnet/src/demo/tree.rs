@@ -42,13 +42,8 @@ pub(crate) fn sums(root: &Path) -> Result<Sums, DemoError> {
 fn sum(path: &Path) -> Result<Sum, DemoError> {
     let failed = |source| DemoError::file("read", path, source);
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader(File::open(path).map_err(failed)?)
-        .map_err(failed)?;
-    Ok(Sum {
-        bytes: hasher.count(),
-        hash: hasher.finalize(),
-    })
+    hasher.update_reader(File::open(path).map_err(failed)?).map_err(failed)?;
+    Ok(Sum { bytes: hasher.count(), hash: hasher.finalize() })
 }
 
 /// What differs between what was stored and what came back, one line each; empty when nothing does.
@@ -60,10 +55,7 @@ pub(crate) fn differences(stored: &Sums, fetched: &Sums) -> Vec<String> {
         match have {
             None => lines.push(format!("{path} did not come back")),
             Some(have) if have.bytes != want.bytes => {
-                lines.push(format!(
-                    "{path} has {} bytes instead of {}",
-                    have.bytes, want.bytes
-                ));
+                lines.push(format!("{path} has {} bytes instead of {}", have.bytes, want.bytes));
             }
             Some(have) if have.hash != want.hash => lines.push(format!("{path} has other bytes")),
             Some(_) => {}
@@ -85,12 +77,7 @@ pub(crate) fn usage(dir: &Path) -> (u64, u64) {
         .into_iter()
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_file())
-        .fold((0, 0), |(files, bytes), entry| {
-            (
-                files + 1,
-                bytes + entry.metadata().map_or(0, |meta| meta.len()),
-            )
-        })
+        .fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.metadata().map_or(0, |meta| meta.len())))
 }
 
 #[cfg(test)]
@@ -131,9 +118,7 @@ mod tests {
     #[test]
     fn many_differences_are_counted() {
         let hash = blake3::hash(b"");
-        let stored = (0..25)
-            .map(|n| (n.to_string().into(), Sum { bytes: 0, hash }))
-            .collect();
+        let stored = (0..25).map(|n| (n.to_string().into(), Sum { bytes: 0, hash })).collect();
         let lines = differences(&stored, &Sums::new());
         assert_eq!(lines.len(), LISTED + 1);
         assert_eq!(lines[LISTED], "and 15 more");

@@ -143,9 +143,7 @@ impl Net {
         }
         let watch = Stopwatch::start();
         while watch.remaining(SIGNAL_LIMIT).is_some()
-            && processes
-                .values_mut()
-                .any(|process| process.state().0 != ProcessState::Dead)
+            && processes.values_mut().any(|process| process.state().0 != ProcessState::Dead)
         {
             std::thread::sleep(POLL);
         }
@@ -162,36 +160,17 @@ impl Net {
         // A node that was killed leaves its ready.json behind.
         let _ = std::fs::remove_file(node.dir.join("ready.json"));
         let path = node.log_path();
-        let failed = |source| TestnetError::File {
-            what: "write",
-            path: path.clone(),
-            source,
-        };
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
+        let failed = |source| TestnetError::File { what: "write", path: path.clone(), source };
+        let log = File::options().create(true).append(true).open(&path).map_err(failed)?;
         let copy = log.try_clone().map_err(failed)?;
         let mut command = Command::new(&self.binary);
-        command
-            .arg("--dir")
-            .arg(&node.dir)
-            .arg("run")
-            .env_remove("FATHOM_DIR");
+        command.arg("--dir").arg(&node.dir).arg("run").env_remove("FATHOM_DIR");
         command.env_remove("FATHOM_PARENT_PID");
         if self.exit_with_parent {
             command.env("FATHOM_PARENT_PID", std::process::id().to_string());
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(copy)
-            .process_group(0);
-        let failed = |source| TestnetError::Spawn {
-            binary: self.binary.clone(),
-            source,
-        };
+        command.stdin(Stdio::null()).stdout(log).stderr(copy).process_group(0);
+        let failed = |source| TestnetError::Spawn { binary: self.binary.clone(), source };
         let mut child = command.spawn().map_err(failed)?;
         let id = match ProcessId::of(child.id()) {
             Ok(id) => id,
@@ -201,22 +180,13 @@ impl Net {
                 return Err(failed(source));
             }
         };
-        self.processes().insert(
-            node.name.clone(),
-            Process {
-                id,
-                child: Some(child),
-            },
-        );
+        self.processes().insert(node.name.clone(), Process { id, child: Some(child) });
         self.save()
     }
 
     /// Waits until the node's present process has written its `ready.json`.
     pub(super) fn await_ready(&self, node: &NodeHandle) -> Result<Ready, TestnetError> {
-        let pid = self
-            .processes()
-            .get(&node.name)
-            .map(|process| process.id.pid);
+        let pid = self.processes().get(&node.name).map(|process| process.id.pid);
         let waited = self.wait_for(self.ready_timeout, "it is ready", || {
             if self.process_state(&node.name).0 == ProcessState::Dead {
                 return Err(node.error("ended before it was ready"));
@@ -224,9 +194,7 @@ impl Net {
             Ok(Ready::read(&node.dir)?.filter(|ready| Some(ready.pid) == pid))
         });
         match waited {
-            Err(TestnetError::Deadline { seconds, .. }) => {
-                Err(node.error(format!("was not ready after {seconds} s")))
-            }
+            Err(TestnetError::Deadline { seconds, .. }) => Err(node.error(format!("was not ready after {seconds} s"))),
             other => other,
         }
     }
@@ -237,27 +205,15 @@ impl Net {
         let Some(id) = self.processes().get(name).map(|process| process.id) else {
             return Ok(false);
         };
-        id.signal(signal).map_err(|source| TestnetError::Signal {
-            name: name.to_owned(),
-            pid: id.pid,
-            source,
-        })
+        id.signal(signal).map_err(|source| TestnetError::Signal { name: name.to_owned(), pid: id.pid, source })
     }
 
-    fn await_state(
-        &self,
-        name: &str,
-        what: &str,
-        wanted: impl Fn(ProcessState) -> bool,
-    ) -> Result<(), TestnetError> {
+    fn await_state(&self, name: &str, what: &str, wanted: impl Fn(ProcessState) -> bool) -> Result<(), TestnetError> {
         let watch = Stopwatch::start();
         while !wanted(self.process_state(name).0) {
             if watch.remaining(SIGNAL_LIMIT).is_none() {
                 let seconds = SIGNAL_LIMIT.as_secs();
-                return Err(TestnetError::Deadline {
-                    what: format!("{name} {what}"),
-                    seconds,
-                });
+                return Err(TestnetError::Deadline { what: format!("{name} {what}"), seconds });
             }
             std::thread::sleep(POLL);
         }

@@ -86,12 +86,7 @@ impl NodeHandle {
     fn error(&self, why: impl Into<String>) -> TestnetError {
         let path = self.log_path();
         let log = log_tail(&path);
-        TestnetError::Node {
-            name: self.name.clone(),
-            why: why.into(),
-            path,
-            log,
-        }
+        TestnetError::Node { name: self.name.clone(), why: why.into(), path, log }
     }
 }
 
@@ -207,26 +202,17 @@ impl Net {
     /// # Errors
     /// [`TestnetError::NoSuchNode`].
     pub fn node(&self, name: &str) -> Result<&NodeHandle, TestnetError> {
-        self.nodes
-            .iter()
-            .find(|node| node.name == name)
-            .ok_or_else(|| {
-                let known: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-                TestnetError::NoSuchNode {
-                    name: name.to_owned(),
-                    known: known.join(", "),
-                }
-            })
+        self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+            TestnetError::NoSuchNode { name: name.to_owned(), known: known.join(", ") }
+        })
     }
 
     /// The name of the node with this node id, or the id's first characters for a stranger.
     #[must_use]
     pub fn name_of(&self, node_id: &str) -> String {
         let known = self.nodes.iter().find(|node| node.node == node_id);
-        known.map_or_else(
-            || crate::units::short(node_id).to_owned(),
-            |node| node.name.clone(),
-        )
+        known.map_or_else(|| crate::units::short(node_id).to_owned(), |node| node.name.clone())
     }
 
     /// The recovery phrase that `init` showed for the user called `name`; known only to the `Net`
@@ -279,12 +265,7 @@ impl Net {
     ///
     /// # Errors
     /// As [`Net::cli`].
-    pub fn cli_stdin<A: AsRef<OsStr>>(
-        &self,
-        name: &str,
-        args: &[A],
-        stdin: &[u8],
-    ) -> Result<CliOutput, TestnetError> {
+    pub fn cli_stdin<A: AsRef<OsStr>>(&self, name: &str, args: &[A], stdin: &[u8]) -> Result<CliOutput, TestnetError> {
         self.cli_with(name, args, stdin, COMMAND_LIMIT, |_| {})
     }
 
@@ -340,34 +321,24 @@ impl Net {
     }
 
     fn processes(&self) -> MutexGuard<'_, BTreeMap<String, Process>> {
-        self.processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// State and, once dead and known, exit code.
     fn process_state(&self, name: &str) -> (ProcessState, Option<i32>) {
         let mut processes = self.processes();
-        processes
-            .get_mut(name)
-            .map_or((ProcessState::Dead, None), Process::state)
+        processes.get_mut(name).map_or((ProcessState::Dead, None), Process::state)
     }
 
     fn save(&self) -> Result<(), TestnetError> {
         // The lock is held over the write, so that an older state never replaces a newer one.
         let processes = self.processes();
-        let nodes = self.nodes.iter().map(|node| NodeState {
-            node: node.clone(),
-            process: processes.get(&node.name).map(|process| process.id),
-        });
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| NodeState { node: node.clone(), process: processes.get(&node.name).map(|process| process.id) });
         let nodes = nodes.collect();
-        State::new(
-            self.binary.clone(),
-            self.invite.clone(),
-            self.exit_with_parent,
-            nodes,
-        )
-        .save(&self.dir)
+        State::new(self.binary.clone(), self.invite.clone(), self.exit_with_parent, nodes).save(&self.dir)
     }
 }
 
@@ -380,11 +351,7 @@ impl Drop for Net {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, TestnetError> {
-    std::path::absolute(path).map_err(|source| TestnetError::File {
-        what: "find",
-        path: path.to_owned(),
-        source,
-    })
+    std::path::absolute(path).map_err(|source| TestnetError::File { what: "find", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -84,8 +84,7 @@ impl Net {
         if let Some(phrase) = phrase {
             let words = format!("{phrase}\n");
             self.cli_stdin(name, &["recover"], words.as_bytes())?.ok()?;
-            self.phrases
-                .insert(name.to_owned(), Phrase(phrase.to_owned()));
+            self.phrases.insert(name.to_owned(), Phrase(phrase.to_owned()));
         }
         self.bring_up(vec![plan])?;
         self.await_users(&[name])?;
@@ -96,11 +95,7 @@ impl Net {
     ///
     /// # Errors
     /// As [`Net::up`]; [`TestnetError::Usage`] when the name is taken.
-    pub fn add_vendor(
-        &mut self,
-        name: &str,
-        vendor: &VendorSpec,
-    ) -> Result<&NodeHandle, TestnetError> {
+    pub fn add_vendor(&mut self, name: &str, vendor: &VendorSpec) -> Result<&NodeHandle, TestnetError> {
         let mut plan = NodePlan::new(name, "vendor", self.entry()?);
         plan.vendor = Some(vendor.clone());
         self.make(&plan)?;
@@ -114,11 +109,7 @@ impl Net {
     ///
     /// # Errors
     /// As [`Net::up`]; [`TestnetError::Usage`] when the name is taken.
-    pub fn add_mirror(
-        &mut self,
-        name: &str,
-        set: &[(String, String)],
-    ) -> Result<&NodeHandle, TestnetError> {
+    pub fn add_mirror(&mut self, name: &str, set: &[(String, String)]) -> Result<&NodeHandle, TestnetError> {
         let mut plan = NodePlan::new(name, "mirror", self.entry()?);
         plan.set = set.to_vec();
         self.make(&plan)?;
@@ -158,8 +149,7 @@ impl Net {
             self.make(plan)?;
         }
         self.bring_up(plans)?;
-        let names =
-            |role| -> Vec<String> { self.with_role(role).map(|node| node.name.clone()).collect() };
+        let names = |role| -> Vec<String> { self.with_role(role).map(|node| node.name.clone()).collect() };
         self.await_vendors(&names("vendor"))?;
         self.await_users(&names("user"))
     }
@@ -175,18 +165,16 @@ impl Net {
     }
 
     fn entry(&self) -> Result<Entry, TestnetError> {
-        self.invite.clone().map(Entry::Join).ok_or_else(|| {
-            TestnetError::Usage("this network was never up: it has no invite".to_owned())
-        })
+        self.invite
+            .clone()
+            .map(Entry::Join)
+            .ok_or_else(|| TestnetError::Usage("this network was never up: it has no invite".to_owned()))
     }
 
     /// Makes a node's directory, devices and configuration; starts nothing.
     fn make(&mut self, plan: &NodePlan) -> Result<(), TestnetError> {
         if self.nodes.iter().any(|node| node.name == plan.name) {
-            return Err(TestnetError::Usage(format!(
-                "there is a node {} already",
-                plan.name
-            )));
+            return Err(TestnetError::Usage(format!("there is a node {} already", plan.name)));
         }
         let node = self.init(plan)?;
         self.nodes.push(node);
@@ -210,8 +198,7 @@ impl Net {
         };
         let answer = call.run(&mut |_| {})?.ok()?;
         if let Some(phrase) = answer.json.get("phrase").and_then(Value::as_str) {
-            self.phrases
-                .insert(plan.name.clone(), Phrase(phrase.to_owned()));
+            self.phrases.insert(plan.name.clone(), Phrase(phrase.to_owned()));
         }
         Ok(NodeHandle {
             name: plan.name.clone(),
@@ -290,12 +277,8 @@ impl Net {
                 Ok(last.is_none().then_some(()))
             };
             let waited = self.wait_for(self.ready_timeout, "all vendors are listed", lists_all);
-            if let (Err(TestnetError::Deadline { seconds, .. }), Some((vendor, answer))) =
-                (&waited, last)
-            {
-                let why = format!(
-                    "did not list {vendor} with a capacity after {seconds} s; its last FAT: {answer}"
-                );
+            if let (Err(TestnetError::Deadline { seconds, .. }), Some((vendor, answer))) = (&waited, last) {
+                let why = format!("did not list {vendor} with a capacity after {seconds} s; its last FAT: {answer}");
                 return Err(mirror.error(why));
             }
             waited?;
@@ -306,10 +289,7 @@ impl Net {
     /// Waits until these users reach as many mirrors as a put needs, or all that there are.
     fn await_users<N: AsRef<str>>(&self, names: &[N]) -> Result<(), TestnetError> {
         let alive = |name: &str| self.process_state(name).0 == crate::ProcessState::Running;
-        let mirrors = self
-            .with_role("mirror")
-            .filter(|mirror| alive(&mirror.name))
-            .count();
+        let mirrors = self.with_role("mirror").filter(|mirror| alive(&mirror.name)).count();
         let wanted = mirrors.min(MIRRORS_REACHED);
         for name in names {
             let user = self.node(name.as_ref())?;
@@ -317,20 +297,13 @@ impl Net {
             let reaches = || {
                 let status = self.cli(&user.name, &["status"])?;
                 last = answer_line(&status);
-                let list = status.json["mirrors"]
-                    .as_array()
-                    .map_or(&[][..], Vec::as_slice);
-                let reached = list
-                    .iter()
-                    .filter(|mirror| mirror["reachable"] == true)
-                    .count();
+                let list = status.json["mirrors"].as_array().map_or(&[][..], Vec::as_slice);
+                let reached = list.iter().filter(|mirror| mirror["reachable"] == true).count();
                 Ok((reached >= wanted).then_some(()))
             };
             let waited = self.wait_for(self.ready_timeout, "mirrors are reached", reaches);
             if let Err(TestnetError::Deadline { seconds, .. }) = &waited {
-                let why = format!(
-                    "did not reach {wanted} mirrors after {seconds} s; its last status: {last}"
-                );
+                let why = format!("did not reach {wanted} mirrors after {seconds} s; its last status: {last}");
                 return Err(user.error(why));
             }
             waited?;
@@ -341,26 +314,17 @@ impl Net {
 
 /// Whether a mirror's FAT lists the vendor with this node id and a capacity.
 fn lists(fat: &CliOutput, node_id: &str) -> bool {
-    let vendors = fat.json["vendors"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    vendors.iter().any(|vendor| {
-        vendor["vendor"] == node_id && vendor["capacity"].as_u64().is_some_and(|bytes| bytes > 0)
-    })
+    let vendors = fat.json["vendors"].as_array().map_or(&[][..], Vec::as_slice);
+    vendors
+        .iter()
+        .any(|vendor| vendor["vendor"] == node_id && vendor["capacity"].as_u64().is_some_and(|bytes| bytes > 0))
 }
 
 /// What a command said last, short enough for an error message.
 fn answer_line(output: &CliOutput) -> String {
-    let text = if output.json.is_null() {
-        output.stderr.clone()
-    } else {
-        output.json.to_string()
-    };
+    let text = if output.json.is_null() { output.stderr.clone() } else { output.json.to_string() };
     let text = text.trim();
-    let cut = text
-        .char_indices()
-        .nth(400)
-        .map_or(text.len(), |(index, _)| index);
+    let cut = text.char_indices().nth(400).map_or(text.len(), |(index, _)| index);
     format!("exit code {}, {}", output.code, &text[..cut])
 }
 

@@ -18,9 +18,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
 use super::on_connection::explain;
-use crate::config::{
-    ADDRESSES_TRIED_MAX, DIALS_PER_PEER_MAX, IDENTIFY_MAX, STRANGER_LINGERS, WAITERS_PER_PEER_MAX,
-};
+use crate::config::{ADDRESSES_TRIED_MAX, DIALS_PER_PEER_MAX, IDENTIFY_MAX, STRANGER_LINGERS, WAITERS_PER_PEER_MAX};
 use crate::error::OverlayError;
 use crate::identity::{node_of, without_peer};
 use crate::streams::OpenRequest;
@@ -100,31 +98,16 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(local: PeerId) -> Self {
-        Self {
-            local,
-            connections: HashMap::new(),
-            pending: HashMap::new(),
-            bans: HashMap::new(),
-        }
+        Self { local, connections: HashMap::new(), pending: HashMap::new(), bans: HashMap::new() }
     }
 
     /// Somebody wants `peer` connected.
-    pub(super) fn want(
-        &mut self,
-        peer: PeerId,
-        node: NodeId,
-        mut addresses: Vec<Multiaddr>,
-        then: Then,
-    ) -> Step {
+    pub(super) fn want(&mut self, peer: PeerId, node: NodeId, mut addresses: Vec<Multiaddr>, then: Then) -> Step {
         addresses.truncate(ADDRESSES_TRIED_MAX);
         let connections = self.connections.get(&peer);
         if peer == self.local {
             then.fail(OverlayError::ToSelf);
-        } else if self
-            .bans
-            .get(&peer)
-            .is_some_and(|end| *end > Instant::now())
-        {
+        } else if self.bans.get(&peer).is_some_and(|end| *end > Instant::now()) {
             then.fail(OverlayError::Banned { peer: node });
         } else if let Some(id) = connections.and_then(|all| usable(all))
             && (addresses.is_empty() || !connections.is_some_and(|all| doubtful(all)))
@@ -146,12 +129,7 @@ impl Peers {
                 return Step::Nothing;
             }
             let waiters = vec![Waiter { addresses, then }];
-            let pending = Pending {
-                node,
-                waiters,
-                dials: Vec::new(),
-                tried: HashSet::new(),
-            };
+            let pending = Pending { node, waiters, dials: Vec::new(), tried: HashSet::new() };
             let pending = self.pending.entry(peer).or_insert(pending);
             if !under_way {
                 return pending.dial(peer).map_or(Step::Nothing, Step::Dial);
@@ -192,8 +170,7 @@ impl Peers {
     }
 
     pub(super) fn is_identified(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
-        self.connection(peer, id)
-            .is_some_and(|connection| connection.identified)
+        self.connection(peer, id).is_some_and(|connection| connection.identified)
     }
 
     /// The peer is of another network. Its connection stays for a moment, so that the peer learns the same: closed at
@@ -224,11 +201,7 @@ impl Peers {
             }
         }
         // A dial that is still under way will tell those who wait.
-        if self
-            .pending
-            .get(&peer)
-            .is_some_and(|pending| !pending.dials.is_empty())
-        {
+        if self.pending.get(&peer).is_some_and(|pending| !pending.dials.is_empty()) {
             return;
         }
         if let Some(pending) = self.pending.remove(&peer) {
@@ -238,12 +211,7 @@ impl Peers {
     }
 
     /// The dial `id` of `peer` failed.
-    pub(super) fn dial_failed(
-        &mut self,
-        peer: PeerId,
-        id: ConnectionId,
-        error: &DialError,
-    ) -> Step {
+    pub(super) fn dial_failed(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) -> Step {
         // A dial that is not in the list served waiters who are long gone.
         let Some(pending) = self.pending.get_mut(&peer) else {
             return Step::Nothing;
@@ -253,19 +221,13 @@ impl Peers {
         };
         match error {
             // Only this address is to blame; one that was not asked for would be tried for ever.
-            DialError::WrongPeerId { address, .. }
-                if trying.contains(&without_peer(address.clone())) =>
-            {
+            DialError::WrongPeerId { address, .. } if trying.contains(&without_peer(address.clone())) => {
                 pending.tried.insert(without_peer(address.clone()));
             }
             _ => pending.tried.extend(trying),
         }
         let error = explain(pending.node, error);
-        if self
-            .connections
-            .get(&peer)
-            .is_some_and(|connections| under_way(connections))
-        {
+        if self.connections.get(&peer).is_some_and(|connections| under_way(connections)) {
             // The peer has connected to this node meanwhile, and is being identified.
             return Step::Nothing;
         }
@@ -305,19 +267,10 @@ impl Peers {
     /// Connections whose peer has not told its network in time, or told another one.
     pub(super) fn unwanted(&self, now: Instant) -> Vec<ConnectionId> {
         let overdue = |connection: &&Connection| {
-            let grace = if connection.closing {
-                STRANGER_LINGERS
-            } else {
-                IDENTIFY_MAX
-            };
+            let grace = if connection.closing { STRANGER_LINGERS } else { IDENTIFY_MAX };
             !connection.identified && now.duration_since(connection.since) > grace
         };
-        self.connections
-            .values()
-            .flatten()
-            .filter(overdue)
-            .map(|connection| connection.id)
-            .collect()
+        self.connections.values().flatten().filter(overdue).map(|connection| connection.id).collect()
     }
 
     pub(super) fn forget_those_who_gave_up(&mut self) {
@@ -334,19 +287,13 @@ impl Peers {
     }
 
     pub(super) fn round_trip(&self, peer: &PeerId) -> Option<Duration> {
-        self.connections
-            .get(peer)?
-            .iter()
-            .filter_map(|connection| connection.round_trip)
-            .min()
+        self.connections.get(peer)?.iter().filter_map(|connection| connection.round_trip).min()
     }
 
     pub(super) fn connected(&self) -> Vec<(NodeId, String)> {
         let one = |(peer, connections): (&PeerId, &Vec<Connection>)| {
-            let connection = connections
-                .iter()
-                .rev()
-                .find(|connection| connection.identified && !connection.closing)?;
+            let connection =
+                connections.iter().rev().find(|connection| connection.identified && !connection.closing)?;
             Some((node_of(peer)?, connection.remote.to_string()))
         };
         self.connections.iter().filter_map(one).collect()
@@ -355,9 +302,7 @@ impl Peers {
     /// Bans `peer`. Returns whose ban ends early because there are more than `max`.
     pub(super) fn ban(&mut self, peer: PeerId, length: Duration, max: usize) -> Option<PeerId> {
         let now = Instant::now();
-        let end = now
-            .checked_add(length)
-            .unwrap_or(now + Duration::from_secs(365 * 24 * 3600));
+        let end = now.checked_add(length).unwrap_or(now + Duration::from_secs(365 * 24 * 3600));
         self.bans.insert(peer, end);
         if let Some(pending) = self.pending.remove(&peer) {
             let banned = OverlayError::Banned { peer: pending.node };
@@ -378,17 +323,11 @@ impl Peers {
 
     /// Ends the bans whose time is over.
     pub(super) fn bans_over(&mut self, now: Instant) -> Vec<PeerId> {
-        self.bans
-            .extract_if(|_, end| *end <= now)
-            .map(|(peer, _)| peer)
-            .collect()
+        self.bans.extract_if(|_, end| *end <= now).map(|(peer, _)| peer).collect()
     }
 
     fn connection(&mut self, peer: &PeerId, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections
-            .get_mut(peer)?
-            .iter_mut()
-            .find(|connection| connection.id == id)
+        self.connections.get_mut(peer)?.iter_mut().find(|connection| connection.id == id)
     }
 }
 
@@ -403,10 +342,7 @@ impl Pending {
         let mut untried: Vec<Multiaddr> = Vec::new();
         for address in self.waiters.iter().flat_map(|waiter| &waiter.addresses) {
             let known = self.tried.contains(address) || untried.contains(address);
-            let trying = self
-                .dials
-                .iter()
-                .any(|(_, trying)| trying.contains(address));
+            let trying = self.dials.iter().any(|(_, trying)| trying.contains(address));
             if !known && !trying && untried.len() < ADDRESSES_TRIED_MAX {
                 untried.push(address.clone());
             }
@@ -415,10 +351,7 @@ impl Pending {
             return None;
         }
         // Sharing is decided here, so libp2p's own condition must not refuse.
-        let dial = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(untried.clone())
-            .build();
+        let dial = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(untried.clone()).build();
         self.dials.push((dial.connection_id(), untried));
         Some(dial)
     }
@@ -438,16 +371,8 @@ impl Pending {
 
 /// The newest connection on which something can begin, if possible one that is not suspect.
 fn usable(connections: &[Connection]) -> Option<ConnectionId> {
-    let ready = || {
-        connections
-            .iter()
-            .rev()
-            .filter(|c| c.identified && !c.closing)
-    };
-    ready()
-        .find(|c| !c.suspect)
-        .or_else(|| ready().next())
-        .map(|c| c.id)
+    let ready = || connections.iter().rev().filter(|c| c.identified && !c.closing);
+    ready().find(|c| !c.suspect).or_else(|| ready().next()).map(|c| c.id)
 }
 
 /// Whether a new dial is due although there is a connection. One that doubles it is enough, so that a slow peer is
@@ -470,11 +395,7 @@ fn fulfil(connection: ConnectionId, waiters: Vec<Waiter>) -> Step {
             Then::Open(request) => requests.push(request),
         }
     }
-    if requests.is_empty() {
-        Step::Nothing
-    } else {
-        Step::Open(connection, requests)
-    }
+    if requests.is_empty() { Step::Nothing } else { Step::Open(connection, requests) }
 }
 
 #[cfg(test)]

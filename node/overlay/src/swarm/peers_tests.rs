@@ -13,9 +13,7 @@ fn someone(seed: u8) -> (PeerId, NodeId) {
 }
 
 fn address(port: u16) -> Multiaddr {
-    format!("/ip4/127.0.0.1/udp/{port}/quic-v1")
-        .parse()
-        .unwrap()
+    format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
 }
 
 /// A book, a peer, and a way to want the peer.
@@ -29,22 +27,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let (peer, node) = someone(2);
-        Self {
-            peers: Peers::new(someone(1).0),
-            peer,
-            node,
-            connections: 1000,
-        }
+        Self { peers: Peers::new(someone(1).0), peer, node, connections: 1000 }
     }
 
     fn want(&mut self, ports: &[u16]) -> (Step, Answer) {
         let (reply, answer) = oneshot::channel();
         let addresses = ports.iter().map(|port| address(*port)).collect();
-        (
-            self.peers
-                .want(self.peer, self.node, addresses, Then::Tell(reply)),
-            answer,
-        )
+        (self.peers.want(self.peer, self.node, addresses, Then::Tell(reply)), answer)
     }
 
     fn establish(&mut self, identified: bool) -> ConnectionId {
@@ -83,10 +72,7 @@ fn those_who_want_one_peer_share_a_dial_and_are_told_once_it_is_identified() {
     let id = world.establish(false);
     assert!(first.try_recv().is_err(), "not identified yet");
     nothing(world.peers.identified(world.peer, id));
-    assert_eq!(
-        (first.try_recv().unwrap(), second.try_recv().unwrap()),
-        (Ok(()), Ok(()))
-    );
+    assert_eq!((first.try_recv().unwrap(), second.try_recv().unwrap()), (Ok(()), Ok(())));
     let (step, mut third) = world.want(&[]);
     nothing(step);
     assert_eq!(third.try_recv().unwrap(), Ok(()));
@@ -103,16 +89,10 @@ fn an_address_that_is_not_being_tried_is_dialed_at_once() {
     nothing(world.fail(one, &DialError::Aborted));
     // A late echo of the first dial changes nothing.
     nothing(world.fail(one, &DialError::Aborted));
-    assert!(
-        first.try_recv().is_err(),
-        "the second dial may still succeed"
-    );
+    assert!(first.try_recv().is_err(), "the second dial may still succeed");
     nothing(world.fail(two, &DialError::Aborted));
     for answer in [&mut first, &mut second] {
-        assert!(matches!(
-            answer.try_recv().unwrap(),
-            Err(OverlayError::Unreachable { .. })
-        ));
+        assert!(matches!(answer.try_recv().unwrap(), Err(OverlayError::Unreachable { .. })));
     }
 }
 
@@ -133,11 +113,7 @@ fn dials_of_one_peer_are_bounded_and_the_rest_follows() {
     nothing(world.peers.identified(world.peer, follows));
     assert_eq!(last.try_recv().unwrap(), Ok(()));
     nothing(world.fail(dials[1], &DialError::Aborted));
-    assert!(
-        answers
-            .iter_mut()
-            .all(|answer| answer.try_recv().unwrap() == Ok(()))
-    );
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap() == Ok(())));
 }
 
 #[test]
@@ -145,17 +121,11 @@ fn an_impostor_costs_only_its_own_address() {
     let mut world = World::new();
     let (step, mut answer) = world.want(&[1, 2]);
     let one = dial(step);
-    let impostor = |port| DialError::WrongPeerId {
-        obtained: someone(3).0,
-        address: address(port),
-    };
+    let impostor = |port| DialError::WrongPeerId { obtained: someone(3).0, address: address(port) };
     let two = dial(world.fail(one, &impostor(2)));
     // An address that was never asked for must not be dialed round for ever.
     nothing(world.fail(two, &impostor(77)));
-    assert!(matches!(
-        answer.try_recv().unwrap(),
-        Err(OverlayError::WrongPeer { .. })
-    ));
+    assert!(matches!(answer.try_recv().unwrap(), Err(OverlayError::WrongPeer { .. })));
 }
 
 #[test]
@@ -165,10 +135,7 @@ fn nobody_is_dialed_for_those_who_gave_up() {
     let one = dial(step);
     let (step, second) = world.want(&[2]);
     let two = dial(step);
-    let impostor = DialError::WrongPeerId {
-        obtained: someone(3).0,
-        address: address(2),
-    };
+    let impostor = DialError::WrongPeerId { obtained: someone(3).0, address: address(2) };
     let (step, third) = world.want(&[1, 2]);
     nothing(step);
     drop((first, second, third));
@@ -200,9 +167,7 @@ fn a_suspect_connection_is_doubled_once_and_used_if_that_fails() {
     let (step, _answer) = world.want(&[1]);
     nothing(step);
     // A ping shows which one lives.
-    world
-        .peers
-        .measured(&world.peer.clone(), old, Duration::from_millis(1));
+    world.peers.measured(&world.peer.clone(), old, Duration::from_millis(1));
     assert_eq!(usable(&world.peers.connections[&world.peer]), Some(old));
 }
 
@@ -213,10 +178,7 @@ fn a_connection_that_ends_before_it_is_identified_fails_those_who_wait() {
     let id = dial(step);
     world.peers.established(world.peer, id, address(1));
     world.peers.closed(world.peer, id);
-    assert_eq!(
-        answer.try_recv().unwrap(),
-        Err(OverlayError::ConnectionLost { peer: world.node })
-    );
+    assert_eq!(answer.try_recv().unwrap(), Err(OverlayError::ConnectionLost { peer: world.node }));
     assert!(world.peers.connections.is_empty() && world.peers.pending.is_empty());
 }
 
@@ -227,10 +189,7 @@ fn a_stranger_is_told_apart_and_then_closed() {
     let id = dial(step);
     world.peers.established(world.peer, id, address(1));
     world.peers.of_another_network(&world.peer.clone());
-    assert_eq!(
-        answer.try_recv().unwrap(),
-        Err(OverlayError::WrongNetwork { peer: world.node })
-    );
+    assert_eq!(answer.try_recv().unwrap(), Err(OverlayError::WrongNetwork { peer: world.node }));
     let now = Instant::now();
     assert!(world.peers.unwanted(now).is_empty());
     assert_eq!(world.peers.unwanted(now + STRANGER_LINGERS * 2), [id]);
@@ -243,21 +202,9 @@ fn bans_end_and_are_bounded() {
     assert_eq!(world.peers.ban(peer, Duration::from_secs(100), 2), None);
     assert_eq!(world.peers.ban(second, Duration::MAX, 2), None);
     let (_, mut answer) = world.want(&[1]);
-    assert_eq!(
-        answer.try_recv().unwrap(),
-        Err(OverlayError::Banned { peer: world.node })
-    );
-    assert_eq!(
-        world.peers.ban(third, Duration::from_secs(1), 2),
-        Some(peer),
-        "the first to end makes room"
-    );
-    assert_eq!(
-        world
-            .peers
-            .bans_over(Instant::now() + Duration::from_secs(2)),
-        [third]
-    );
+    assert_eq!(answer.try_recv().unwrap(), Err(OverlayError::Banned { peer: world.node }));
+    assert_eq!(world.peers.ban(third, Duration::from_secs(1), 2), Some(peer), "the first to end makes room");
+    assert_eq!(world.peers.bans_over(Instant::now() + Duration::from_secs(2)), [third]);
     let (step, _answer) = world.want(&[1]);
     dial(step);
 }
@@ -270,8 +217,5 @@ fn waiters_are_bounded() {
         answers.push(world.want(&[1]));
     }
     let (_, mut answer) = world.want(&[1]);
-    assert_eq!(
-        answer.try_recv().unwrap(),
-        Err(OverlayError::Busy { peer: world.node })
-    );
+    assert_eq!(answer.try_recv().unwrap(), Err(OverlayError::Busy { peer: world.node }));
 }

@@ -5,9 +5,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use fathom_overlay::{
-    ConnectionCaps, Incoming, Overlay, OverlayConfig, PeerStream, read_frame, start, write_frame,
-};
+use fathom_overlay::{ConnectionCaps, Incoming, Overlay, OverlayConfig, PeerStream, read_frame, start, write_frame};
 use fathom_protocol::ids::{NetworkId, NodeId};
 
 /// Long enough for a loaded machine; a test that passes ends far earlier.
@@ -42,11 +40,7 @@ pub fn config(seed: u8) -> OverlayConfig {
 pub async fn node(config: OverlayConfig) -> Node {
     let (overlay, incoming) = start(config).await.expect("start");
     let addresses = overlay.listen_addresses().await;
-    Node {
-        overlay,
-        incoming,
-        addresses,
-    }
+    Node { overlay, incoming, addresses }
 }
 
 /// Waits until `condition` holds.

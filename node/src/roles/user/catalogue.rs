@@ -39,8 +39,10 @@ impl StoredFile {
     #[must_use]
     pub fn holders(&self) -> Vec<NodeId> {
         let places = self.manifest.iter().flat_map(|manifest| manifest.places.iter().map(|place| place.vendor));
-        let mut holders: Vec<NodeId> =
-            places.chain(self.fat.vendors()).chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to])).collect();
+        let mut holders: Vec<NodeId> = places
+            .chain(self.fat.vendors())
+            .chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to]))
+            .collect();
         holders.sort_unstable();
         holders.dedup();
         holders
@@ -74,7 +76,11 @@ impl Catalogue {
         }
         let below: Vec<&StoredFile> = match name {
             "" => all.into_values().collect(),
-            _ => all.into_iter().filter(|(known, _)| known.starts_with(&format!("{name}/"))).map(|(_, file)| file).collect(),
+            _ => all
+                .into_iter()
+                .filter(|(known, _)| known.starts_with(&format!("{name}/")))
+                .map(|(_, file)| file)
+                .collect(),
         };
         if below.is_empty() { Err(UserError::NotFound(name.to_owned())) } else { Ok(below) }
     }

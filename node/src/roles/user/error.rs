@@ -109,10 +109,13 @@ fn refusal_kind(kind: RefusalKind) -> (ErrorKind, &'static str) {
         RefusalKind::NoSpace | RefusalKind::TooFewVendors => {
             (ErrorKind::NoSpace, "see `fathom fat` for what is on offer; store less, use --copies, or wait for vendors")
         }
-        RefusalKind::Silent | RefusalKind::Unreachable => (ErrorKind::Network, "run the same command again; it goes on where it was"),
-        RefusalKind::Conflict | RefusalKind::Stale => {
-            (ErrorKind::Other, "another device of yours changed this file; look at `fathom ls`, then run the command again")
+        RefusalKind::Silent | RefusalKind::Unreachable => {
+            (ErrorKind::Network, "run the same command again; it goes on where it was")
         }
+        RefusalKind::Conflict | RefusalKind::Stale => (
+            ErrorKind::Other,
+            "another device of yours changed this file; look at `fathom ls`, then run the command again",
+        ),
         _ => (ErrorKind::Other, "run the same command again; if it stays, the log of the node says more"),
     }
 }
@@ -120,20 +123,31 @@ fn refusal_kind(kind: RefusalKind) -> (ErrorKind, &'static str) {
 impl From<UserError> for CommandError {
     fn from(error: UserError) -> Self {
         let (kind, hint) = match &error {
-            UserError::NoMirror(0) => (ErrorKind::Network, "join a network with `fathom join`, or wait until the node has found its mirrors"),
-            UserError::NoMirror(_) => (ErrorKind::Network, "check this machine's connection; `fathom status` lists the mirrors"),
+            UserError::NoMirror(0) => {
+                (ErrorKind::Network, "join a network with `fathom join`, or wait until the node has found its mirrors")
+            }
+            UserError::NoMirror(_) => {
+                (ErrorKind::Network, "check this machine's connection; `fathom status` lists the mirrors")
+            }
             UserError::Refused(refusal) => refusal_kind(refusal.kind),
             UserError::NoPlace { .. } => (
                 ErrorKind::NoSpace,
                 "what was stored is kept; run the same command again when more vendors are there, or with fewer --copies",
             ),
-            UserError::NotStored { .. } => (ErrorKind::Network, "the data is at its vendors; run the same command again to finish"),
+            UserError::NotStored { .. } => {
+                (ErrorKind::Network, "the data is at its vendors; run the same command again to finish")
+            }
             UserError::Source(_) => (ErrorKind::NotFound, "check the path"),
             UserError::SourceChanged(_) => (ErrorKind::Other, "run the command again when nothing writes to the file"),
             UserError::Io { .. } => (ErrorKind::Other, "mend the cause and run the same command again"),
-            UserError::Journal(_) => (ErrorKind::Other, "if the disk is full, make room; stored files are not affected"),
+            UserError::Journal(_) => {
+                (ErrorKind::Other, "if the disk is full, make room; stored files are not affected")
+            }
             UserError::NotFound(_) => (ErrorKind::NotFound, "`fathom ls` lists the names"),
-            UserError::ChunkLost { .. } => (ErrorKind::Integrity, "run the same command again when more vendors are reachable; what arrived is kept"),
+            UserError::ChunkLost { .. } => (
+                ErrorKind::Integrity,
+                "run the same command again when more vendors are reachable; what arrived is kept",
+            ),
             UserError::Integrity(_) => (ErrorKind::Integrity, "check that this is the right recovery phrase"),
             UserError::Internal(_) => (ErrorKind::Other, "please report this with the node's log"),
         };

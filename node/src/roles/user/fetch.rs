@@ -27,6 +27,9 @@ const RACE_AFTER: Duration = Duration::from_millis(1_000);
 const PIECE: usize = 256 * 1024;
 const REQUEST_SECONDS: u64 = 60;
 
+/// A vendor and what it gave.
+type Answer = (NodeId, Result<Vec<u8>, Refusal>);
+
 /// How the vendors served one get.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
@@ -75,15 +78,31 @@ impl User {
     ///
     /// # Errors
     /// What each source said.
-    pub(super) async fn fetch_chunk(&self, chunk: ChunkId, length: u32, holders: &[NodeId], sources: &Sources) -> Result<Vec<u8>, String> {
+    pub(super) async fn fetch_chunk(
+        &self,
+        chunk: ChunkId,
+        length: u32,
+        holders: &[NodeId],
+        sources: &Sources,
+    ) -> Result<Vec<u8>, String> {
         let mut left: Vec<NodeId> = holders.to_vec();
-        let mut asked: FuturesUnordered<BoxFuture<'_, (NodeId, Result<Vec<u8>, Refusal>)>> = FuturesUnordered::new();
+        let mut asked: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         let mut reasons = Vec::new();
+        let mut newest = None;
         loop {
             if asked.is_empty() {
                 match self.best(&mut left, sources) {
-                    Some(vendor) => asked.push(Box::pin(self.fetch_from(vendor, chunk, length, sources))),
-                    None => return Err(if reasons.is_empty() { "no vendor holds it".to_owned() } else { reasons.join("; ") }),
+                    Some(vendor) => {
+                        newest = Some(vendor);
+                        asked.push(Box::pin(self.fetch_from(vendor, chunk, length, sources)));
+                    }
+                    None => {
+                        return Err(if reasons.is_empty() {
+                            "no vendor holds it".to_owned()
+                        } else {
+                            reasons.join("; ")
+                        });
+                    }
                 }
             }
             tokio::select! {
@@ -100,7 +119,12 @@ impl User {
                     }
                 },
                 () = tokio::time::sleep(RACE_AFTER), if !left.is_empty() => {
+                    // Other chunks better ask elsewhere, too.
+                    if let Some(slow) = newest {
+                        sources.with(slow, |service| service.failed = true);
+                    }
                     if let Some(vendor) = self.best(&mut left, sources) {
+                        newest = Some(vendor);
                         asked.push(Box::pin(self.fetch_from(vendor, chunk, length, sources)));
                     }
                 }
@@ -115,15 +139,18 @@ impl User {
             let way = way(&self.net, *vendor, None);
             (failed || way.suspected, f64::from(in_flight + 1) * (way.score() + 2.0))
         };
-        let (at, _) = left
-            .iter()
-            .map(cost)
-            .enumerate()
-            .min_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
+        let (at, _) =
+            left.iter().map(cost).enumerate().min_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
         Some(left.swap_remove(at))
     }
 
-    async fn fetch_from(&self, vendor: NodeId, chunk: ChunkId, length: u32, sources: &Sources) -> (NodeId, Result<Vec<u8>, Refusal>) {
+    async fn fetch_from(
+        &self,
+        vendor: NodeId,
+        chunk: ChunkId,
+        length: u32,
+        sources: &Sources,
+    ) -> (NodeId, Result<Vec<u8>, Refusal>) {
         sources.with(vendor, |service| service.in_flight += 1);
         let _under_way = UnderWay(sources, vendor);
         let fetched = self.fetch_range(vendor, chunk, 0, length).await;
@@ -132,7 +159,9 @@ impl User {
                 service.bytes += bytes.len() as u64;
                 service.good.push(chunk);
             }),
-            Err(refusal) if matches!(refusal.kind, RefusalKind::Silent | RefusalKind::Unreachable) => self.net.suspect(vendor),
+            Err(refusal) if matches!(refusal.kind, RefusalKind::Silent | RefusalKind::Unreachable) => {
+                self.net.suspect(vendor)
+            }
             Err(_) => {}
         }
         (vendor, fetched)
@@ -168,26 +197,40 @@ impl User {
             return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced more than was asked"));
         }
         let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
-        let decoded = tokio::task::spawn_blocking(move || bao::decode(chunk, chunk_length, offset, length, &encoded)).await;
+        let decoded =
+            tokio::task::spawn_blocking(move || bao::decode(chunk, chunk_length, offset, length, &encoded)).await;
         match decoded {
             Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => Err(Refusal::new(RefusalKind::Corrupt, format!("{} sent something else: {error}", vendor.short()))),
+            Ok(Err(error)) => {
+                Err(Refusal::new(RefusalKind::Corrupt, format!("{} sent something else: {error}", vendor.short())))
+            }
             Err(error) => Err(Refusal::new(RefusalKind::Internal, error.to_string())),
         }
     }
 }
 
 /// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory grows with what arrives.
-async fn read_encoded(stream: &mut fathom_overlay::PeerStream, vendor: NodeId, length: usize) -> Result<Vec<u8>, Refusal> {
+async fn read_encoded(
+    stream: &mut fathom_overlay::PeerStream,
+    vendor: NodeId,
+    length: usize,
+) -> Result<Vec<u8>, Refusal> {
     let mut encoded = Vec::with_capacity(length.min(PIECE));
     while encoded.len() < length {
         let want = (length - encoded.len()).min(PIECE);
         encoded.reserve(want);
         let mut piece = (&mut *stream).take(want as u64);
         match tokio::time::timeout(SILENCE, piece.read_buf(&mut encoded)).await {
-            Ok(Ok(0)) => return Err(Refusal::new(RefusalKind::WrongLength, format!("{} stopped in the middle", vendor.short()))),
+            Ok(Ok(0)) => {
+                return Err(Refusal::new(
+                    RefusalKind::WrongLength,
+                    format!("{} stopped in the middle", vendor.short()),
+                ));
+            }
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(Refusal::new(RefusalKind::Unreachable, format!("{} broke off: {error}", vendor.short()))),
+            Ok(Err(error)) => {
+                return Err(Refusal::new(RefusalKind::Unreachable, format!("{} broke off: {error}", vendor.short())));
+            }
             Err(_) => return Err(silent(vendor)),
         }
     }

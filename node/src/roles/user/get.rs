@@ -50,7 +50,13 @@ impl User {
     ///
     /// # Errors
     /// [`UserError`]; what arrived is kept beside the target for the next attempt.
-    pub async fn get(self: &Arc<Self>, name: &str, output: &Path, release: bool, events: EventSink) -> Result<GetResult, UserError> {
+    pub async fn get(
+        self: &Arc<Self>,
+        name: &str,
+        output: &Path,
+        release: bool,
+        events: EventSink,
+    ) -> Result<GetResult, UserError> {
         let began = Instant::now();
         let exact = self.catalogue(Some(self.keys.file_id(name))).await?;
         let (catalogue, _) = match exact.select(name) {
@@ -74,7 +80,9 @@ impl User {
             let file = Arc::clone(file);
             blocking(move || finish(&file)).await?;
         }
-        let services = Arc::try_unwrap(sources).map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?.into_services();
+        let services = Arc::try_unwrap(sources)
+            .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
+            .into_services();
         self.report(&files, &services).await;
         if release {
             self.release(&selected).await?;
@@ -86,7 +94,11 @@ impl User {
             files: files.len() as u64,
             bytes: total,
             chunks: files.iter().map(|file| file.manifest.chunk_count() as u64).sum(),
-            by_vendor: services.iter().filter(|(_, s)| s.bytes > 0).map(|(vendor, s)| (vendor.to_string(), s.bytes)).collect(),
+            by_vendor: services
+                .iter()
+                .filter(|(_, s)| s.bytes > 0)
+                .map(|(vendor, s)| (vendor.to_string(), s.bytes))
+                .collect(),
             failed_sources: services.iter().filter_map(failed).collect(),
             released: release,
             seconds: began.elapsed().as_secs_f64(),
@@ -95,7 +107,8 @@ impl User {
 
     /// Decides where each file goes and makes its directories.
     async fn prepare(&self, name: &str, output: &Path, selected: &[StoredFile]) -> Result<Vec<Getting>, UserError> {
-        let single = selected.len() == 1 && selected[0].manifest.as_ref().is_some_and(|manifest| manifest.name.as_str() == name);
+        let single =
+            selected.len() == 1 && selected[0].manifest.as_ref().is_some_and(|manifest| manifest.name.as_str() == name);
         let mut files = Vec::with_capacity(selected.len());
         for stored in selected {
             let Some(manifest) = stored.manifest.clone() else { continue };
@@ -124,28 +137,48 @@ impl User {
         Ok(files)
     }
 
-    async fn fetch_all(self: &Arc<Self>, files: &[Arc<Getting>], sources: &Arc<Sources>, progress: &Arc<Progress>) -> Result<(), UserError> {
+    async fn fetch_all(
+        self: &Arc<Self>,
+        files: &[Arc<Getting>],
+        sources: &Arc<Sources>,
+        progress: &Arc<Progress>,
+    ) -> Result<(), UserError> {
         for file in files {
             let file = Arc::clone(file);
             blocking(move || open_part(&file).map(drop)).await?;
         }
         let jobs: Vec<(Arc<Getting>, usize, ChunkRef)> = files
             .iter()
-            .flat_map(|file| file.manifest.chunks().enumerate().map(|(index, chunk)| (Arc::clone(file), index, chunk)).collect::<Vec<_>>())
+            .flat_map(|file| {
+                file.manifest
+                    .chunks()
+                    .enumerate()
+                    .map(|(index, chunk)| (Arc::clone(file), index, chunk))
+                    .collect::<Vec<_>>()
+            })
             .collect();
         futures::stream::iter(jobs)
             .map(|(file, index, chunk)| {
                 let (user, sources, progress) = (Arc::clone(self), Arc::clone(sources), Arc::clone(progress));
                 let task = tokio::spawn(async move { user.get_chunk(&file, index, chunk, &sources, &progress).await });
                 let task = tokio_util::task::AbortOnDropHandle::new(task);
-                async move { task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))? }
+                async move {
+                    task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
+                }
             })
             .buffer_unordered(self.settings.in_flight.max(1))
             .try_collect::<()>()
             .await
     }
 
-    async fn get_chunk(&self, file: &Arc<Getting>, index: usize, chunk: ChunkRef, sources: &Sources, progress: &Progress) -> Result<(), UserError> {
+    async fn get_chunk(
+        &self,
+        file: &Arc<Getting>,
+        index: usize,
+        chunk: ChunkRef,
+        sources: &Sources,
+        progress: &Progress,
+    ) -> Result<(), UserError> {
         let plain_len = file.manifest.plain_len(index);
         let (theirs, known) = (Arc::clone(file), chunk.clone());
         let there = blocking(move || Ok(has_chunk(&theirs, index, &known))).await?;
@@ -160,7 +193,14 @@ impl User {
     }
 
     /// The ciphertext from where the FAT says; if nobody there has it, from where a fresh FAT says, since it may have moved.
-    async fn sealed_chunk(&self, file: &Getting, index: usize, chunk: &ChunkRef, length: u32, sources: &Sources) -> Result<Vec<u8>, UserError> {
+    async fn sealed_chunk(
+        &self,
+        file: &Getting,
+        index: usize,
+        chunk: &ChunkRef,
+        length: u32,
+        sources: &Sources,
+    ) -> Result<Vec<u8>, UserError> {
         let holders = holders(&file.manifest, chunk);
         let first = match self.fetch_chunk(chunk.id, length, &holders, sources).await {
             Ok(sealed) => return Ok(sealed),
@@ -168,12 +208,16 @@ impl User {
         };
         let fresh = self.catalogue(Some(file.file)).await?;
         let moved = fresh.files.get(&file.file).and_then(|stored| stored.manifest.as_ref());
-        let now = moved.and_then(|manifest| manifest.chunk(index).map(|chunk| self::holders(manifest, &chunk))).unwrap_or_default();
+        let now = moved
+            .and_then(|manifest| manifest.chunk(index).map(|chunk| self::holders(manifest, &chunk)))
+            .unwrap_or_default();
         if now.is_empty() || now == holders {
             return Err(lost(file.manifest.name.as_str(), index, first));
         }
         self.vendors().await?;
-        self.fetch_chunk(chunk.id, length, &now, sources).await.map_err(|reason| lost(file.manifest.name.as_str(), index, reason))
+        self.fetch_chunk(chunk.id, length, &now, sources)
+            .await
+            .map_err(|reason| lost(file.manifest.name.as_str(), index, reason))
     }
 
     /// Tells each vendor which chunks arrived, and a mirror how it went (figures 19 and 20). Best effort.
@@ -214,7 +258,11 @@ fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
 fn safe_path(name: &str) -> Result<PathBuf, UserError> {
     let path = PathBuf::from(name);
     let inside = path.components().all(|part| matches!(part, Component::Normal(_))) && !name.is_empty();
-    if inside { Ok(path) } else { Err(UserError::Source(format!("the name {name} does not fit below a directory; give -o FILE"))) }
+    if inside {
+        Ok(path)
+    } else {
+        Err(UserError::Source(format!("the name {name} does not fit below a directory; give -o FILE")))
+    }
 }
 
 fn open_part(file: &Getting) -> Result<File, UserError> {
@@ -244,7 +292,8 @@ fn has_chunk(file: &Getting, index: usize, chunk: &ChunkRef) -> bool {
 fn write_chunk(file: &Getting, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
     let plain = open_chunk(&file.manifest.file_key, index as u64, chunk.salt, sealed)?;
     let part = File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))?;
-    part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain)).map_err(UserError::io("write", &file.part))
+    part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain))
+        .map_err(UserError::io("write", &file.part))
 }
 
 /// Makes the complete file durable under its own name.

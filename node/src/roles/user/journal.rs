@@ -138,7 +138,12 @@ impl Journal {
     }
 
     /// Begins a put, or notes new locations of one. Files that are `fresh` lose what an earlier put noted. Durable on return.
-    pub(super) fn begin(&self, name: &str, record: &PutRecord, fresh: &[(FileId, FileRecord)]) -> Result<(), UserError> {
+    pub(super) fn begin(
+        &self,
+        name: &str,
+        record: &PutRecord,
+        fresh: &[(FileId, FileRecord)],
+    ) -> Result<(), UserError> {
         let begin = self.db.begin_write().map_err(failed)?;
         {
             begin.open_table(PUTS).map_err(failed)?.insert(name, &*codec::encode(record)).map_err(failed)?;

@@ -26,7 +26,11 @@ const SUBMIT_BYTES: usize = 4 * 1024 * 1024;
 fn elsewhere(kind: RefusalKind) -> bool {
     matches!(
         kind,
-        RefusalKind::Silent | RefusalKind::Unreachable | RefusalKind::WrongRole | RefusalKind::Internal | RefusalKind::Busy
+        RefusalKind::Silent
+            | RefusalKind::Unreachable
+            | RefusalKind::WrongRole
+            | RefusalKind::Internal
+            | RefusalKind::Busy
     )
 }
 
@@ -56,7 +60,9 @@ impl User {
             }
         }
         match last {
-            Some(refusal) if !matches!(refusal.kind, RefusalKind::Silent | RefusalKind::Unreachable) => Err(refusal.into()),
+            Some(refusal) if !matches!(refusal.kind, RefusalKind::Silent | RefusalKind::Unreachable) => {
+                Err(refusal.into())
+            }
             _ => Err(UserError::NoMirror(mirrors.len())),
         }
     }
@@ -94,8 +100,12 @@ impl User {
     }
 
     async fn submit_batch(&self, batch: Vec<fathom_protocol::sign::Carried<FinalFat>>) -> Result<usize, UserError> {
-        let mirrors = self.mirrors().await?;
+        let mut mirrors = self.mirrors().await?;
         let target = mirrors.len().min(FAT_COPIES);
+        let needed = target / 2 + 1;
+        // A mirror that was silent a moment ago would cost its silence again.
+        let working = mirrors.iter().filter(|mirror| !self.net.book().behaviour(**mirror).suspected).count();
+        mirrors.truncate(if working >= needed { working } else { mirrors.len() });
         let request = Request::SubmitFats(Bounded::first(batch));
         let mut rest = mirrors.into_iter();
         let ask = |mirror: NodeId| {
@@ -120,7 +130,6 @@ impl User {
                 break;
             }
         }
-        let needed = target / 2 + 1;
         if acked >= needed { Ok(acked) } else { Err(UserError::NotStored { acked, wanted: needed, reason }) }
     }
 }

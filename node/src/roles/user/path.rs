@@ -96,7 +96,8 @@ impl User {
 
     /// The vendors in order of preference, with the figures that made it.
     pub(super) fn order(&self, heads: &BTreeMap<NodeId, Signed<VendorHead>>) -> Vec<(NodeId, Way)> {
-        let mut ways: Vec<(NodeId, Way)> = heads.iter().map(|(vendor, head)| (*vendor, way(&self.net, *vendor, Some(head)))).collect();
+        let mut ways: Vec<(NodeId, Way)> =
+            heads.iter().map(|(vendor, head)| (*vendor, way(&self.net, *vendor, Some(head)))).collect();
         ways.sort_by(|a, b| a.1.score().total_cmp(&b.1.score()).then(a.0.cmp(&b.0)));
         ways
     }

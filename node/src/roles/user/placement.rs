@@ -9,6 +9,8 @@ use fathom_protocol::lease::Lease;
 use fathom_protocol::sign::{Carried, RecordError, SignerId};
 use fathom_protocol::wire::Location;
 
+use super::path::Way;
+
 /// One locked location.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -71,16 +73,27 @@ impl Placement {
         }
     }
 
-    /// Speaks for room of `length` bytes in `column`, at a vendor that is not in `avoid`: where least is on its way, then by
-    /// `score`. Each success is followed by one [`Self::settle`].
-    pub(super) fn take(&mut self, column: u8, length: u64, avoid: &[NodeId], score: impl Fn(NodeId) -> f64) -> Option<Slot> {
+    /// Speaks for room of `length` bytes in `column`, at a vendor that is not in `avoid`: one that
+    /// did not fail lately, where least is on its way, and then the nearest. Each success is followed by one [`Self::settle`].
+    pub(super) fn take(
+        &mut self,
+        column: u8,
+        length: u64,
+        avoid: &[NodeId],
+        way: impl Fn(NodeId) -> Way,
+    ) -> Option<Slot> {
         let failed = &self.failed;
         let best = self
             .slots
             .iter_mut()
             .filter(|slot| slot.column == column && slot.room >= length)
             .filter(|slot| !failed.contains(&slot.place.vendor) && !avoid.contains(&slot.place.vendor))
-            .min_by(|a, b| a.in_flight.cmp(&b.in_flight).then(score(a.place.vendor).total_cmp(&score(b.place.vendor))))?;
+            .map(|slot| (way(slot.place.vendor), slot))
+            .min_by(|(way_a, a), (way_b, b)| {
+                let cost = (way_a.suspected, a.in_flight).cmp(&(way_b.suspected, b.in_flight));
+                cost.then(way_a.score().total_cmp(&way_b.score()))
+            })?
+            .1;
         best.room -= length;
         best.in_flight += 1;
         Some(best.clone())
@@ -130,7 +143,11 @@ impl Placement {
 
     /// Room that was locked in a column at vendors that failed, bytes: what a replacement should bring.
     pub(super) fn lost_room(&self, column: u8) -> u64 {
-        self.slots.iter().filter(|slot| slot.column == column && self.failed.contains(&slot.place.vendor)).map(|slot| slot.room + slot.stored).sum()
+        self.slots
+            .iter()
+            .filter(|slot| slot.column == column && self.failed.contains(&slot.place.vendor))
+            .map(|slot| slot.room + slot.stored)
+            .sum()
     }
 
     /// Vendors that serve other columns than `column`, and their zones.

@@ -16,7 +16,7 @@ use fathom_protocol::wire::{Request, Unused};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::Catalogue;
-use super::journal::{FileRecord, PutRecord};
+use super::journal::{ChunkRecord, FileRecord, PutRecord};
 use super::placement::{Placement, check};
 use super::source::{SourceFile, chunk_plain, collect};
 use super::store::{PutFile, Putting, lock, places};
@@ -30,7 +30,25 @@ const WIDTH: u8 = 2;
 /// How long vendors act on a final FAT as an order to erase, in seconds: longer than any lease lives unrenewed.
 pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
-const LIVENESS: Duration = Duration::from_millis(1_000);
+const LIVENESS: Duration = Duration::from_millis(700);
+
+/// The chunk's copies in the columns that this put has.
+fn within(mut chunk: ChunkRecord, copies: usize) -> ChunkRecord {
+    chunk.copies.retain(|(column, _)| usize::from(*column) < copies);
+    chunk
+}
+
+/// Plaintext bytes and number of the chunks that have all their copies.
+fn complete(files: &[PutFile], copies: usize) -> (u64, u64) {
+    let mut complete = (0, 0);
+    for file in files {
+        for (index, _) in lock(&file.chunks).iter().filter(|(_, chunk)| chunk.copies.len() == copies) {
+            complete.0 += u64::from(file.plain_len(*index));
+            complete.1 += 1;
+        }
+    }
+    complete
+}
 
 impl User {
     /// Stores the file or tree at `path` under `name`. Interrupted, the same call goes on where it was.
@@ -58,7 +76,7 @@ impl User {
         result.warnings.extend(self.lock_storage(&put).await?);
         self.store_all(&put).await?;
         self.replace_dead(&put).await?;
-        result.mirrors_acked = self.hand_in(&put, &catalogue).await? as u64;
+        result.mirrors_acked = self.hand_in(&put).await? as u64;
         result.files = put.files.len() as u64;
         result.bytes = put.bytes_total;
         result.chunks = put.files.iter().map(PutFile::chunk_count).sum();
@@ -104,7 +122,12 @@ impl User {
             };
             let chunks: BTreeMap<u64, _> = match fresh.last() {
                 Some((newest, _)) if *newest == file => BTreeMap::new(),
-                _ => self.journal.chunks(file)?.into_iter().collect(),
+                _ => self
+                    .journal
+                    .chunks(file)?
+                    .into_iter()
+                    .map(|(index, chunk)| (index, within(chunk, copies)))
+                    .collect(),
             };
             resumed += chunks.values().map(|chunk| chunk.copies.len() as u64).sum::<u64>();
             files.push(PutFile {
@@ -117,8 +140,11 @@ impl User {
                 chunks: Mutex::new(chunks),
             });
         }
-        let unit = files.iter().map(|file| sealed_len(file.chunk_plain.min(u32::try_from(file.source.size).unwrap_or(u32::MAX))));
+        let unit = files
+            .iter()
+            .map(|file| sealed_len(file.chunk_plain.min(u32::try_from(file.source.size).unwrap_or(u32::MAX))));
         let record = self.journal.put(name)?.unwrap_or_default();
+        let complete = complete(&files, copies);
         let put = Arc::new(Putting {
             name: name.to_owned(),
             copies: u8::try_from(copies).unwrap_or(u8::MAX),
@@ -129,8 +155,8 @@ impl User {
             replacing: tokio::sync::Mutex::new(()),
             replaced: Mutex::default(),
             sent: AtomicU64::new(0),
-            bytes_done: AtomicU64::new(0),
-            chunks_done: AtomicU64::new(0),
+            bytes_done: AtomicU64::new(complete.0),
+            chunks_done: AtomicU64::new(complete.1),
             bytes_total,
             events,
         });
@@ -138,7 +164,11 @@ impl User {
         Ok((put, resumed))
     }
 
-    async fn note(self: &Arc<Self>, put: &Arc<Putting>, fresh: Vec<(fathom_protocol::ids::FileId, FileRecord)>) -> Result<(), UserError> {
+    async fn note(
+        self: &Arc<Self>,
+        put: &Arc<Putting>,
+        fresh: Vec<(fathom_protocol::ids::FileId, FileRecord)>,
+    ) -> Result<(), UserError> {
         let (user, name, record) = (Arc::clone(self), put.name.clone(), lock(&put.record).clone());
         blocking(move || user.journal.begin(&name, &record, &fresh)).await
     }
@@ -166,7 +196,8 @@ impl User {
         let mut needed = 0u64;
         for file in &put.files {
             let chunks = lock(&file.chunks);
-            let unsent = (0..file.chunk_count()).filter(|index| chunks.get(index).is_none_or(|chunk| chunk.copies.len() < usize::from(put.copies)));
+            let unsent = (0..file.chunk_count())
+                .filter(|index| chunks.get(index).is_none_or(|chunk| chunk.copies.len() < usize::from(put.copies)));
             needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
         }
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
@@ -187,14 +218,19 @@ impl User {
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
-        let jobs = put.files.iter().enumerate().flat_map(|(at, file)| (0..file.chunk_count()).map(move |index| (at, index)));
+        let jobs =
+            put.files.iter().enumerate().flat_map(|(at, file)| (0..file.chunk_count()).map(move |index| (at, index)));
         let jobs: Vec<(usize, u64)> = jobs.collect();
         futures::stream::iter(jobs)
             .map(|(at, index)| {
                 let (user, put) = (Arc::clone(self), Arc::clone(put));
                 // A task of its own, so that sealing and sending of several chunks use several cores; aborted with this future.
-                let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { user.store_chunk(&put, at, index).await }));
-                async move { task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))? }
+                let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                    user.store_chunk(&put, at, index).await
+                }));
+                async move {
+                    task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
+                }
             })
             .buffer_unordered(self.settings.in_flight.max(1))
             .try_collect::<()>()
@@ -212,13 +248,17 @@ impl User {
             .iter()
             .flat_map(|file| lock(&file.chunks).values().flat_map(places).map(|place| place.vendor).collect::<Vec<_>>())
             .collect();
-        let suspects: Vec<NodeId> = used.into_iter().filter(|vendor| self.net.book().behaviour(*vendor).suspected).collect();
-        for vendor in suspects {
-            if self.net.call(vendor, &Request::Ping, LIVENESS).await.is_err() {
-                lock(&put.placement).fail(vendor);
-            }
+        let suspects: Vec<NodeId> =
+            used.into_iter().filter(|vendor| self.net.book().behaviour(*vendor).suspected).collect();
+        let asked = suspects.into_iter().map(|vendor| async move {
+            let answer = self.net.call(vendor, &Request::Ping, LIVENESS).await;
+            answer.is_err().then_some(vendor)
+        });
+        for dead in futures::future::join_all(asked).await.into_iter().flatten() {
+            lock(&put.placement).fail(dead);
         }
-        let incomplete = put.files.iter().any(|file| lock(&file.chunks).values().any(|chunk| !self.missing(put, chunk).is_empty()));
+        let incomplete =
+            put.files.iter().any(|file| lock(&file.chunks).values().any(|chunk| !self.missing(put, chunk).is_empty()));
         if incomplete {
             put.events.note("a vendor that took copies is gone; they are stored again elsewhere").await;
             self.store_all(put).await?;
@@ -227,7 +267,7 @@ impl User {
     }
 
     /// Builds and hands in the final FATs, gives unused room back, and forgets the put (figure 15).
-    async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>, catalogue: &Catalogue) -> Result<usize, UserError> {
+    async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>) -> Result<usize, UserError> {
         let mut unused: BTreeMap<Place, u64> = BTreeMap::new();
         for (place, bytes) in lock(&put.placement).take_unused() {
             *unused.entry(place).or_default() += bytes;
@@ -236,11 +276,7 @@ impl User {
         for file in &put.files {
             fats.push(self.final_fat(put, file, &mut unused)?);
         }
-        let acked = match self.submit(fats).await {
-            Ok(acked) => acked,
-            Err(UserError::Refused(refusal)) if !catalogue.files.is_empty() => return Err(refusal.into()),
-            Err(error) => return Err(error),
-        };
+        let acked = self.submit(fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
         blocking(move || user.journal.end(&name, &files)).await?;
@@ -248,7 +284,12 @@ impl User {
         Ok(acked)
     }
 
-    fn final_fat(&self, put: &Putting, file: &PutFile, unused: &mut BTreeMap<Place, u64>) -> Result<Signed<FinalFat>, UserError> {
+    fn final_fat(
+        &self,
+        put: &Putting,
+        file: &PutFile,
+        unused: &mut BTreeMap<Place, u64>,
+    ) -> Result<Signed<FinalFat>, UserError> {
         let chunks = lock(&file.chunks);
         let mut index_of: BTreeMap<Place, u16> = BTreeMap::new();
         let (mut order, mut refs) = (Vec::new(), Vec::with_capacity(chunks.len()));

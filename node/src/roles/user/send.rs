@@ -45,7 +45,8 @@ pub(super) type Outcome = BTreeMap<NodeId, Result<Signed<Receipt>, Refusal>>;
 
 impl User {
     fn header(&self, chunk: &SealedChunk, chain: &[Slot]) -> Result<Header, UserError> {
-        let length = u32::try_from(chunk.bytes.len()).map_err(|_| UserError::Internal("a chunk is too long".to_owned()))?;
+        let length =
+            u32::try_from(chunk.bytes.len()).map_err(|_| UserError::Internal("a chunk is too long".to_owned()))?;
         let expires = clock::now().plus_seconds(HEADER_SECONDS);
         let hops = chain.iter().enumerate().map(|(position, slot)| {
             let hop = Hop {

@@ -88,11 +88,7 @@ fn checked_name(name: String) -> Result<String, UserError> {
 
 /// Plaintext bytes of a chunk for a file of `size` bytes.
 pub(super) fn chunk_plain(size: u64) -> u32 {
-    if size >= LARGE {
-        CHUNK_PLAIN_MAX as u32
-    } else {
-        u32::try_from(size).unwrap_or(u32::MAX).clamp(1, SMALL_CHUNK)
-    }
+    if size >= LARGE { CHUNK_PLAIN_MAX as u32 } else { u32::try_from(size).unwrap_or(u32::MAX).clamp(1, SMALL_CHUNK) }
 }
 
 impl SourceFile {
@@ -102,7 +98,9 @@ impl SourceFile {
         let mut bytes = vec![0; length as usize];
         match file.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(UserError::SourceChanged(self.path.clone())),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(UserError::SourceChanged(self.path.clone()))
+            }
             Err(error) => Err(UserError::io("read", &self.path)(error)),
         }
     }

@@ -14,7 +14,7 @@ use fathom_protocol::wire::{AllocateRequest, RefusalKind};
 use super::journal::{ChunkRecord, PutRecord};
 use super::path::way;
 use super::placement::{Placement, Slot, check};
-use super::send::{Outcome, SealedChunk, is_gone};
+use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
 use super::{User, UserError, blocking, nonce, random};
 use crate::clock;
@@ -95,13 +95,20 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl User {
     /// Brings chunk `index` of file `at` to every column that lacks it.
-    pub(super) async fn store_chunk(self: &Arc<Self>, put: &Arc<Putting>, at: usize, index: u64) -> Result<(), UserError> {
+    pub(super) async fn store_chunk(
+        self: &Arc<Self>,
+        put: &Arc<Putting>,
+        at: usize,
+        index: u64,
+    ) -> Result<(), UserError> {
         let file = &put.files[at];
         let known = lock(&file.chunks).get(&index).cloned();
-        let mut record = known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: random()?, copies: Vec::new() });
+        let mut record =
+            known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: random()?, copies: Vec::new() });
         if self.missing(put, &record).is_empty() {
             return Ok(());
         }
+        let counted = record.copies.len() == usize::from(put.copies);
         let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
         for round in 0..ROUNDS {
             let missing = self.missing(put, &record);
@@ -136,13 +143,15 @@ impl User {
                 reason: format!("{ROUNDS} rounds of vendors failed"),
             });
         }
-        self.chunk_done(put, file, index, &record).await;
+        // A chunk that was complete and lost a vendor was counted before.
+        let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
+        self.chunk_done(put, plain_len, &record).await;
         Ok(())
     }
 
-    async fn chunk_done(&self, put: &Putting, file: &PutFile, index: u64, record: &ChunkRecord) {
-        let bytes = put.bytes_done.fetch_add(u64::from(file.plain_len(index)), Ordering::Relaxed) + u64::from(file.plain_len(index));
-        let chunks = put.chunks_done.fetch_add(1, Ordering::Relaxed) + 1;
+    async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
+        let bytes = put.bytes_done.fetch_add(plain_len, Ordering::Relaxed) + plain_len;
+        let chunks = put.chunks_done.fetch_add(u64::from(plain_len > 0), Ordering::Relaxed) + u64::from(plain_len > 0);
         put.events.progress(bytes, put.bytes_total, chunks);
         let vendors = record.copies.iter().map(|(_, place)| place.vendor.to_string()).collect();
         put.events.send(ControlEvent::Receipt { chunk: record.id.to_string(), vendors }).await;
@@ -151,7 +160,9 @@ impl User {
     /// Columns without a copy at a vendor that still works.
     pub(super) fn missing(&self, put: &Putting, record: &ChunkRecord) -> Vec<u8> {
         let placement = lock(&put.placement);
-        let has = |column: u8| record.copies.iter().any(|(at, place)| *at == column && !placement.failed().contains(&place.vendor));
+        let has = |column: u8| {
+            record.copies.iter().any(|(at, place)| *at == column && !placement.failed().contains(&place.vendor))
+        };
         (0..put.copies).filter(|column| !has(*column)).collect()
     }
 
@@ -196,8 +207,7 @@ impl User {
             let taken = loop {
                 let mut avoid: Vec<NodeId> = record.copies.iter().map(|(_, place)| place.vendor).collect();
                 avoid.extend(chain.iter().map(|slot| slot.place.vendor));
-                let score = |vendor| way(&self.net, vendor, None).score();
-                let taken = lock(&put.placement).take(*column, length, &avoid, score);
+                let taken = lock(&put.placement).take(*column, length, &avoid, |vendor| way(&self.net, vendor, None));
                 match taken {
                     Some(slot) => break Ok(slot),
                     None => {
@@ -256,14 +266,9 @@ impl User {
                         vendor: vendor.to_string(),
                         reason: refusal.reason.to_string(),
                     };
-                    if is_gone(refusal.kind) || !busy {
-                        put.events
-                            .send(ControlEvent::Replaced {
-                                chunk: replaced.chunk.clone(),
-                                vendor: replaced.vendor.clone(),
-                                reason: replaced.reason.clone(),
-                            })
-                            .await;
+                    if refusal.kind != RefusalKind::Busy {
+                        let Replaced { chunk, vendor, reason } = replaced.clone();
+                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
                         lock(&put.replaced).push(replaced);
                     }
                 }
@@ -274,7 +279,14 @@ impl User {
     }
 
     /// Locks more room for a column whose vendors failed or are full.
-    async fn replenish(&self, put: &Arc<Putting>, at: usize, column: u8, length: u64, avoid: &[NodeId]) -> Result<(), UserError> {
+    async fn replenish(
+        &self,
+        put: &Arc<Putting>,
+        at: usize,
+        column: u8,
+        length: u64,
+        avoid: &[NodeId],
+    ) -> Result<(), UserError> {
         let before = lock(&put.placement).room(column);
         let _one = put.replacing.lock().await;
         let (now, lost) = {

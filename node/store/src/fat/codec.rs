@@ -68,10 +68,7 @@ pub(crate) fn open<R: Row>(table: &str, key: &[u8], bytes: &[u8]) -> Result<R, S
         return Err(format!("a row of `{table}` does not match its check"));
     }
     if head[0] != ROW_VERSION {
-        return Err(format!(
-            "a row of `{table}` has the unknown version {}",
-            head[0]
-        ));
+        return Err(format!("a row of `{table}` has the unknown version {}", head[0]));
     }
     cbor4ii::serde::from_slice(body)
         .ok()
@@ -81,12 +78,7 @@ pub(crate) fn open<R: Row>(table: &str, key: &[u8], bytes: &[u8]) -> Result<R, S
 
 fn check(table: &str, key: &[u8], body: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new_derive_key(CHECK_CONTEXT);
-    hasher
-        .update(table.as_bytes())
-        .update(&[0])
-        .update(&(key.len() as u64).to_be_bytes())
-        .update(key)
-        .update(body);
+    hasher.update(table.as_bytes()).update(&[0]).update(&(key.len() as u64).to_be_bytes()).update(key).update(body);
     let mut out = [0; CHECK_BYTES];
     out.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK_BYTES]);
     out
@@ -99,10 +91,7 @@ pub(crate) fn chunk_key(key: &ChunkKey) -> Vec<u8> {
 
 pub(crate) fn parse_chunk_key(bytes: &[u8]) -> Option<ChunkKey> {
     let (owner, chunk) = bytes.split_at_checked(OwnerId::LEN)?;
-    Some(ChunkKey {
-        owner: OwnerId::from_slice(owner)?,
-        chunk: ChunkId::from_slice(chunk)?,
-    })
+    Some(ChunkKey { owner: OwnerId::from_slice(owner)?, chunk: ChunkId::from_slice(chunk)? })
 }
 
 /// Owner and file, the key of `finals` and the prefix of `by_file`.
@@ -111,13 +100,7 @@ pub(crate) fn file_key(owner: OwnerId, file: FileId) -> Vec<u8> {
 }
 
 pub(crate) fn by_file_key(entry: &ChunkEntry) -> Vec<u8> {
-    [
-        &entry.owner.0[..],
-        &entry.file.0,
-        &entry.seq.to_be_bytes(),
-        &entry.chunk.0,
-    ]
-    .concat()
+    [&entry.owner.0[..], &entry.file.0, &entry.seq.to_be_bytes(), &entry.chunk.0].concat()
 }
 
 /// Sequence number and chunk of a key of `by_file`.
@@ -149,27 +132,13 @@ pub(crate) fn parse_erase(bytes: &[u8]) -> Option<(DeviceId, Hash)> {
 pub(crate) struct PartBody(DeviceId, Hash, u32, u32);
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct ChunkBody(
-    FileId,
-    u64,
-    LeaseId,
-    u32,
-    Vec<PartBody>,
-    u8,
-    ByteBuf,
-    ByteBuf,
-    UnixMs,
-);
+pub(crate) struct ChunkBody(FileId, u64, LeaseId, u32, Vec<PartBody>, u8, ByteBuf, ByteBuf, UnixMs);
 
 impl Row for ChunkEntry {
     type Body = ChunkBody;
 
     fn to_body(&self) -> ChunkBody {
-        let parts = self
-            .parts
-            .iter()
-            .map(|part| PartBody(part.device, part.part, part.offset, part.length))
-            .collect();
+        let parts = self.parts.iter().map(|part| PartBody(part.device, part.part, part.offset, part.length)).collect();
         let (state, moved): (u8, &[u8]) = match &self.state {
             ChunkState::Stored => (0, &[]),
             ChunkState::Committed => (1, &[]),
@@ -194,9 +163,7 @@ impl Row for ChunkEntry {
         let state = match (state, moved.is_empty()) {
             (0, true) => ChunkState::Stored,
             (1, true) => ChunkState::Committed,
-            (2, _) => ChunkState::Leaving {
-                moved: moved.into_vec(),
-            },
+            (2, _) => ChunkState::Leaving { moved: moved.into_vec() },
             _ => return None,
         };
         if parts.len() > PARTS_MAX {
@@ -204,25 +171,9 @@ impl Row for ChunkEntry {
         }
         let parts = parts
             .into_iter()
-            .map(|PartBody(device, part, offset, length)| StoredPart {
-                device,
-                part,
-                offset,
-                length,
-            })
+            .map(|PartBody(device, part, offset, length)| StoredPart { device, part, offset, length })
             .collect();
-        Some(Self {
-            owner,
-            chunk,
-            file,
-            seq,
-            lease,
-            length,
-            parts,
-            state,
-            receipt: receipt.into_vec(),
-            stored_at,
-        })
+        Some(Self { owner, chunk, file, seq, lease, length, parts, state, receipt: receipt.into_vec(), stored_at })
     }
 }
 
@@ -234,11 +185,7 @@ impl Row for LeaseEntry {
     }
 
     fn from_body((signed, bytes, used): Self::Body, _key: &[u8]) -> Option<Self> {
-        Some(Self {
-            signed: signed.into_vec(),
-            bytes,
-            used,
-        })
+        Some(Self { signed: signed.into_vec(), bytes, used })
     }
 }
 
@@ -250,11 +197,7 @@ impl Row for FinalEntry {
     }
 
     fn from_body((seq, base, record): Self::Body, _key: &[u8]) -> Option<Self> {
-        Some(Self {
-            seq,
-            base,
-            record: record.into_vec(),
-        })
+        Some(Self { seq, base, record: record.into_vec() })
     }
 }
 

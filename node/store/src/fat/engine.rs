@@ -17,8 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use redb::backends::FileBackend;
 use redb::{
-    BackendError, Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase,
-    StorageBackend,
+    BackendError, Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageBackend,
 };
 
 use super::tx::{FORMAT_KEY, FatTx, META, RowError, TABLES, is_previous_io};
@@ -56,38 +55,25 @@ pub(crate) struct FileStorage {
 
 impl FileStorage {
     pub(crate) fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
+        Self { path: path.to_owned() }
     }
 
     fn sync_parent(&self) -> io::Result<()> {
-        let parent = self
-            .path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 
 impl FatStorage for FileStorage {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&self.path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path)?;
         self.sync_parent()?;
         Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {
         let fs = rustix::fs::statvfs(
-            self.path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
+            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
         )?;
         Ok(Some(fs.f_bavail.saturating_mul(fs.f_frsize)))
     }
@@ -124,38 +110,21 @@ struct State {
 impl Engine {
     pub(crate) fn open(storage: Arc<dyn FatStorage>, config: FatConfig) -> Result<Self, FatError> {
         let database = open_database(&*storage, &config)?;
-        let state = RwLock::new(State {
-            database: Some(database),
-            health: FatHealth::ReadWrite,
-            generation: 0,
-        });
-        Ok(Self {
-            storage,
-            config,
-            state,
-        })
+        let state = RwLock::new(State { database: Some(database), health: FatHealth::ReadWrite, generation: 0 });
+        Ok(Self { storage, config, state })
     }
 
     pub(crate) fn health(&self) -> FatHealth {
         self.shared().health.clone()
     }
 
-    pub(crate) fn read<T>(
-        &self,
-        work: impl Fn(&ReadTransaction) -> Result<T, RowError>,
-    ) -> Result<T, FatError> {
+    pub(crate) fn read<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, RowError>) -> Result<T, FatError> {
         // A reader may be the first to see that a writer's failure has closed the database.
         for last in [false, true] {
             let (result, generation) = {
                 let state = self.shared();
-                let database = state
-                    .database
-                    .as_ref()
-                    .ok_or_else(|| self.unwritable(&state.health))?;
-                let result = database
-                    .begin_read()
-                    .map_err(RowError::from)
-                    .and_then(|tx| work(&tx));
+                let database = state.database.as_ref().ok_or_else(|| self.unwritable(&state.health))?;
+                let result = database.begin_read().map_err(RowError::from).and_then(|tx| work(&tx));
                 (result, state.generation)
             };
             match result {
@@ -169,10 +138,7 @@ impl Engine {
         Err(self.unwritable(&self.health()))
     }
 
-    pub(crate) fn write<T>(
-        &self,
-        change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>,
-    ) -> Result<T, FatError> {
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>) -> Result<T, FatError> {
         self.make_writable()?;
         let failed = Mutex::new(None);
         let (result, generation) = {
@@ -180,10 +146,7 @@ impl Engine {
             if state.health != FatHealth::ReadWrite {
                 return Err(self.unwritable(&state.health));
             }
-            let database = state
-                .database
-                .as_ref()
-                .ok_or_else(|| self.unwritable(&state.health))?;
+            let database = state.database.as_ref().ok_or_else(|| self.unwritable(&state.health))?;
             let failure = |error: RowError| {
                 if let RowError::Database(redb::Error::Io(error)) = &error {
                     let copy = io::Error::new(error.kind(), error.to_string());
@@ -226,18 +189,13 @@ impl Engine {
 
     /// Refuses early what cannot be written; tries the file again if it was full.
     fn make_writable(&self) -> Result<(), FatError> {
-        let full = || FatError::NoSpace {
-            path: self.storage.path().to_owned(),
-        };
+        let full = || FatError::NoSpace { path: self.storage.path().to_owned() };
         let generation = {
             let state = self.shared();
             if matches!(state.health, FatHealth::Failed { .. }) {
                 return Err(self.unwritable(&state.health));
             }
-            let free = self
-                .storage
-                .free_bytes()
-                .map_err(|error| self.failure(error.into()))?;
+            let free = self.storage.free_bytes().map_err(|error| self.failure(error.into()))?;
             if free.is_some_and(|free| free < self.config.headroom_bytes) {
                 return Err(full());
             }
@@ -282,9 +240,7 @@ impl Engine {
         });
         state.health = match synced {
             Ok(()) if is_full(error) => FatHealth::NoSpace,
-            _ => FatHealth::Failed {
-                reason: error.to_string(),
-            },
+            _ => FatHealth::Failed { reason: error.to_string() },
         };
         tracing::error!(path = %self.storage.path().display(), %error, "the local FAT is read-only now");
         match open_overlay(&*self.storage, &self.config) {
@@ -296,10 +252,7 @@ impl Engine {
     fn unwritable(&self, health: &FatHealth) -> FatError {
         let path = self.storage.path().to_owned();
         match health {
-            FatHealth::Failed { reason } => FatError::Failed {
-                path,
-                reason: reason.clone(),
-            },
+            FatHealth::Failed { reason } => FatError::Failed { path, reason: reason.clone() },
             _ => FatError::NoSpace { path },
         }
     }
@@ -322,21 +275,15 @@ fn transact<T>(
     failure: &dyn Fn(RowError) -> FatError,
     change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>,
 ) -> Result<T, FatError> {
-    let mut tx = database
-        .begin_write()
-        .map_err(|error| failure(error.into()))?;
-    tx.set_durability(Durability::Immediate)
-        .map_err(|error| failure(redb::Error::from(error).into()))?;
+    let mut tx = database.begin_write().map_err(|error| failure(error.into()))?;
+    tx.set_durability(Durability::Immediate).map_err(|error| failure(redb::Error::from(error).into()))?;
     let value = change(&mut FatTx::new(&tx, failure))?;
     tx.commit().map_err(|error| failure(error.into()))?;
     Ok(value)
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn failure(path: &Path, error: RowError) -> FatError {
@@ -347,20 +294,11 @@ fn failure(path: &Path, error: RowError) -> FatError {
         RowError::Database(redb::Error::DatabaseAlreadyOpen) => FatError::InUse { path },
         RowError::Database(redb::Error::Io(error)) if is_full(&error) => FatError::NoSpace { path },
         RowError::Database(redb::Error::Io(error))
-            if matches!(
-                error.kind(),
-                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
-            ) =>
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
         {
-            FatError::Corrupt {
-                path,
-                detail: error.to_string(),
-            }
+            FatError::Corrupt { path, detail: error.to_string() }
         }
-        RowError::Database(error) => FatError::Database {
-            path,
-            detail: error.to_string(),
-        },
+        RowError::Database(error) => FatError::Database { path, detail: error.to_string() },
     }
 }
 
@@ -382,9 +320,7 @@ fn open_backend(
     wrap: impl FnOnce(Box<dyn StorageBackend>) -> Box<dyn StorageBackend>,
     check: bool,
 ) -> Result<Database, FatError> {
-    let backend = storage
-        .open()
-        .map_err(|error| failure(storage.path(), error.into()))?;
+    let backend = storage.open().map_err(|error| failure(storage.path(), error.into()))?;
     let backend = Boxed(wrap(backend));
     // redb panics on some damage that it cannot tell from a bug of its own.
     let opened = catch_unwind(AssertUnwindSafe(|| {
@@ -420,13 +356,8 @@ fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<(), Fat
     match found().map_err(failed)? {
         Some(bytes) => match <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_be_bytes) {
             Ok(FORMAT) => Ok(()),
-            Ok(found) => Err(FatError::Version {
-                path: storage.path().to_owned(),
-                found,
-            }),
-            Err(_) => Err(failed(RowError::Corrupt(
-                "its format number has a wrong length".to_owned(),
-            ))),
+            Ok(found) => Err(FatError::Version { path: storage.path().to_owned(), found }),
+            Err(_) => Err(failed(RowError::Corrupt("its format number has a wrong length".to_owned()))),
         },
         None => initialise(database).map_err(failed),
     }
@@ -437,8 +368,7 @@ fn initialise(database: &Database) -> Result<(), RowError> {
     for table in TABLES {
         tx.open_table(table)?;
     }
-    tx.open_table(META)?
-        .insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
+    tx.open_table(META)?.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
     tx.commit()?;
     Ok(())
 }
@@ -452,31 +382,19 @@ macro_rules! delegate_locks {
         fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
             self.$inner.try_lock_range(start, end)
         }
-        fn try_lock_shared_range(
-            &self,
-            start: Bound<u64>,
-            end: Bound<u64>,
-        ) -> Result<bool, BackendError> {
+        fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
             self.$inner.try_lock_shared_range(start, end)
         }
         fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
             self.$inner.lock_range(start, end)
         }
-        fn lock_shared_range(
-            &self,
-            start: Bound<u64>,
-            end: Bound<u64>,
-        ) -> Result<(), BackendError> {
+        fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
             self.$inner.lock_shared_range(start, end)
         }
         fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
             self.$inner.unlock_range(start, end)
         }
-        fn query_lock_range(
-            &self,
-            start: Bound<u64>,
-            end: Bound<u64>,
-        ) -> Result<bool, BackendError> {
+        fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
             self.$inner.query_lock_range(start, end)
         }
         fn close(&self) -> io::Result<()> {
@@ -522,10 +440,7 @@ struct Written {
 
 impl Overlay {
     fn new(base: Box<dyn StorageBackend>) -> Self {
-        Self {
-            base,
-            written: Mutex::default(),
-        }
+        Self { base, written: Mutex::default() }
     }
 
     /// Bytes of one page, from the overlay or from below; what lies beyond the end of the base is zero.
@@ -556,18 +471,14 @@ impl StorageBackend for Overlay {
             let at = offset + done as u64;
             let (page, within) = (at / OVERLAY_PAGE, (at % OVERLAY_PAGE) as usize);
             let take = (OVERLAY_PAGE as usize - within).min(out.len() - done);
-            out[done..done + take]
-                .copy_from_slice(&self.page(&written, page)?[within..within + take]);
+            out[done..done + take].copy_from_slice(&self.page(&written, page)?[within..within + take]);
             done += take;
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len = Some(len);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).len = Some(len);
         Ok(())
     }
 

@@ -46,11 +46,7 @@ pub struct FatConfig {
 
 impl Default for FatConfig {
     fn default() -> Self {
-        Self {
-            cache_bytes: 32 * 1024 * 1024,
-            headroom_bytes: 16 * 1024 * 1024,
-            check_on_open: true,
-        }
+        Self { cache_bytes: 32 * 1024 * 1024, headroom_bytes: 16 * 1024 * 1024, check_on_open: true }
     }
 }
 
@@ -106,40 +102,14 @@ impl ChunkEntry {
     /// The key that it is stored under.
     #[must_use]
     pub fn key(&self) -> ChunkKey {
-        ChunkKey {
-            owner: self.owner,
-            chunk: self.chunk,
-        }
+        ChunkKey { owner: self.owner, chunk: self.chunk }
     }
 
     /// A new entry for a chunk that was stored with `tag`.
     #[must_use]
-    pub fn stored(
-        tag: &ChunkTag,
-        length: u32,
-        parts: Vec<StoredPart>,
-        receipt: Vec<u8>,
-        stored_at: UnixMs,
-    ) -> Self {
-        let ChunkTag {
-            owner,
-            chunk,
-            file,
-            seq,
-            lease,
-        } = *tag;
-        Self {
-            owner,
-            chunk,
-            file,
-            seq,
-            lease,
-            length,
-            parts,
-            state: ChunkState::Stored,
-            receipt,
-            stored_at,
-        }
+    pub fn stored(tag: &ChunkTag, length: u32, parts: Vec<StoredPart>, receipt: Vec<u8>, stored_at: UnixMs) -> Self {
+        let ChunkTag { owner, chunk, file, seq, lease } = *tag;
+        Self { owner, chunk, file, seq, lease, length, parts, state: ChunkState::Stored, receipt, stored_at }
     }
 }
 
@@ -350,9 +320,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_in(storage: Arc<dyn FatStorage>, config: FatConfig) -> Result<Self, FatError> {
-        Ok(Self {
-            engine: Engine::open(storage, config)?,
-        })
+        Ok(Self { engine: Engine::open(storage, config)? })
     }
 
     /// Whether it can be written.
@@ -373,10 +341,7 @@ impl LocalFat {
     ///
     /// # Errors
     /// What `change` returns; `NoSpace`, `Failed`, `Database`.
-    pub fn write<T>(
-        &self,
-        change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>,
-    ) -> Result<T, FatError> {
+    pub fn write<T>(&self, change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>) -> Result<T, FatError> {
         self.engine.write(change)
     }
 
@@ -465,11 +430,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::write`].
     pub fn put_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), FatError> {
-        self.write(|tx| {
-            pairs
-                .iter()
-                .try_for_each(|(key, value)| tx.put_kv(key, value))
-        })
+        self.write(|tx| pairs.iter().try_for_each(|(key, value)| tx.put_kv(key, value)))
     }
 
     /// Notes that the directory at `path` is `device`, so that it is known when it is unplugged.

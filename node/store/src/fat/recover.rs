@@ -79,22 +79,11 @@ impl LocalFat {
             let parts: Vec<StoredPart> = keys
                 .iter()
                 .filter_map(|key| codec::parse_erase(key))
-                .map(|(device, part)| StoredPart {
-                    device,
-                    part,
-                    offset: 0,
-                    length: 0,
-                })
+                .map(|(device, part)| StoredPart { device, part, offset: 0, length: 0 })
                 .collect();
-            let failed: HashSet<Vec<u8>> = devices
-                .remove_parts(&parts)
-                .iter()
-                .map(|(part, _)| codec::erase_key(part.device, part.part))
-                .collect();
-            let gone: Vec<Vec<u8>> = keys
-                .into_iter()
-                .filter(|key| !failed.contains(key))
-                .collect();
+            let failed: HashSet<Vec<u8>> =
+                devices.remove_parts(&parts).iter().map(|(part, _)| codec::erase_key(part.device, part.part)).collect();
+            let gone: Vec<Vec<u8>> = keys.into_iter().filter(|key| !failed.contains(key)).collect();
             report.removed += gone.len() as u64;
             report.remaining += failed.len() as u64;
             if !gone.is_empty() {
@@ -109,21 +98,12 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::write`].
     pub fn recover(&self, devices: &DeviceSet) -> Result<RecoverReport, FatError> {
-        let mut report = RecoverReport {
-            erases: self.finish_erases(devices)?,
-            ..RecoverReport::default()
-        };
+        let mut report = RecoverReport { erases: self.finish_erases(devices)?, ..RecoverReport::default() };
         let mut unclaimed: HashMap<DeviceId, HashMap<Hash, u64>> = HashMap::new();
         for device in devices.report() {
             match devices.list_parts(device.id) {
                 Ok(parts) => {
-                    unclaimed.insert(
-                        device.id,
-                        parts
-                            .iter()
-                            .map(|entry| (entry.part, entry.length))
-                            .collect(),
-                    );
+                    unclaimed.insert(device.id, parts.iter().map(|entry| (entry.part, entry.length)).collect());
                 }
                 Err(error) => {
                     tracing::warn!(device = %device.id, %error, "device not listed");
@@ -136,10 +116,7 @@ impl LocalFat {
                 if let Some(parts) = unclaimed.get_mut(&part.device)
                     && parts.remove(&part.part).is_none()
                 {
-                    report.missing.push(MissingPart {
-                        key: entry.key(),
-                        part: *part,
-                    });
+                    report.missing.push(MissingPart { key: entry.key(), part: *part });
                 }
             }
         })?;
@@ -149,20 +126,9 @@ impl LocalFat {
             }
         }
         for (device, parts) in unclaimed {
-            let orphans: Vec<StoredPart> = parts
-                .keys()
-                .map(|part| StoredPart {
-                    device,
-                    part: *part,
-                    offset: 0,
-                    length: 0,
-                })
-                .collect();
-            let kept: HashSet<Hash> = devices
-                .remove_parts(&orphans)
-                .iter()
-                .map(|(part, _)| part.part)
-                .collect();
+            let orphans: Vec<StoredPart> =
+                parts.keys().map(|part| StoredPart { device, part: *part, offset: 0, length: 0 }).collect();
+            let kept: HashSet<Hash> = devices.remove_parts(&orphans).iter().map(|(part, _)| part.part).collect();
             for (part, length) in parts {
                 if !kept.contains(&part) {
                     report.orphans += 1;
@@ -181,8 +147,7 @@ impl LocalFat {
     pub fn rebuild(&self, devices: &DeviceSet, now: UnixMs) -> Result<RebuildReport, FatError> {
         let mut report = RebuildReport::default();
         // Two puts of one chunk may have left two sets of parts; one offset of one length is enough.
-        let mut found: HashMap<ChunkKey, (ChunkTag, u32, BTreeMap<u32, StoredPart>)> =
-            HashMap::new();
+        let mut found: HashMap<ChunkKey, (ChunkTag, u32, BTreeMap<u32, StoredPart>)> = HashMap::new();
         for device in devices.report() {
             let parts: Vec<Hash> = match devices.list_parts(device.id) {
                 Ok(parts) => parts.iter().map(|entry| entry.part).collect(),
@@ -193,27 +158,10 @@ impl LocalFat {
                 }
             };
             devices.headers(device.id, &parts, |part, header| match header {
-                Ok(Some((
-                    PartHeader {
-                        tag,
-                        chunk_length,
-                        offset,
-                    },
-                    length,
-                ))) => {
-                    let key = ChunkKey {
-                        owner: tag.owner,
-                        chunk: tag.chunk,
-                    };
-                    let stored = StoredPart {
-                        device: device.id,
-                        part,
-                        offset,
-                        length,
-                    };
-                    let entry = found
-                        .entry(key)
-                        .or_insert_with(|| (tag, chunk_length, BTreeMap::new()));
+                Ok(Some((PartHeader { tag, chunk_length, offset }, length))) => {
+                    let key = ChunkKey { owner: tag.owner, chunk: tag.chunk };
+                    let stored = StoredPart { device: device.id, part, offset, length };
+                    let entry = found.entry(key).or_insert_with(|| (tag, chunk_length, BTreeMap::new()));
                     let longest = entry.2.get(&offset).map_or(0, |known| known.length);
                     if entry.1 == chunk_length && length > longest {
                         entry.2.insert(offset, stored);
@@ -236,11 +184,7 @@ impl LocalFat {
         Ok(report)
     }
 
-    fn insert_found(
-        &self,
-        entries: &[ChunkEntry],
-        report: &mut RebuildReport,
-    ) -> Result<(), FatError> {
+    fn insert_found(&self, entries: &[ChunkEntry], report: &mut RebuildReport) -> Result<(), FatError> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -250,9 +194,7 @@ impl LocalFat {
                 match tx.insert_chunk(entry) {
                     Ok(Inserted::New) => chunks += 1,
                     Ok(Inserted::AlreadyThere(_)) => {}
-                    Err(FatError::NoLease { .. } | FatError::OverLease { .. }) => {
-                        refused.push(entry.key())
-                    }
+                    Err(FatError::NoLease { .. } | FatError::OverLease { .. }) => refused.push(entry.key()),
                     Err(error) => return Err(error),
                 }
             }
@@ -281,10 +223,7 @@ impl LocalFat {
 
     fn pending(&self) -> Result<Vec<(DeviceId, Hash)>, FatError> {
         let keys = self.page_keys(PENDING_ERASE, &[], None, usize::MAX)?;
-        Ok(keys
-            .iter()
-            .filter_map(|key| codec::parse_erase(key))
-            .collect())
+        Ok(keys.iter().filter_map(|key| codec::parse_erase(key)).collect())
     }
 }
 

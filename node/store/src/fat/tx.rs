@@ -7,8 +7,8 @@ use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::codec::{self, Opaque, Row};
 use super::{
-    ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError, FatTotals,
-    FinalEntry, Inserted, LeaseEntry, LocalFat, PAGE_ROWS_MAX,
+    ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError, FatTotals, FinalEntry,
+    Inserted, LeaseEntry, LocalFat, PAGE_ROWS_MAX,
 };
 use crate::set::StoredPart;
 
@@ -25,18 +25,8 @@ pub(crate) const KV: Table = TableDefinition::new("kv");
 pub(crate) const PENDING_ERASE: Table = TableDefinition::new("pending_erase");
 pub(crate) const DEVICES: Table = TableDefinition::new("devices");
 /// Every table, to be made when the file is.
-pub(crate) const TABLES: [Table; 10] = [
-    META,
-    CHUNKS,
-    BY_FILE,
-    BY_LEASE,
-    LEASES,
-    FINALS,
-    MOVES,
-    KV,
-    PENDING_ERASE,
-    DEVICES,
-];
+pub(crate) const TABLES: [Table; 10] =
+    [META, CHUNKS, BY_FILE, BY_LEASE, LEASES, FINALS, MOVES, KV, PENDING_ERASE, DEVICES];
 /// Key in `meta` of the format number.
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 const TOTALS_KEY: &[u8] = b"totals";
@@ -162,16 +152,10 @@ impl<'a> FatTx<'a> {
         if let Some(there) = self.chunk(&entry.key())? {
             return Ok(Inserted::AlreadyThere(Box::new(there)));
         }
-        let mut lease = self
-            .lease(entry.lease)?
-            .ok_or(FatError::NoLease { lease: entry.lease })?;
+        let mut lease = self.lease(entry.lease)?.ok_or(FatError::NoLease { lease: entry.lease })?;
         let free = lease.bytes.saturating_sub(lease.used);
         if u64::from(entry.length) > free {
-            return Err(FatError::OverLease {
-                lease: entry.lease,
-                length: entry.length,
-                free,
-            });
+            return Err(FatError::OverLease { lease: entry.lease, length: entry.length, free });
         }
         lease.used += u64::from(entry.length);
         self.put(LEASES, &entry.lease.0, &lease)?;
@@ -179,10 +163,7 @@ impl<'a> FatTx<'a> {
         self.mark(BY_FILE, &codec::by_file_key(entry))?;
         self.mark(BY_LEASE, &codec::by_lease_key(entry))?;
         let totals = self.totals()?;
-        self.put_totals(FatTotals {
-            chunks: totals.chunks + 1,
-            bytes: totals.bytes + u64::from(entry.length),
-        })?;
+        self.put_totals(FatTotals { chunks: totals.chunks + 1, bytes: totals.bytes + u64::from(entry.length) })?;
         Ok(Inserted::New)
     }
 
@@ -190,11 +171,7 @@ impl<'a> FatTx<'a> {
         self.put(CHUNKS, &codec::chunk_key(&entry.key()), entry)
     }
 
-    fn change(
-        &self,
-        key: &ChunkKey,
-        change: impl FnOnce(&mut ChunkEntry),
-    ) -> Result<ChunkEntry, FatError> {
+    fn change(&self, key: &ChunkKey, change: impl FnOnce(&mut ChunkEntry)) -> Result<ChunkEntry, FatError> {
         let mut entry = self.chunk(key)?.ok_or(FatError::NoChunk { key: *key })?;
         change(&mut entry);
         self.put_entry(&entry)?;
@@ -214,8 +191,7 @@ impl<'a> FatTx<'a> {
     /// # Errors
     /// `NoChunk`.
     pub fn set_receipt(&mut self, key: &ChunkKey, receipt: &[u8]) -> Result<(), FatError> {
-        self.change(key, |entry| entry.receipt = receipt.to_vec())
-            .map(|_| ())
+        self.change(key, |entry| entry.receipt = receipt.to_vec()).map(|_| ())
     }
 
     /// Notes that a chunk's parts are elsewhere now; the ones that it had and has no more await erasure.
@@ -224,13 +200,9 @@ impl<'a> FatTx<'a> {
     /// `NoChunk`.
     pub fn replace_parts(&mut self, key: &ChunkKey, parts: &[StoredPart]) -> Result<(), FatError> {
         let mut old = Vec::new();
-        self.change(key, |entry| {
-            old = std::mem::replace(&mut entry.parts, parts.to_vec())
-        })?;
+        self.change(key, |entry| old = std::mem::replace(&mut entry.parts, parts.to_vec()))?;
         old.retain(|part| !parts.contains(part));
-        old.iter().try_for_each(|part| {
-            self.mark(PENDING_ERASE, &codec::erase_key(part.device, part.part))
-        })
+        old.iter().try_for_each(|part| self.mark(PENDING_ERASE, &codec::erase_key(part.device, part.part)))
     }
 
     /// Forgets a chunk: its lease has the room again, and its parts await erasure.
@@ -256,11 +228,7 @@ impl<'a> FatTx<'a> {
             chunks: totals.chunks.saturating_sub(1),
             bytes: totals.bytes.saturating_sub(u64::from(entry.length)),
         })?;
-        Ok(Some(ErasedChunk {
-            key: *key,
-            lease: entry.lease,
-            length: entry.length,
-        }))
+        Ok(Some(ErasedChunk { key: *key, lease: entry.lease, length: entry.length }))
     }
 
     /// Applies a final FAT record: see [`CommitFile`] and [`CommitOutcome`].
@@ -274,16 +242,10 @@ impl<'a> FatTx<'a> {
                 return Ok(CommitOutcome::Stale { seq: known.seq });
             }
             if known.seq == commit.seq && known.record != commit.record {
-                return Ok(CommitOutcome::Forked {
-                    record: known.record,
-                });
+                return Ok(CommitOutcome::Forked { record: known.record });
             }
         }
-        let row = FinalEntry {
-            seq: commit.seq,
-            base: commit.base,
-            record: commit.record.clone(),
-        };
+        let row = FinalEntry { seq: commit.seq, base: commit.base, record: commit.record.clone() };
         self.put(FINALS, &key, &row)?;
         let mut committed = 0;
         let mut erased = Vec::new();
@@ -317,15 +279,7 @@ impl<'a> FatTx<'a> {
     /// None of its own.
     pub fn put_lease(&mut self, lease: LeaseId, signed: &[u8], bytes: u64) -> Result<(), FatError> {
         let used = self.lease(lease)?.map_or(0, |known| known.used);
-        self.put(
-            LEASES,
-            &lease.0,
-            &LeaseEntry {
-                signed: signed.to_vec(),
-                bytes,
-                used,
-            },
-        )
+        self.put(LEASES, &lease.0, &LeaseEntry { signed: signed.to_vec(), bytes, used })
     }
 
     /// Replaces the signed bytes of a lease, whose extent stays.
@@ -344,10 +298,7 @@ impl<'a> FatTx<'a> {
     /// `LeaseInUse`.
     pub fn remove_lease(&mut self, lease: LeaseId) -> Result<bool, FatError> {
         match self.lease(lease)? {
-            Some(known) if known.used > 0 => Err(FatError::LeaseInUse {
-                lease,
-                used: known.used,
-            }),
+            Some(known) if known.used > 0 => Err(FatError::LeaseInUse { lease, used: known.used }),
             Some(_) => self.delete(LEASES, &lease.0),
             None => Ok(false),
         }
@@ -409,18 +360,12 @@ impl<'a> FatTx<'a> {
     /// # Errors
     /// None of its own.
     pub fn put_device(&mut self, path: &Path, device: DeviceId) -> Result<(), FatError> {
-        self.put(
-            DEVICES,
-            path.as_os_str().as_encoded_bytes(),
-            &Opaque(device.0.to_vec()),
-        )
+        self.put(DEVICES, path.as_os_str().as_encoded_bytes(), &Opaque(device.0.to_vec()))
     }
 
     /// Forgets that parts await erasure.
     pub(crate) fn erased(&mut self, parts: &[Vec<u8>]) -> Result<(), FatError> {
-        parts
-            .iter()
-            .try_for_each(|key| self.delete(PENDING_ERASE, key).map(|_| ()))
+        parts.iter().try_for_each(|key| self.delete(PENDING_ERASE, key).map(|_| ()))
     }
 
     fn totals(&self) -> Result<FatTotals, FatError> {
@@ -434,8 +379,7 @@ impl<'a> FatTx<'a> {
 
 impl LocalFat {
     fn row<R: Row>(&self, table: Table, key: &[u8]) -> Result<Option<R>, FatError> {
-        self.engine
-            .read(|tx| get_in(&tx.open_table(table)?, table, key))
+        self.engine.read(|tx| get_in(&tx.open_table(table)?, table, key))
     }
 
     /// Rows whose keys begin with `prefix` and come after `after`, at most `limit`.
@@ -465,8 +409,7 @@ impl LocalFat {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, FatError> {
-        self.engine
-            .read(|tx| keys_in(&tx.open_table(table)?, prefix, after, limit))
+        self.engine.read(|tx| keys_in(&tx.open_table(table)?, prefix, after, limit))
     }
 
     /// Entries of the chunks that an index of chunks names.
@@ -492,11 +435,7 @@ impl LocalFat {
     ///
     /// # Errors
     /// `Corrupt`, `Database`; so for every read.
-    pub fn chunk(
-        &self,
-        owner: OwnerId,
-        chunk: fathom_protocol::ids::ChunkId,
-    ) -> Result<Option<ChunkEntry>, FatError> {
+    pub fn chunk(&self, owner: OwnerId, chunk: fathom_protocol::ids::ChunkId) -> Result<Option<ChunkEntry>, FatError> {
         self.row(CHUNKS, &codec::chunk_key(&ChunkKey { owner, chunk }))
     }
 
@@ -512,14 +451,8 @@ impl LocalFat {
     ///
     /// # Errors
     /// As for [`Self::chunk`].
-    pub fn chunks_of_file(
-        &self,
-        owner: OwnerId,
-        file: FileId,
-    ) -> Result<Vec<ChunkEntry>, FatError> {
-        self.indexed(BY_FILE, &codec::file_key(owner, file), |key| {
-            codec::parse_by_file(key).map(|(_, key)| key)
-        })
+    pub fn chunks_of_file(&self, owner: OwnerId, file: FileId) -> Result<Vec<ChunkEntry>, FatError> {
+        self.indexed(BY_FILE, &codec::file_key(owner, file), |key| codec::parse_by_file(key).map(|(_, key)| key))
     }
 
     /// The next chunks after `after` in the order of their keys, at most `limit` and [`PAGE_ROWS_MAX`]: pass the last one's
@@ -527,11 +460,7 @@ impl LocalFat {
     ///
     /// # Errors
     /// As for [`Self::chunk`].
-    pub fn chunks_after(
-        &self,
-        after: Option<&ChunkKey>,
-        limit: usize,
-    ) -> Result<Vec<ChunkEntry>, FatError> {
+    pub fn chunks_after(&self, after: Option<&ChunkKey>, limit: usize) -> Result<Vec<ChunkEntry>, FatError> {
         let after = after.map(codec::chunk_key);
         let page = self.page::<ChunkEntry>(CHUNKS, &[], after.as_deref(), limit)?;
         Ok(page.into_iter().map(|(_, entry)| entry).collect())
@@ -551,10 +480,7 @@ impl LocalFat {
     /// As for [`Self::chunk`].
     pub fn leases(&self) -> Result<Vec<(LeaseId, LeaseEntry)>, FatError> {
         let rows = self.all::<LeaseEntry>(LEASES)?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, row)| Some((LeaseId::from_slice(&key)?, row)))
-            .collect())
+        Ok(rows.into_iter().filter_map(|(key, row)| Some((LeaseId::from_slice(&key)?, row))).collect())
     }
 
     /// The newest final FAT record of a file that this vendor was shown.
@@ -576,16 +502,8 @@ impl LocalFat {
     ) -> Result<Vec<(OwnerId, FileId, FinalEntry)>, FatError> {
         let after = after.map(|(owner, file)| codec::file_key(owner, file));
         let page = self.page::<FinalEntry>(FINALS, &[], after.as_deref(), limit)?;
-        let split = |key: &[u8]| {
-            Some((
-                OwnerId::from_slice(key.get(..32)?)?,
-                FileId::from_slice(key.get(32..)?)?,
-            ))
-        };
-        Ok(page
-            .into_iter()
-            .filter_map(|(key, row)| split(&key).map(|(owner, file)| (owner, file, row)))
-            .collect())
+        let split = |key: &[u8]| Some((OwnerId::from_slice(key.get(..32)?)?, FileId::from_slice(key.get(32..)?)?));
+        Ok(page.into_iter().filter_map(|(key, row)| split(&key).map(|(owner, file)| (owner, file, row))).collect())
     }
 
     /// The signed move of a chunk.
@@ -593,9 +511,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::chunk`].
     pub fn move_of(&self, key: &ChunkKey) -> Result<Option<Vec<u8>>, FatError> {
-        Ok(self
-            .row::<Opaque>(MOVES, &codec::chunk_key(key))?
-            .map(|row| row.0))
+        Ok(self.row::<Opaque>(MOVES, &codec::chunk_key(key))?.map(|row| row.0))
     }
 
     /// Every move.
@@ -604,10 +520,7 @@ impl LocalFat {
     /// As for [`Self::chunk`].
     pub fn moves(&self) -> Result<Vec<(ChunkKey, Vec<u8>)>, FatError> {
         let rows = self.all::<Opaque>(MOVES)?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, row)| Some((codec::parse_chunk_key(&key)?, row.0)))
-            .collect())
+        Ok(rows.into_iter().filter_map(|(key, row)| Some((codec::parse_chunk_key(&key)?, row.0))).collect())
     }
 
     /// A value by name.
@@ -624,10 +537,7 @@ impl LocalFat {
     /// As for [`Self::chunk`].
     pub fn kv_with_prefix(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, FatError> {
         let rows = self.page::<Opaque>(KV, prefix.as_bytes(), None, PAGE_ROWS_MAX)?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, row)| Some((String::from_utf8(key).ok()?, row.0)))
-            .collect())
+        Ok(rows.into_iter().filter_map(|(key, row)| Some((String::from_utf8(key).ok()?, row.0))).collect())
     }
 
     /// The device that the directory at `path` was when it was last known.
@@ -651,12 +561,7 @@ impl LocalFat {
     fn all<R: Row>(&self, table: Table) -> Result<Vec<(Vec<u8>, R)>, FatError> {
         let mut rows: Vec<(Vec<u8>, R)> = Vec::new();
         loop {
-            let page = self.page(
-                table,
-                &[],
-                rows.last().map(|(key, _)| key.as_slice()),
-                PAGE_ROWS_MAX,
-            )?;
+            let page = self.page(table, &[], rows.last().map(|(key, _)| key.as_slice()), PAGE_ROWS_MAX)?;
             let last = page.len() < PAGE_ROWS_MAX;
             rows.extend(page);
             if last {

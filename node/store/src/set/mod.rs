@@ -137,10 +137,8 @@ fn describe(reasons: &[(DeviceId, String)]) -> String {
     if reasons.is_empty() {
         return "no device is healthy".to_owned();
     }
-    let each: Vec<String> = reasons
-        .iter()
-        .map(|(device, reason)| format!("device {} failed to {reason}", device.short()))
-        .collect();
+    let each: Vec<String> =
+        reasons.iter().map(|(device, reason)| format!("device {} failed to {reason}", device.short())).collect();
     each.join("; ")
 }
 
@@ -156,10 +154,7 @@ impl DeviceSet {
     /// # Errors
     /// As for [`Self::add`].
     pub fn new(devices: Vec<Arc<dyn Device>>, config: SetConfig) -> Result<Self, StoreError> {
-        let set = Self {
-            config,
-            slots: RwLock::default(),
-        };
+        let set = Self { config, slots: RwLock::default() };
         for device in devices {
             set.add(device)?;
         }
@@ -173,10 +168,7 @@ impl DeviceSet {
     pub fn add(&self, device: Arc<dyn Device>) -> Result<(), StoreError> {
         let id = device.id();
         let refuse = |reason: &str| {
-            let source = DeviceError::Refused {
-                path: device.report().path,
-                reason: reason.to_owned(),
-            };
+            let source = DeviceError::Refused { path: device.report().path, reason: reason.to_owned() };
             Err(StoreError::Device { device: id, source })
         };
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -184,14 +176,9 @@ impl DeviceSet {
             return refuse("this device is configured twice; name each directory once");
         }
         if slots.len() >= DEVICES_MAX {
-            return refuse(
-                "the vendor has as many devices as it may; join disks below the file system",
-            );
+            return refuse("the vendor has as many devices as it may; join disks below the file system");
         }
-        let pass = slots
-            .iter()
-            .map(|slot| slot.pass())
-            .fold(f64::INFINITY, f64::min);
+        let pass = slots.iter().map(|slot| slot.pass()).fold(f64::INFINITY, f64::min);
         match Slot::start(
             Arc::clone(&device),
             self.config.threads_per_device,
@@ -217,39 +204,21 @@ impl DeviceSet {
                 // The report may have waited no longer.
                 let _ = sender.try_send(());
             };
-            waiting += usize::from(slot.worker.push(
-                Lane::Read,
-                Ticket::default(),
-                Box::new(work),
-                crate::meter::now(),
-            ));
+            waiting +=
+                usize::from(slot.worker.push(Lane::Read, Ticket::default(), Box::new(work), crate::meter::now()));
         }
-        while waiting > 0
-            && receiver
-                .recv_timeout(deadline.saturating_duration_since(crate::meter::now()))
-                .is_ok()
-        {
+        while waiting > 0 && receiver.recv_timeout(deadline.saturating_duration_since(crate::meter::now())).is_ok() {
             waiting -= 1;
         }
-        slots
-            .iter()
-            .map(|slot| slot.worker.report(self.config.validation_deadline))
-            .collect()
+        slots.iter().map(|slot| slot.worker.report(self.config.validation_deadline)).collect()
     }
 
     fn slots(&self) -> Vec<Arc<Slot>> {
-        self.slots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn slot(&self, device: DeviceId) -> Result<Arc<Slot>, StoreError> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots
-            .iter()
-            .find(|slot| slot.id == device)
-            .cloned()
-            .ok_or(StoreError::UnknownDevice { device })
+        slots.iter().find(|slot| slot.id == device).cloned().ok_or(StoreError::UnknownDevice { device })
     }
 }

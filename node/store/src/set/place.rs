@@ -21,17 +21,9 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn start(
-        device: Arc<dyn Device>,
-        threads: usize,
-        pass: f64,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(device: Arc<dyn Device>, threads: usize, pass: f64) -> std::io::Result<Self> {
         let id = device.id();
-        Ok(Self {
-            id,
-            worker: Worker::start(device, threads)?,
-            pass: Mutex::new(pass),
-        })
+        Ok(Self { id, worker: Worker::start(device, threads)?, pass: Mutex::new(pass) })
     }
 
     pub(crate) fn pass(&self) -> f64 {
@@ -39,32 +31,20 @@ impl Slot {
     }
 
     fn charge(&self, bytes: u64, free: u64) {
-        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) +=
-            bytes as f64 / free.max(1) as f64;
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) += bytes as f64 / free.max(1) as f64;
     }
 }
 
 /// The payload ranges that `policy` makes of a chunk: as few as allowed, of equal length up to a byte.
 pub(crate) fn split(length: u32, policy: SplitPolicy) -> Result<Vec<Range<u32>>, StoreError> {
     if length == 0 || length as usize > CHUNK_BYTES_MAX {
-        return Err(StoreError::Length {
-            length: u64::from(length),
-            reason: "a chunk has 1 byte to about 4 MiB",
-        });
+        return Err(StoreError::Length { length: u64::from(length), reason: "a chunk has 1 byte to about 4 MiB" });
     }
-    let by_size = if policy.part_bytes_max == 0 {
-        1
-    } else {
-        length.div_ceil(policy.part_bytes_max)
-    };
+    let by_size = if policy.part_bytes_max == 0 { 1 } else { length.div_ceil(policy.part_bytes_max) };
     // More parts than a receipt may name, or than there are bytes, is a policy that cannot be met: the nearest is.
-    let parts = by_size
-        .max(u32::from(policy.parts_min))
-        .clamp(1, (PARTS_MAX as u32).min(length));
+    let parts = by_size.max(u32::from(policy.parts_min)).clamp(1, (PARTS_MAX as u32).min(length));
     let bound = |part: u32| (u64::from(length) * u64::from(part) / u64::from(parts)) as u32;
-    Ok((0..parts)
-        .map(|part| bound(part)..bound(part + 1))
-        .collect())
+    Ok((0..parts).map(|part| bound(part)..bound(part + 1)).collect())
 }
 
 impl DeviceSet {
@@ -72,25 +52,15 @@ impl DeviceSet {
     ///
     /// # Errors
     /// `Length`, or `NoSpace` if it fits nowhere.
-    pub fn plan(
-        &self,
-        length: u32,
-        policy: SplitPolicy,
-    ) -> Result<Vec<(DeviceId, Range<u32>)>, StoreError> {
+    pub fn plan(&self, length: u32, policy: SplitPolicy) -> Result<Vec<(DeviceId, Range<u32>)>, StoreError> {
         let ranges = split(length, policy)?;
         let mut promises = Vec::with_capacity(ranges.len());
         let mut plan: Vec<(DeviceId, Range<u32>)> = Vec::with_capacity(ranges.len());
         for range in ranges {
-            let spread = if plan.len() < usize::from(policy.parts_min) {
-                plan.as_slice()
-            } else {
-                &[]
-            };
+            let spread = if plan.len() < usize::from(policy.parts_min) { plan.as_slice() } else { &[] };
             let avoid: Vec<DeviceId> = spread.iter().map(|(device, _)| *device).collect();
             let needed = part_bytes(&range);
-            let (slot, promise) = self
-                .choose(needed, &avoid, &[])
-                .ok_or_else(|| self.no_space(needed))?;
+            let (slot, promise) = self.choose(needed, &avoid, &[]).ok_or_else(|| self.no_space(needed))?;
             promises.push(promise);
             plan.push((slot.id, range));
         }
@@ -126,11 +96,7 @@ impl DeviceSet {
     }
 
     pub(crate) fn no_space(&self, needed: u64) -> StoreError {
-        let free = self
-            .slots()
-            .iter()
-            .map(|slot| slot.worker.report(self.config.validation_deadline).free)
-            .sum();
+        let free = self.slots().iter().map(|slot| slot.worker.report(self.config.validation_deadline).free).sum();
         StoreError::NoSpace { needed, free }
     }
 }

@@ -27,10 +27,7 @@ impl BadPart {
     pub fn is_lost(&self) -> bool {
         matches!(
             self.error,
-            StoreError::Part {
-                source: DeviceError::NotFound { .. } | DeviceError::Corrupt { .. },
-                ..
-            }
+            StoreError::Part { source: DeviceError::NotFound { .. } | DeviceError::Corrupt { .. }, .. }
         )
     }
 }
@@ -49,30 +46,16 @@ impl DeviceSet {
     ///
     /// # Errors
     /// As for [`Self::read_chunk`]; `Length` also if the range goes beyond the chunk.
-    pub fn read_range(
-        &self,
-        parts: &[StoredPart],
-        offset: u32,
-        length: u32,
-    ) -> Result<Vec<u8>, StoreError> {
+    pub fn read_range(&self, parts: &[StoredPart], offset: u32, length: u32) -> Result<Vec<u8>, StoreError> {
         let total = chunk_length(parts)?;
         let Some(end) = offset.checked_add(length).filter(|end| *end <= total) else {
             let length = u64::from(offset) + u64::from(length);
-            return Err(StoreError::Length {
-                length,
-                reason: "the range goes beyond the chunk",
-            });
+            return Err(StoreError::Length { length, reason: "the range goes beyond the chunk" });
         };
-        let overlapping: Vec<StoredPart> = parts
-            .iter()
-            .filter(|part| part.offset < end && offset < part.offset + part.length)
-            .copied()
-            .collect();
+        let overlapping: Vec<StoredPart> =
+            parts.iter().filter(|part| part.offset < end && offset < part.offset + part.length).copied().collect();
         let mut out = vec![0; length as usize];
-        let asked: Vec<(DeviceId, Hash)> = overlapping
-            .iter()
-            .map(|part| (part.device, part.part))
-            .collect();
+        let asked: Vec<(DeviceId, Hash)> = overlapping.iter().map(|part| (part.device, part.part)).collect();
         self.each(
             &asked,
             self.config.read_deadline,
@@ -153,8 +136,7 @@ impl DeviceSet {
         work: impl Fn(&dyn Device, Hash) -> Result<(), DeviceError> + Clone + Send + 'static,
     ) -> Vec<(StoredPart, StoreError)> {
         let mut failed = Vec::new();
-        let asked: Vec<(DeviceId, Hash)> =
-            parts.iter().map(|part| (part.device, part.part)).collect();
+        let asked: Vec<(DeviceId, Hash)> = parts.iter().map(|part| (part.device, part.part)).collect();
         let _ = self.each(&asked, self.config.read_deadline, work, |index, result| {
             if let Err(error) = result {
                 failed.push((parts[index], error));
@@ -188,8 +170,7 @@ impl DeviceSet {
                         continue;
                     }
                 };
-                let (ticket, sender, work, part) =
-                    (Ticket::default(), sender.clone(), work.clone(), *part);
+                let (ticket, sender, work, part) = (Ticket::default(), sender.clone(), work.clone(), *part);
                 let refresh = slot.worker.refresher();
                 let answer = ticket.clone();
                 let job = move |device: &dyn Device| {
@@ -201,29 +182,18 @@ impl DeviceSet {
                     }
                 };
                 // Whoever is not heard of by the deadline is silent, for whatever reason.
-                let wait = if slot.worker.stalled(deadline) {
-                    now()
-                } else {
-                    until
-                };
-                slot.worker
-                    .push(Lane::Read, ticket.clone(), Box::new(job), wait);
+                let wait = if slot.worker.stalled(deadline) { now() } else { until };
+                slot.worker.push(Lane::Read, ticket.clone(), Box::new(job), wait);
                 tickets.push(Some(ticket));
             }
             drop(sender);
             while tickets.iter().any(Option::is_some) {
-                let Ok((index, result)) =
-                    receiver.recv_timeout(until.saturating_duration_since(now()))
-                else {
+                let Ok((index, result)) = receiver.recv_timeout(until.saturating_duration_since(now())) else {
                     break;
                 };
                 tickets[index] = None;
                 let (device, part) = parts[index];
-                let result = result.map_err(|source| StoreError::Part {
-                    device,
-                    part,
-                    source,
-                });
+                let result = result.map_err(|source| StoreError::Part { device, part, source });
                 if let Err(error) = take(base + index, result) {
                     tickets.iter().flatten().for_each(|ticket| {
                         ticket.abandon();
@@ -234,12 +204,7 @@ impl DeviceSet {
             for (index, ticket) in tickets.iter().enumerate() {
                 if let Some(ticket) = ticket {
                     ticket.abandon();
-                    take(
-                        base + index,
-                        Err(StoreError::Silent {
-                            device: parts[index].0,
-                        }),
-                    )?;
+                    take(base + index, Err(StoreError::Silent { device: parts[index].0 }))?;
                 }
             }
         }
@@ -263,8 +228,7 @@ impl DeviceSet {
                 let _ = sender.try_send(result);
             }
         };
-        slot.worker
-            .push(Lane::Read, ticket.clone(), Box::new(job), until);
+        slot.worker.push(Lane::Read, ticket.clone(), Box::new(job), until);
         match receiver.recv_timeout(until.saturating_duration_since(now())) {
             Ok(result) => result.map_err(|source| StoreError::Device { device, source }),
             Err(_) => {
@@ -278,18 +242,14 @@ impl DeviceSet {
 /// The payload of a part that was just read. Devices verify what they return; this holds also if one does not.
 fn verified<'a>(part: &StoredPart, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
     let found = Hash::of(bytes);
-    let fits = PartHeader::parse(bytes).filter(|(header, payload)| {
-        header.offset == part.offset && payload.len() == part.length as usize
-    });
+    let fits = PartHeader::parse(bytes)
+        .filter(|(header, payload)| header.offset == part.offset && payload.len() == part.length as usize);
     match fits {
         Some((_, payload)) if found == part.part => Ok(payload),
         _ => Err(StoreError::Part {
             device: part.device,
             part: part.part,
-            source: DeviceError::Corrupt {
-                part: part.part,
-                found,
-            },
+            source: DeviceError::Corrupt { part: part.part, found },
         }),
     }
 }
@@ -298,17 +258,11 @@ fn chunk_length(parts: &[StoredPart]) -> Result<u32, StoreError> {
     let mut end: u64 = 0;
     for part in parts {
         if u64::from(part.offset) != end || part.length == 0 {
-            return Err(StoreError::Length {
-                length: end,
-                reason: "the parts leave a gap or overlap",
-            });
+            return Err(StoreError::Length { length: end, reason: "the parts leave a gap or overlap" });
         }
         end += u64::from(part.length);
         if end > CHUNK_BYTES_MAX as u64 {
-            return Err(StoreError::Length {
-                length: end,
-                reason: "the parts make more than a chunk",
-            });
+            return Err(StoreError::Length { length: end, reason: "the parts make more than a chunk" });
         }
     }
     Ok(end as u32)

@@ -67,32 +67,15 @@ impl DeviceSet {
         policy: SplitPolicy,
     ) -> Result<Vec<StoredPart>, StoreError> {
         if bytes.len() > CHUNK_BYTES_MAX {
-            return Err(StoreError::Length {
-                length: bytes.len() as u64,
-                reason: "a chunk has 1 byte to about 4 MiB",
-            });
+            return Err(StoreError::Length { length: bytes.len() as u64, reason: "a chunk has 1 byte to about 4 MiB" });
         }
         let ranges = split(bytes.len() as u32, policy)?;
         let (sender, receiver) = sync_channel(ANSWERS_MAX);
         let until = now() + self.config.store_deadline;
-        let mut storing = Storing {
-            set: self,
-            tag,
-            bytes,
-            sender,
-            receiver,
-            until,
-            flights: Vec::with_capacity(ranges.len()),
-        };
-        match storing
-            .send_all(ranges, policy)
-            .and_then(|()| storing.collect())
-        {
-            Ok(()) => Ok(storing
-                .flights
-                .iter()
-                .filter_map(|flight| flight.stored)
-                .collect()),
+        let mut storing =
+            Storing { set: self, tag, bytes, sender, receiver, until, flights: Vec::with_capacity(ranges.len()) };
+        match storing.send_all(ranges, policy).and_then(|()| storing.collect()) {
+            Ok(()) => Ok(storing.flights.iter().filter_map(|flight| flight.stored).collect()),
             Err(error) => {
                 storing.undo();
                 Err(error)
@@ -108,17 +91,12 @@ impl Storing<'_> {
         for range in ranges {
             let needed = part_bytes(&range);
             let avoid: Vec<DeviceId> = if places.len() < usize::from(policy.parts_min) {
-                places
-                    .iter()
-                    .map(|(slot, _, _): &(Arc<Slot>, Promise, Range<u32>)| slot.id)
-                    .collect()
+                places.iter().map(|(slot, _, _): &(Arc<Slot>, Promise, Range<u32>)| slot.id).collect()
             } else {
                 Vec::new()
             };
-            let (slot, promise) = self
-                .set
-                .choose(needed, &avoid, &[])
-                .ok_or_else(|| self.set.unplaced(needed, Vec::new(), true))?;
+            let (slot, promise) =
+                self.set.choose(needed, &avoid, &[]).ok_or_else(|| self.set.unplaced(needed, Vec::new(), true))?;
             places.push((slot, promise, range));
         }
         for (slot, promise, range) in places {
@@ -146,25 +124,11 @@ impl Storing<'_> {
         let mut salt = [0; SALT_BYTES];
         if let Err(error) = getrandom::fill(&mut salt) {
             let reasons = vec![(flight.slot.id, format!("draw a random salt: {error}"))];
-            return Err(StoreError::Unavailable {
-                needed: part_bytes(&flight.range),
-                reasons,
-            });
+            return Err(StoreError::Unavailable { needed: part_bytes(&flight.range), reasons });
         }
-        let header = PartHeader {
-            tag: *self.tag,
-            chunk_length: self.bytes.len() as u32,
-            offset: flight.range.start,
-        };
-        let framed = header.frame(
-            salt,
-            &self.bytes[flight.range.start as usize..flight.range.end as usize],
-        );
-        let (sender, ticket, refresh) = (
-            self.sender.clone(),
-            flight.ticket.clone(),
-            flight.slot.worker.refresher(),
-        );
+        let header = PartHeader { tag: *self.tag, chunk_length: self.bytes.len() as u32, offset: flight.range.start };
+        let framed = header.frame(salt, &self.bytes[flight.range.start as usize..flight.range.end as usize]);
+        let (sender, ticket, refresh) = (self.sender.clone(), flight.ticket.clone(), flight.slot.worker.refresher());
         let work = move |device: &dyn Device| {
             let part = Hash::of(&framed);
             let result = device.put(part, &framed);
@@ -181,12 +145,7 @@ impl Storing<'_> {
                 refresh();
             }
         };
-        let queued = flight.slot.worker.push(
-            Lane::Write,
-            flight.ticket.clone(),
-            Box::new(work),
-            flight.deadline,
-        );
+        let queued = flight.slot.worker.push(Lane::Write, flight.ticket.clone(), Box::new(work), flight.deadline);
         if !queued {
             flight.deadline = now();
         }
@@ -195,17 +154,10 @@ impl Storing<'_> {
 
     /// Waits until every part is stored.
     fn collect(&mut self) -> Result<(), StoreError> {
-        while let Some(deadline) = self
-            .flights
-            .iter()
-            .filter(|flight| flight.stored.is_none())
-            .map(|flight| flight.deadline)
-            .min()
+        while let Some(deadline) =
+            self.flights.iter().filter(|flight| flight.stored.is_none()).map(|flight| flight.deadline).min()
         {
-            match self
-                .receiver
-                .recv_timeout(deadline.saturating_duration_since(now()))
-            {
+            match self.receiver.recv_timeout(deadline.saturating_duration_since(now())) {
                 Ok(answer) => self.answered(answer)?,
                 Err(RecvTimeoutError::Timeout) => self.silent()?,
                 // Unreachable while `self.sender` lives.
@@ -230,9 +182,7 @@ impl Storing<'_> {
             Err(error) => {
                 let lasting = matches!(
                     error,
-                    DeviceError::NoSpace { .. }
-                        | DeviceError::Suspended { .. }
-                        | DeviceError::Refused { .. }
+                    DeviceError::NoSpace { .. } | DeviceError::Suspended { .. } | DeviceError::Refused { .. }
                 );
                 flight.only_space &= matches!(error, DeviceError::NoSpace { .. });
                 tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, %error, tries = flight.tries, "part not stored");
@@ -299,19 +249,11 @@ impl Storing<'_> {
         for flight in self.flights.iter().filter(|flight| flight.stored.is_none()) {
             running += usize::from(!flight.ticket.abandon());
         }
-        let mut parts: Vec<StoredPart> = self
-            .flights
-            .iter()
-            .filter_map(|flight| flight.stored)
-            .collect();
+        let mut parts: Vec<StoredPart> = self.flights.iter().filter_map(|flight| flight.stored).collect();
         while running > 0 {
             running -= 1;
-            if let Ok(Answer {
-                index,
-                result: Ok(validation),
-            }) = self
-                .receiver
-                .recv_timeout(std::time::Duration::from_millis(100))
+            if let Ok(Answer { index, result: Ok(validation) }) =
+                self.receiver.recv_timeout(std::time::Duration::from_millis(100))
             {
                 let range = &self.flights[index].range;
                 parts.push(StoredPart {
@@ -329,15 +271,9 @@ impl Storing<'_> {
 }
 
 impl DeviceSet {
-    fn unplaced(
-        &self,
-        needed: u64,
-        reasons: Vec<(DeviceId, String)>,
-        only_space: bool,
-    ) -> StoreError {
+    fn unplaced(&self, needed: u64, reasons: Vec<(DeviceId, String)>, only_space: bool) -> StoreError {
         let healthy = self.slots().iter().any(|slot| {
-            slot.worker.report(self.config.validation_deadline).state
-                == crate::device::DeviceState::Healthy
+            slot.worker.report(self.config.validation_deadline).state == crate::device::DeviceState::Healthy
         });
         if only_space && (healthy || !reasons.is_empty()) {
             self.no_space(needed)

@@ -34,24 +34,16 @@ pub(crate) struct Ticket(Arc<AtomicU8>);
 impl Ticket {
     /// The caller waits no longer. False if the answer is on its way already.
     pub(crate) fn abandon(&self) -> bool {
-        self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                (state != DONE).then_some(ABANDONED)
-            })
-            .is_ok()
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state != DONE).then_some(ABANDONED)).is_ok()
     }
 
     /// The worker has a result. False if nobody wants it any more.
     pub(crate) fn finish(&self) -> bool {
-        self.0
-            .compare_exchange(RUNNING, DONE, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        self.0.compare_exchange(RUNNING, DONE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn start(&self) -> bool {
-        self.0
-            .compare_exchange(QUEUED, RUNNING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        self.0.compare_exchange(QUEUED, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -106,18 +98,12 @@ impl Worker {
             }),
             arrived: Condvar::new(),
             taken: Condvar::new(),
-            cached: Mutex::new(Cached {
-                report,
-                taken: now(),
-                refreshing: false,
-            }),
+            cached: Mutex::new(Cached { report, taken: now(), refreshing: false }),
         });
         let worker = Self { shared };
         for thread in 0..threads {
             let shared = Arc::clone(&worker.shared);
-            thread::Builder::new()
-                .name(format!("device-{thread}"))
-                .spawn(move || shared.run(thread))?;
+            thread::Builder::new().name(format!("device-{thread}")).spawn(move || shared.run(thread))?;
         }
         Ok(worker)
     }
@@ -130,12 +116,7 @@ impl Worker {
             if left.is_zero() || queue.closed {
                 return false;
             }
-            queue = self
-                .shared
-                .taken
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            queue = self.shared.taken.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.lanes[lane as usize].push_back(Job { ticket, work });
         drop(queue);
@@ -147,21 +128,14 @@ impl Worker {
     pub(crate) fn stalled(&self, limit: Duration) -> bool {
         let now = now();
         let queue = self.shared.lock();
-        queue
-            .running
-            .iter()
-            .flatten()
-            .any(|started| now.saturating_duration_since(*started) >= limit)
+        queue.running.iter().flatten().any(|started| now.saturating_duration_since(*started) >= limit)
             || queue.lanes[Lane::Write as usize].len() >= LANE_JOBS_MAX
     }
 
     /// Takes `bytes` off what the device has free, until the promise is dropped.
     pub(crate) fn promise(&self, bytes: u64) -> Promise {
         self.shared.lock().promised += bytes;
-        Promise {
-            shared: Arc::clone(&self.shared),
-            bytes,
-        }
+        Promise { shared: Arc::clone(&self.shared), bytes }
     }
 
     /// The last report that the device gave, less what is promised; asks for a fresh one when it is old, without waiting.
@@ -176,12 +150,7 @@ impl Worker {
             drop(cached);
             if refresh {
                 let shared = Arc::clone(&self.shared);
-                if !self.push(
-                    Lane::Read,
-                    Ticket::default(),
-                    Box::new(move |_| shared.refresh()),
-                    now(),
-                ) {
+                if !self.push(Lane::Read, Ticket::default(), Box::new(move |_| shared.refresh()), now()) {
                     self.shared.cached().refreshing = false;
                 }
             }
@@ -235,11 +204,7 @@ impl Shared {
 
     fn refresh(&self) {
         let report = self.device.report();
-        *self.cached() = Cached {
-            report,
-            taken: now(),
-            refreshing: false,
-        };
+        *self.cached() = Cached { report, taken: now(), refreshing: false };
     }
 
     fn run(&self, thread: usize) {
@@ -267,10 +232,7 @@ impl Shared {
                     return Some(job);
                 }
             }
-            queue = self
-                .arrived
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

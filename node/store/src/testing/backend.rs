@@ -77,14 +77,8 @@ impl FailingStorage {
     /// Storage that holds `bytes`.
     #[must_use]
     pub fn from_image(bytes: Vec<u8>) -> Self {
-        let disk = Disk {
-            bytes,
-            ..Disk::default()
-        };
-        Self {
-            disk: Arc::new(Mutex::new(disk)),
-            path: PathBuf::from("local-fat-in-memory"),
-        }
+        let disk = Disk { bytes, ..Disk::default() };
+        Self { disk: Arc::new(Mutex::new(disk)), path: PathBuf::from("local-fat-in-memory") }
     }
 
     /// The bytes as they are.
@@ -149,11 +143,7 @@ impl Disk {
                 }
             }
         }
-        if self.full && takes_space {
-            Err(rustix::io::Errno::NOSPC.into())
-        } else {
-            Ok(())
-        }
+        if self.full && takes_space { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
     }
 
     fn change(&mut self, record: WriteRecord) {
@@ -199,9 +189,7 @@ impl StorageBackend for Handle {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let disk = self.lock();
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = start
-            .checked_add(out.len())
-            .and_then(|end| disk.bytes.get(start..end));
+        let bytes = start.checked_add(out.len()).and_then(|end| disk.bytes.get(start..end));
         out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -224,10 +212,7 @@ impl StorageBackend for Handle {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut disk = self.lock();
         disk.step(true)?;
-        disk.change(WriteRecord::Write {
-            offset,
-            data: data.to_vec(),
-        });
+        disk.change(WriteRecord::Write { offset, data: data.to_vec() });
         Ok(())
     }
 }

@@ -59,11 +59,7 @@ struct Plan {
 impl<D: Device> FaultyDevice<D> {
     /// `inner`, without a fault yet.
     pub fn new(inner: D) -> Self {
-        Self {
-            inner,
-            plan: Mutex::default(),
-            released: Condvar::new(),
-        }
+        Self { inner, plan: Mutex::default(), released: Condvar::new() }
     }
 
     /// The device inside.
@@ -73,9 +69,7 @@ impl<D: Device> FaultyDevice<D> {
 
     /// The `nth` (from 1) `operation` from now meets `fault`, once.
     pub fn fail_nth(&self, operation: Operation, nth: u32, fault: Fault) {
-        self.lock()
-            .planned
-            .push_back((operation, nth.max(1), fault));
+        self.lock().planned.push_back((operation, nth.max(1), fault));
     }
 
     /// Every `operation` from now meets `fault`, until [`Self::clear`].
@@ -113,21 +107,12 @@ impl<D: Device> FaultyDevice<D> {
     fn meet(&self, operation: Operation) -> Result<Option<Fault>, DeviceError> {
         let mut plan = self.lock();
         while plan.hung {
-            plan = self
-                .released
-                .wait(plan)
-                .unwrap_or_else(PoisonError::into_inner);
+            plan = self.released.wait(plan).unwrap_or_else(PoisonError::into_inner);
         }
         if plan.unplugged {
-            return Err(DeviceError::Suspended {
-                reason: "unplugged by a test".to_owned(),
-            });
+            return Err(DeviceError::Suspended { reason: "unplugged by a test".to_owned() });
         }
-        let mut met = plan
-            .always
-            .iter()
-            .find(|(at, _)| *at == operation)
-            .map(|(_, fault)| *fault);
+        let mut met = plan.always.iter().find(|(at, _)| *at == operation).map(|(_, fault)| *fault);
         for planned in &mut plan.planned {
             if planned.0 == operation {
                 planned.1 -= 1;
@@ -171,11 +156,7 @@ impl<D: Device> Device for FaultyDevice<D> {
     fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError> {
         if self.meet(Operation::Put)? == Some(Fault::LostWrite) {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            return Ok(PartValidation {
-                device: self.id(),
-                part,
-                length,
-            });
+            return Ok(PartValidation { device: self.id(), part, length });
         }
         self.inner.put(part, bytes)
     }

@@ -37,9 +37,7 @@ impl FailOnce {
     /// The next `step` fails with the error number `errno`.
     #[must_use]
     pub fn new(step: IoStep, errno: i32) -> Self {
-        Self {
-            armed: Mutex::new(Some((step, errno))),
-        }
+        Self { armed: Mutex::new(Some((step, errno))) }
     }
 
     /// Arms it anew.
