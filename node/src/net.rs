@@ -6,7 +6,7 @@
 pub mod book;
 mod serve;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -17,6 +17,7 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{PeerRecord, Refusal, RefusalKind, Request, Response, Roles, SILENCE_MS};
+use futures::future::BoxFuture;
 
 use crate::clock;
 use book::PeerBook;
@@ -36,9 +37,12 @@ struct Inner {
     key: SigningKey,
     me: NodeId,
     roles: Roles,
-    external: Vec<String>,
     book: PeerBook,
+    local: OnceLock<Local>,
 }
+
+/// What answers a node's calls to itself: its roles call each other like any other node.
+pub type Local = Box<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync>;
 
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,11 +51,17 @@ impl std::fmt::Debug for Net {
 }
 
 impl Net {
-    /// A network view over a started overlay. `external` are addresses to announce beside those it listens on.
+    /// A network view over a started overlay.
     #[must_use]
-    pub fn new(overlay: Overlay, key: SigningKey, roles: Roles, external: Vec<String>, book: PeerBook) -> Self {
+    pub fn new(overlay: Overlay, key: SigningKey, roles: Roles, book: PeerBook) -> Self {
         let me = NodeId(key.verifying_key().to_bytes());
-        Self(Arc::new(Inner { overlay, key, me, roles, external, book }))
+        Self(Arc::new(Inner { overlay, key, me, roles, book, local: OnceLock::new() }))
+    }
+
+    /// Sets what answers calls of this node to itself. Only the first setting counts.
+    pub fn set_local(&self, local: Local) {
+        // A second setting would come from a second dispatcher of one node, which does not happen.
+        let _ = self.0.local.set(local);
     }
 
     /// This node.
@@ -81,8 +91,7 @@ impl Net {
     /// Addresses under which others can dial this node, at most as many as a record takes.
     pub async fn addresses(&self) -> Addresses {
         let listening = self.0.overlay.listen_addresses().await;
-        let all = self.0.external.iter().chain(&listening);
-        Addresses::first(all.filter_map(|address| Address::new(address.as_str()).ok()))
+        Addresses::first(listening.into_iter().filter_map(|address| Address::new(address).ok()))
     }
 
     /// This node's signed announcement.
@@ -106,7 +115,7 @@ impl Net {
         match self.0.overlay.open(to, &addresses, proto, DIAL).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
-                self.0.book.suspect(to);
+                self.suspect(to);
                 Err(overlay_refusal(to, &error))
             }
         }
@@ -118,32 +127,47 @@ impl Net {
     /// The peer's own [`Refusal`], or one of kind `Unreachable` or `Silent`.
     pub async fn call(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Response, Refusal> {
         let asked = Instant::now();
+        if to == self.0.me
+            && let Some(local) = self.0.local.get()
+        {
+            return match local(request.clone()).await {
+                Response::Refused(refusal) => Err(refusal),
+                response => Ok(response),
+            };
+        }
         let answer = tokio::time::timeout(deadline, self.ask(to, request)).await;
         match answer {
             Ok(Ok(Response::Refused(refusal))) => Err(refusal),
             Ok(Ok(response)) => {
-                self.0.book.answered(to, asked.elapsed());
+                self.0.book.answered(to, matches!(request, Request::Ping).then(|| asked.elapsed()));
                 Ok(response)
             }
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
-                self.0.book.suspect(to);
+                self.suspect(to);
                 Err(silent(to))
             }
         }
     }
 
+    /// Notes that `node` failed: it is asked last for a while, and the next stream to it dials anew.
+    pub fn suspect(&self, node: NodeId) {
+        self.0.book.suspect(node);
+        self.0.overlay.suspect(node);
+    }
+
     async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {
         let mut stream = self.open(to, Proto::Rpc).await?;
         let failed = |error: FrameError| {
-            self.0.book.suspect(to);
+            self.suspect(to);
             frame_refusal(to, &error)
         };
         frame::write_frame_within(&mut stream, &codec::encode(request), SILENCE).await.map_err(failed)?;
         loop {
             let answer = frame::read_frame_within(&mut stream, FRAME_BYTES_MAX, SILENCE).await.map_err(failed)?;
-            let answer: Response = codec::decode(&answer, FRAME_BYTES_MAX)
-                .map_err(|error| Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short())))?;
+            let answer: Response = codec::decode(&answer, FRAME_BYTES_MAX).map_err(|error| {
+                Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short()))
+            })?;
             if answer != Response::Alive {
                 return Ok(answer);
             }

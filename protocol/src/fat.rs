@@ -41,7 +41,7 @@ pub struct FinalFat {
     pub seq: u64,
     /// The oldest tag that still lives; `seq` at most.
     pub base: u64,
-    /// What is stored where. Empty: the file is released.
+    /// What is stored where. Empty for a released or an empty file.
     pub uses: Bounded<Use, FAT_USES_MAX>,
     /// Vendors that may still hold chunks with older tags, to be told.
     pub frees: Bounded<NodeId, FAT_USES_MAX>,
@@ -54,10 +54,10 @@ pub struct FinalFat {
 }
 
 impl FinalFat {
-    /// Whether it releases the file.
+    /// Whether it releases the file. An empty file has no uses either, and a manifest.
     #[must_use]
     pub fn is_release(&self) -> bool {
-        self.uses.is_empty()
+        self.body.is_empty()
     }
 
     /// Every vendor that must see it, each once.
@@ -84,8 +84,8 @@ impl Record for FinalFat {
         if self.base > self.seq {
             return Err(RecordError::Invalid("a final FAT's base is past its sequence number"));
         }
-        if self.uses.is_empty() && (!self.body.is_empty() || self.base != self.seq) {
-            return Err(RecordError::Invalid("a final FAT without uses must release everything"));
+        if self.body.is_empty() && (!self.uses.is_empty() || self.base != self.seq) {
+            return Err(RecordError::Invalid("a final FAT without a manifest must release everything"));
         }
         Ok(())
     }

@@ -122,6 +122,8 @@ pub struct FatEntry {
     pub base: u64,
     /// The record's identity.
     pub hash: Hash,
+    /// Whether it releases the file.
+    pub released: bool,
     /// What it uses.
     pub uses: Vec<Use>,
     /// Every vendor that must see it.
@@ -224,7 +226,14 @@ impl Table {
         }
         tell.sort_unstable();
         tell.dedup();
-        let entry = FatEntry { seq: fat.seq, base: fat.base, hash, uses: fat.uses.to_vec(), vendors: fat.vendors() };
+        let entry = FatEntry {
+            seq: fat.seq,
+            base: fat.base,
+            hash,
+            released: fat.is_release(),
+            uses: fat.uses.to_vec(),
+            vendors: fat.vendors(),
+        };
         self.fats.insert(key, entry);
         Ok(Merged::New { drops: void.into_iter().map(Key::Move).collect(), tell })
     }
@@ -354,7 +363,7 @@ impl Table {
             digest: Hash(*hasher.finalize().as_bytes()),
             heads: self.vendors.len() as u64,
             leases: self.vendors.values().map(|vendor| vendor.leases.len() as u64).sum(),
-            files: self.fats.values().filter(|entry| !entry.uses.is_empty()).count() as u64,
+            files: self.fats.values().filter(|entry| !entry.released).count() as u64,
             moves: self.moves.len() as u64,
         }
     }

@@ -7,13 +7,10 @@ use fathom_protocol::ids::Hash;
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
 use libp2p::core::upgrade::Version;
 use libp2p::gossipsub::{
-    self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams,
-    ValidationMode,
+    self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode,
 };
 use libp2p::identity::Keypair;
-use libp2p::{
-    Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, ping, quic, swarm,
-};
+use libp2p::{Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, ping, quic, swarm};
 
 use crate::behaviour::Behaviour;
 use crate::config::{self, ConnectionCaps, OverlayConfig};
@@ -39,9 +36,7 @@ pub(crate) fn swarm(
         streams,
         identify: identify::Behaviour::new(identity(names, keypair)),
         ping: ping::Behaviour::new(
-            ping::Config::new()
-                .with_interval(config::PING_EVERY)
-                .with_timeout(config::PING_MAX),
+            ping::Config::new().with_interval(config::PING_EVERY).with_timeout(config::PING_MAX),
         ),
         gossip: gossip(names, keypair, config.gossip)?,
     };
@@ -52,21 +47,15 @@ pub(crate) fn swarm(
             .with_quic_config(|quic| transport(quic, &config.limits))
     };
     let swarm = match builder().with_dns() {
-        Ok(builder) => builder
-            .with_behaviour(|_| behaviour)
-            .map(|builder| builder.with_swarm_config(tuned).build()),
+        Ok(builder) => builder.with_behaviour(|_| behaviour).map(|builder| builder.with_swarm_config(tuned).build()),
         // A machine without a readable resolver configuration can still use addresses that need no resolver.
         Err(error) => {
             tracing::warn!(%error, "no name resolution: addresses with names in them cannot be used");
-            builder()
-                .with_behaviour(|_| behaviour)
-                .map(|builder| builder.with_swarm_config(tuned).build())
+            builder().with_behaviour(|_| behaviour).map(|builder| builder.with_swarm_config(tuned).build())
         }
     };
     // The error type has no values: this constructor of a behaviour cannot fail.
-    swarm.map_err(|error| OverlayError::Start {
-        reason: error.to_string(),
-    })
+    swarm.map_err(|error| OverlayError::Start { reason: error.to_string() })
 }
 
 fn tuned(config: swarm::Config) -> swarm::Config {
@@ -83,9 +72,7 @@ fn transport(mut quic: quic::Config, caps: &ConnectionCaps) -> quic::Config {
     quic.handshake_timeout = config::HANDSHAKE_MAX;
     quic.max_idle_timeout = u32::try_from(config::SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
     quic.keep_alive_interval = config::KEEP_ALIVE;
-    quic.max_concurrent_stream_limit = caps
-        .inbound_streams_per_peer
-        .saturating_add(config::STREAMS_OF_LIBP2P);
+    quic.max_concurrent_stream_limit = caps.inbound_streams_per_peer.saturating_add(config::STREAMS_OF_LIBP2P);
     quic.max_stream_data = config::STREAM_WINDOW_BYTES;
     quic.max_connection_data = config::CONNECTION_WINDOW_BYTES;
     quic
@@ -110,14 +97,9 @@ fn identity(names: &Names, keypair: &Keypair) -> identify::Config {
 }
 
 /// A mesh for 2 to 100 mirrors: with up to 12 of them everybody is everybody's neighbour, beyond that each has 6 to 12.
-fn gossip(
-    names: &Names,
-    keypair: &Keypair,
-    subscribe: bool,
-) -> Result<gossipsub::Behaviour, OverlayError> {
+fn gossip(names: &Names, keypair: &Keypair, subscribe: bool) -> Result<gossipsub::Behaviour, OverlayError> {
     let start = |reason: String| OverlayError::Start { reason };
     let config = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(names.gossip.clone())
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .max_transmit_size(GOSSIP_BYTES_MAX + config::GOSSIP_OVERHEAD_BYTES)
@@ -134,21 +116,14 @@ fn gossip(
         .graft_flood_threshold(Duration::from_secs(2))
         .duplicate_cache_time(config::GOSSIP_DUPLICATE)
         // The same record from two publishers is one message.
-        .message_id_fn(|message: &gossipsub::Message| {
-            MessageId::new(Hash::of(&message.data).as_bytes())
-        })
+        .message_id_fn(|message: &gossipsub::Message| MessageId::new(Hash::of(&message.data).as_bytes()))
         .build()
         .map_err(|error| start(error.to_string()))?;
-    let mut gossip =
-        gossipsub::Behaviour::new(MessageAuthenticity::Signed(keypair.clone()), config)
-            .map_err(|error| start(error.to_owned()))?;
-    gossip
-        .with_peer_score(scores(names), PeerScoreThresholds::default())
-        .map_err(start)?;
+    let mut gossip = gossipsub::Behaviour::new(MessageAuthenticity::Signed(keypair.clone()), config)
+        .map_err(|error| start(error.to_owned()))?;
+    gossip.with_peer_score(scores(names), PeerScoreThresholds::default()).map_err(start)?;
     if subscribe {
-        gossip
-            .subscribe(&names.topic)
-            .map_err(|error| start(error.to_string()))?;
+        gossip.subscribe(&names.topic).map_err(|error| start(error.to_string()))?;
     }
     Ok(gossip)
 }
@@ -164,9 +139,7 @@ fn scores(names: &Names) -> PeerScoreParams {
         mesh_failure_penalty_weight: 0.0,
         // Squared: 4 recent rejections and the peer gets no gossip, 9 and it is not listened to.
         invalid_message_deliveries_weight: -1.0,
-        invalid_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_secs(
-            600,
-        )),
+        invalid_message_deliveries_decay: gossipsub::score_parameter_decay(Duration::from_secs(600)),
         ..TopicScoreParams::default()
     };
     PeerScoreParams {

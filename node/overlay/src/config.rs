@@ -62,6 +62,8 @@ impl Default for ConnectionCaps {
 pub(crate) const COMMANDS_QUEUED_MAX: usize = 1024;
 /// Callers that wait for one peer to be connected.
 pub(crate) const WAITERS_PER_PEER_MAX: usize = 1024;
+/// Dials of one peer under way, each of other addresses.
+pub(crate) const DIALS_PER_PEER_MAX: usize = 4;
 /// Streams that wait on one connection to be opened.
 pub(crate) const OPENS_PER_CONNECTION_MAX: usize = 1024;
 /// Bans remembered; the one that ends first makes room.

@@ -132,3 +132,12 @@ pub enum OverlayError {
     #[error("the node is shutting down")]
     Stopped,
 }
+
+/// The last cause of `error`: the layers above it only repeat that something failed.
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

@@ -53,10 +53,7 @@ pub enum FrameError {
 
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
-        Self::Io {
-            kind: error.kind(),
-            message: error.to_string(),
-        }
+        Self::Io { kind: error.kind(), message: error.to_string() }
     }
 }
 
@@ -71,10 +68,8 @@ where
     if message.is_empty() {
         return Err(FrameError::Empty);
     }
-    let length = u32::try_from(message.len()).map_err(|_| FrameError::TooLong {
-        length: message.len() as u64,
-        max: u32::MAX as usize,
-    })?;
+    let length = u32::try_from(message.len())
+        .map_err(|_| FrameError::TooLong { length: message.len() as u64, max: u32::MAX as usize })?;
     if message.len() <= TRUSTED_BYTES {
         // One write, one packet: a prefix that travels alone costs a wake-up at the other end.
         let mut joined = Vec::with_capacity(PREFIX_BYTES + message.len());
@@ -102,10 +97,7 @@ where
     if announced == 0 {
         return Err(FrameError::Empty);
     }
-    let too_long = FrameError::TooLong {
-        length: u64::from(announced),
-        max,
-    };
+    let too_long = FrameError::TooLong { length: u64::from(announced), max };
     let length = usize::try_from(announced).map_err(|_| too_long.clone())?;
     if length > max {
         return Err(too_long);
@@ -118,12 +110,7 @@ where
             message.reserve_exact(step);
         }
         let room = message.capacity().min(length) - message.len();
-        if (&mut *stream)
-            .take(room as u64)
-            .read_buf(&mut message)
-            .await?
-            == 0
-        {
+        if (&mut *stream).take(room as u64).read_buf(&mut message).await? == 0 {
             return Err(FrameError::Truncated);
         }
     }
@@ -151,11 +138,7 @@ where
 ///
 /// # Errors
 /// As [`write_frame`], and [`FrameError::TimedOut`]: the stream is then in the middle of a frame and only good to drop.
-pub async fn write_frame_within<S>(
-    stream: &mut S,
-    message: &[u8],
-    deadline: Duration,
-) -> Result<(), FrameError>
+pub async fn write_frame_within<S>(stream: &mut S, message: &[u8], deadline: Duration) -> Result<(), FrameError>
 where
     S: AsyncWrite + Unpin + ?Sized,
 {
@@ -167,11 +150,7 @@ where
 ///
 /// # Errors
 /// As [`read_frame`], and [`FrameError::TimedOut`]: the stream may then be in the middle of a frame and is only good to drop.
-pub async fn read_frame_within<S>(
-    stream: &mut S,
-    max: usize,
-    deadline: Duration,
-) -> Result<Vec<u8>, FrameError>
+pub async fn read_frame_within<S>(stream: &mut S, max: usize, deadline: Duration) -> Result<Vec<u8>, FrameError>
 where
     S: AsyncRead + Unpin + ?Sized,
 {

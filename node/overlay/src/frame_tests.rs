@@ -15,23 +15,12 @@ fn framed(length: u32, body: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_length_up_to_the_limit_round_trips() {
-    for length in [
-        1,
-        2,
-        TRUSTED_BYTES - 1,
-        TRUSTED_BYTES,
-        TRUSTED_BYTES + 1,
-        MAX - 1,
-        MAX,
-    ] {
+    for length in [1, 2, TRUSTED_BYTES - 1, TRUSTED_BYTES, TRUSTED_BYTES + 1, MAX - 1, MAX] {
         let message: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
         let mut wire = Vec::new();
         write_frame(&mut wire, &message).await.unwrap();
         assert_eq!(wire.len(), PREFIX_BYTES + length);
-        assert_eq!(
-            read_frame(&mut wire.as_slice(), MAX).await.unwrap(),
-            message
-        );
+        assert_eq!(read_frame(&mut wire.as_slice(), MAX).await.unwrap(), message);
     }
 }
 
@@ -39,26 +28,18 @@ async fn every_length_up_to_the_limit_round_trips() {
 async fn frames_follow_one_another_without_reading_ahead() {
     let mut wire = Vec::new();
     write_frame(&mut wire, b"one").await.unwrap();
-    write_frame(&mut wire, &vec![7; TRUSTED_BYTES * 3])
-        .await
-        .unwrap();
+    write_frame(&mut wire, &vec![7; TRUSTED_BYTES * 3]).await.unwrap();
     write_frame(&mut wire, b"three").await.unwrap();
     let mut stream = wire.as_slice();
     assert_eq!(read_frame(&mut stream, MAX).await.unwrap(), b"one");
-    assert_eq!(
-        read_frame(&mut stream, MAX).await.unwrap(),
-        vec![7; TRUSTED_BYTES * 3]
-    );
+    assert_eq!(read_frame(&mut stream, MAX).await.unwrap(), vec![7; TRUSTED_BYTES * 3]);
     assert_eq!(read_frame(&mut stream, MAX).await.unwrap(), b"three");
     assert_eq!(read_frame(&mut stream, MAX).await, Err(FrameError::Closed));
 }
 
 #[tokio::test]
 async fn empty_frames_are_refused_on_both_sides() {
-    assert_eq!(
-        read_frame(&mut framed(0, b"").as_slice(), MAX).await,
-        Err(FrameError::Empty)
-    );
+    assert_eq!(read_frame(&mut framed(0, b"").as_slice(), MAX).await, Err(FrameError::Empty));
     let mut wire = Vec::new();
     assert_eq!(write_frame(&mut wire, b"").await, Err(FrameError::Empty));
     assert!(wire.is_empty());
@@ -69,10 +50,7 @@ async fn a_length_above_the_limit_is_refused_before_its_body() {
     for (length, max) in [(MAX as u32 + 1, MAX), (u32::MAX, MAX), (1, 0)] {
         let wire = framed(length, &[1; 8]);
         let mut stream = wire.as_slice();
-        let refused = FrameError::TooLong {
-            length: u64::from(length),
-            max,
-        };
+        let refused = FrameError::TooLong { length: u64::from(length), max };
         assert_eq!(read_frame(&mut stream, max).await, Err(refused));
         assert_eq!(stream.len(), 8, "the body was not touched");
     }
@@ -81,16 +59,9 @@ async fn a_length_above_the_limit_is_refused_before_its_body() {
 #[tokio::test]
 async fn a_stream_that_ends_inside_a_frame_is_truncated() {
     let whole = framed(10, &[1; 10]);
-    assert_eq!(
-        read_frame(&mut &whole[..0], MAX).await,
-        Err(FrameError::Closed)
-    );
+    assert_eq!(read_frame(&mut &whole[..0], MAX).await, Err(FrameError::Closed));
     for kept in 1..whole.len() {
-        assert_eq!(
-            read_frame(&mut &whole[..kept], MAX).await,
-            Err(FrameError::Truncated),
-            "{kept} bytes"
-        );
+        assert_eq!(read_frame(&mut &whole[..kept], MAX).await, Err(FrameError::Truncated), "{kept} bytes");
     }
 }
 
@@ -102,11 +73,7 @@ struct Liar {
 }
 
 impl AsyncRead for Liar {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buf.remaining();
         if self.sent >= PREFIX_BYTES {
             self.offered_max = self.offered_max.max(room);
@@ -122,21 +89,10 @@ impl AsyncRead for Liar {
 #[tokio::test]
 async fn the_announced_length_is_not_allocated_at_once() {
     for body in [0, 1, TRUSTED_BYTES, 1_000_000] {
-        let mut liar = Liar {
-            sent: 0,
-            sends: PREFIX_BYTES + body,
-            offered_max: 0,
-        };
-        assert_eq!(
-            read_frame(&mut liar, u32::MAX as usize).await,
-            Err(FrameError::Truncated)
-        );
+        let mut liar = Liar { sent: 0, sends: PREFIX_BYTES + body, offered_max: 0 };
+        assert_eq!(read_frame(&mut liar, u32::MAX as usize).await, Err(FrameError::Truncated));
         let most = body.max(TRUSTED_BYTES);
-        assert!(
-            liar.offered_max <= most,
-            "{} offered for {body} sent",
-            liar.offered_max
-        );
+        assert!(liar.offered_max <= most, "{} offered for {body} sent", liar.offered_max);
     }
 }
 
@@ -144,12 +100,6 @@ async fn the_announced_length_is_not_allocated_at_once() {
 async fn a_silent_stream_ends_at_the_deadline() {
     let (mut near, _far) = tokio::io::duplex(16);
     let deadline = Duration::from_millis(30);
-    assert_eq!(
-        read_frame_within(&mut near, MAX, deadline).await,
-        Err(FrameError::TimedOut(deadline))
-    );
-    assert_eq!(
-        write_frame_within(&mut near, &[1; 64], deadline).await,
-        Err(FrameError::TimedOut(deadline))
-    );
+    assert_eq!(read_frame_within(&mut near, MAX, deadline).await, Err(FrameError::TimedOut(deadline)));
+    assert_eq!(write_frame_within(&mut near, &[1; 64], deadline).await, Err(FrameError::TimedOut(deadline)));
 }

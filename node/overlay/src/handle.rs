@@ -6,14 +6,13 @@ use std::time::Duration;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
 use libp2p::{Multiaddr, PeerId};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::build;
 use crate::config::{COMMANDS_QUEUED_MAX, GOODBYE_MAX, LISTEN_MAX, LISTEN_SETTLES, OverlayConfig};
-use crate::error::OverlayError;
+use crate::error::{OverlayError, innermost};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::gossip::{GossipId, GossipMessage, Verdict};
 use crate::identity::{keypair, node_of, parse_address, peer_of, with_peer};
@@ -58,30 +57,24 @@ struct Shared {
 /// [`OverlayError::InvalidAddress`] and [`OverlayError::Listen`] for a listen or external address,
 /// [`OverlayError::Start`] if the network stack cannot be set up.
 pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), OverlayError> {
+    let names = Names::of(config.network);
+    start_named(&config, Arc::new(names))
+}
+
+fn start_named(config: &OverlayConfig, names: Arc<Names>) -> Result<(Overlay, Incoming), OverlayError> {
     let (keypair, node) = keypair(config.key_seed)?;
     let peer = keypair.public().to_peer_id();
-    let names = Arc::new(Names::of(config.network));
     let counters = Arc::new(Counters::default());
     let (stream_sender, streams) = mpsc::channel(config.limits.inbound_queue.max(1));
     let (gossip_sender, gossip) = mpsc::channel(config.limits.gossip_queue.max(1));
     let (commands, command_receiver) = mpsc::channel(COMMANDS_QUEUED_MAX);
     let (address_sender, addresses) = watch::channel(Vec::new());
-    let behaviour = streams::Behaviour::new(
-        Arc::clone(&names),
-        config.limits,
-        stream_sender,
-        Arc::clone(&counters),
-    );
-    let mut swarm = build::swarm(&keypair, &names, &config, behaviour)?;
+    let behaviour = streams::Behaviour::new(Arc::clone(&names), config.limits, stream_sender, Arc::clone(&counters));
+    let mut swarm = build::swarm(&keypair, &names, config, behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
-        let listen = |reason: String| OverlayError::Listen {
-            address: text.clone(),
-            reason,
-        };
-        swarm
-            .listen_on(address)
-            .map_err(|error| listen(error.to_string()))?;
+        let listen = |reason: String| OverlayError::Listen { address: text.clone(), reason };
+        swarm.listen_on(address).map_err(|error| listen(innermost(&error)))?;
     }
     let mut external = Vec::new();
     for text in &config.external {
@@ -103,23 +96,8 @@ pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), Overlay
     };
     tokio::spawn(task.run());
     let listens = !config.listen.is_empty();
-    let shared = Shared {
-        node,
-        peer,
-        listens,
-        external,
-        commands,
-        addresses,
-        cancel,
-        stopped,
-        counters,
-    };
-    Ok((
-        Overlay {
-            shared: Arc::new(shared),
-        },
-        Incoming { streams, gossip },
-    ))
+    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters };
+    Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
 
 impl Overlay {
@@ -148,11 +126,7 @@ impl Overlay {
         let mut listening = Vec::new();
         if self.shared.listens {
             // An error is a timeout or a stopped overlay: the list is then what it is.
-            let _ = timeout(
-                LISTEN_MAX,
-                watched.wait_for(|addresses| !addresses.is_empty()),
-            )
-            .await;
+            let _ = timeout(LISTEN_MAX, watched.wait_for(|addresses| !addresses.is_empty())).await;
             // An unspecified address becomes one per interface, one after another.
             while let Ok(Ok(())) = timeout(LISTEN_SETTLES, watched.changed()).await {}
             listening = watched.borrow().clone();
@@ -169,30 +143,18 @@ impl Overlay {
     /// [`OverlayError::ConnectionLost`] (among others: the peer refuses), [`OverlayError::Banned`],
     /// [`OverlayError::Busy`], [`OverlayError::Timeout`], [`OverlayError::ToSelf`], [`OverlayError::InvalidNode`],
     /// [`OverlayError::Stopped`].
-    pub async fn connect(
-        &self,
-        peer: NodeId,
-        addresses: &[String],
-        deadline: Duration,
-    ) -> Result<(), OverlayError> {
+    pub async fn connect(&self, peer: NodeId, addresses: &[String], deadline: Duration) -> Result<(), OverlayError> {
         let (reply, answer) = oneshot::channel();
-        self.want(peer, addresses, Then::Tell(reply), answer, deadline)
-            .await
+        self.want(peer, addresses, Then::Tell(reply), answer, deadline).await
     }
 
     /// Connects to whom `address` names at its end by `/p2p/`.
     ///
     /// # Errors
     /// As [`Overlay::connect`]; [`OverlayError::InvalidAddress`] also if it names nobody.
-    pub async fn connect_address(
-        &self,
-        address: &str,
-        deadline: Duration,
-    ) -> Result<NodeId, OverlayError> {
-        let invalid = |reason: &str| OverlayError::InvalidAddress {
-            address: address.to_owned(),
-            reason: reason.to_owned(),
-        };
+    pub async fn connect_address(&self, address: &str, deadline: Duration) -> Result<NodeId, OverlayError> {
+        let invalid =
+            |reason: &str| OverlayError::InvalidAddress { address: address.to_owned(), reason: reason.to_owned() };
         let (_, peer) = parse_address(address)?;
         let peer = peer.ok_or_else(|| invalid("it does not end with /p2p/ and a peer id"))?;
         let node = node_of(&peer).ok_or_else(|| invalid("the peer id is not of an ed25519 key"))?;
@@ -213,14 +175,7 @@ impl Overlay {
         deadline: Duration,
     ) -> Result<PeerStream, OverlayError> {
         let (reply, answer) = oneshot::channel();
-        self.want(
-            peer,
-            addresses,
-            Then::Open(OpenRequest { proto, reply }),
-            answer,
-            deadline,
-        )
-        .await
+        self.want(peer, addresses, Then::Open(OpenRequest { proto, reply }), answer, deadline).await
     }
 
     /// Sends `request` on an rpc stream of its own and returns the answer, of at most `max_answer` bytes.
@@ -237,28 +192,31 @@ impl Overlay {
     ) -> Result<Vec<u8>, OverlayError> {
         let talk = async {
             let mut stream = self.open(peer, addresses, Proto::Rpc, deadline).await?;
-            let answer = exchange(&mut stream, request, max_answer)
-                .await
-                .map_err(|error| match error {
-                    FrameError::Io {
-                        kind: std::io::ErrorKind::Unsupported,
-                        ..
-                    } => OverlayError::Unsupported {
-                        peer,
-                        proto: Proto::Rpc,
-                    },
-                    error => OverlayError::Frame { peer, error },
-                })?;
-            // The answer is here, so the request was delivered; whether the goodbye arrives does not matter.
-            let _ = stream.shutdown().await;
-            Ok(answer)
+            let answer = exchange(&mut stream, request, max_answer).await;
+            answer.map_err(|error| match error {
+                FrameError::Io { kind: std::io::ErrorKind::Unsupported, .. } => {
+                    OverlayError::Unsupported { peer, proto: Proto::Rpc }
+                }
+                error => OverlayError::Frame { peer, error },
+            })
         };
-        timeout(deadline, talk)
-            .await
-            .unwrap_or(Err(OverlayError::Timeout {
-                peer,
-                after: deadline,
-            }))
+        match timeout(deadline, talk).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.suspect(peer);
+                Err(OverlayError::Timeout { peer, after: deadline })
+            }
+        }
+    }
+
+    /// Tells that the caller waited for `peer` in vain on an open stream. The next [`Overlay::open`] or
+    /// [`Overlay::connect`] with addresses then dials anew instead of trusting the connection, which a peer that was
+    /// killed and restarted would not answer on. A failed [`Overlay::rpc`] does this by itself.
+    pub fn suspect(&self, peer: NodeId) {
+        if let Ok(peer) = peer_of(peer) {
+            // Only a hint: with a full queue the connection's own timeout will do.
+            let _ = self.shared.commands.try_send(Command::Suspect { peer });
+        }
     }
 
     /// Closes all connections to `peer`.
@@ -270,17 +228,13 @@ impl Overlay {
 
     /// The connected peers of this network and where each is.
     pub async fn connected(&self) -> Vec<(NodeId, String)> {
-        self.ask(|reply| Command::Connected { reply })
-            .await
-            .unwrap_or_default()
+        self.ask(|reply| Command::Connected { reply }).await.unwrap_or_default()
     }
 
     /// The last measured round trip to a connected peer.
     pub async fn round_trip(&self, peer: NodeId) -> Option<Duration> {
         let peer = peer_of(peer).ok()?;
-        self.ask(|reply| Command::RoundTrip { peer, reply })
-            .await
-            .flatten()
+        self.ask(|reply| Command::RoundTrip { peer, reply }).await.flatten()
     }
 
     /// Publishes a hint of 1 byte to 48 KiB to all who subscribe. Success means that it was queued to at least one.
@@ -290,36 +244,23 @@ impl Overlay {
     /// [`OverlayError::Gossip`], [`OverlayError::Stopped`].
     pub async fn publish(&self, bytes: Vec<u8>) -> Result<(), OverlayError> {
         if bytes.is_empty() {
-            return Err(OverlayError::Gossip {
-                reason: "the message is empty".to_owned(),
-            });
+            return Err(OverlayError::Gossip { reason: "the message is empty".to_owned() });
         }
         if bytes.len() > GOSSIP_BYTES_MAX {
-            return Err(OverlayError::GossipTooLong {
-                bytes: bytes.len(),
-                max: GOSSIP_BYTES_MAX,
-            });
+            return Err(OverlayError::GossipTooLong { bytes: bytes.len(), max: GOSSIP_BYTES_MAX });
         }
-        self.ask(|reply| Command::Publish { bytes, reply })
-            .await
-            .unwrap_or(Err(OverlayError::Stopped))
+        self.ask(|reply| Command::Publish { bytes, reply }).await.unwrap_or(Err(OverlayError::Stopped))
     }
 
     /// Tells what becomes of a received message.
     pub async fn report_gossip(&self, id: GossipId, verdict: Verdict) {
-        self.ask(|reply| Command::Report { id, verdict, reply })
-            .await;
+        self.ask(|reply| Command::Report { id, verdict, reply }).await;
     }
 
     /// Closes all connections to `peer` and refuses it for `length`.
     pub async fn ban(&self, peer: NodeId, length: Duration) {
         if let Ok(peer) = peer_of(peer) {
-            self.ask(|reply| Command::Ban {
-                peer,
-                length,
-                reply,
-            })
-            .await;
+            self.ask(|reply| Command::Ban { peer, length, reply }).await;
         }
     }
 
@@ -350,33 +291,14 @@ impl Overlay {
         let id = peer_of(peer)?;
         let (addresses, unusable) = usable(peer, id, addresses);
         let done = async {
-            let command = Command::Want {
-                peer: id,
-                node: peer,
-                addresses,
-                then,
-            };
-            self.shared
-                .commands
-                .send(command)
-                .await
-                .map_err(|_| OverlayError::Stopped)?;
+            let command = Command::Want { peer: id, node: peer, addresses, then };
+            self.shared.commands.send(command).await.map_err(|_| OverlayError::Stopped)?;
             answer.await.unwrap_or_else(|_| {
-                let stopped =
-                    self.shared.stopped.is_cancelled() || self.shared.cancel.is_cancelled();
-                Err(if stopped {
-                    OverlayError::Stopped
-                } else {
-                    OverlayError::ConnectionLost { peer }
-                })
+                let stopped = self.shared.stopped.is_cancelled() || self.shared.cancel.is_cancelled();
+                Err(if stopped { OverlayError::Stopped } else { OverlayError::ConnectionLost { peer } })
             })
         };
-        let done = timeout(deadline, done)
-            .await
-            .unwrap_or(Err(OverlayError::Timeout {
-                peer,
-                after: deadline,
-            }));
+        let done = timeout(deadline, done).await.unwrap_or(Err(OverlayError::Timeout { peer, after: deadline }));
         match (done, unusable) {
             // What is wrong with the addresses given says more than that none is known.
             (Err(OverlayError::NoAddress { .. }), Some(error)) => Err(error),
@@ -386,20 +308,13 @@ impl Overlay {
 }
 
 /// The usable ones of `addresses`, and why the last unusable one is not. One bad address must not hide a good one.
-fn usable(
-    peer: NodeId,
-    id: PeerId,
-    addresses: &[String],
-) -> (Vec<Multiaddr>, Option<OverlayError>) {
+fn usable(peer: NodeId, id: PeerId, addresses: &[String]) -> (Vec<Multiaddr>, Option<OverlayError>) {
     let mut good = Vec::new();
     let mut bad = None;
     for text in addresses {
         match parse_address(text) {
             Ok((_, Some(named))) if named != id => {
-                bad = Some(OverlayError::WrongPeer {
-                    expected: peer,
-                    found: named.to_string(),
-                })
+                bad = Some(OverlayError::WrongPeer { expected: peer, found: named.to_string() })
             }
             Ok((address, _)) => good.push(address),
             Err(error) => bad = Some(error),
@@ -408,11 +323,12 @@ fn usable(
     (good, bad)
 }
 
-async fn exchange(
-    stream: &mut PeerStream,
-    request: &[u8],
-    max_answer: usize,
-) -> Result<Vec<u8>, FrameError> {
+async fn exchange(stream: &mut PeerStream, request: &[u8], max_answer: usize) -> Result<Vec<u8>, FrameError> {
     write_frame(stream, request).await?;
+    // The answer shows that the request was delivered. Closing tells nothing and is left to the drop, which comes last.
     read_frame(stream, max_answer).await
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

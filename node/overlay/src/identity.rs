@@ -16,13 +16,10 @@ const ED25519_PEER_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 /// The key pair of a seed, and the node that it is.
 pub(crate) fn keypair(mut seed: [u8; 32]) -> Result<(Keypair, NodeId), OverlayError> {
     // The seed is wiped from this copy by the constructor.
-    let keypair = Keypair::ed25519_from_bytes(&mut seed).map_err(|error| OverlayError::Start {
-        reason: error.to_string(),
-    })?;
+    let keypair =
+        Keypair::ed25519_from_bytes(&mut seed).map_err(|error| OverlayError::Start { reason: error.to_string() })?;
     let node = node_of(&keypair.public().to_peer_id());
-    let node = node.ok_or_else(|| OverlayError::Start {
-        reason: "the key is not an ed25519 key".to_owned(),
-    })?;
+    let node = node.ok_or_else(|| OverlayError::Start { reason: "the key is not an ed25519 key".to_owned() })?;
     Ok((keypair, node))
 }
 
@@ -33,8 +30,7 @@ pub(crate) fn node_of(peer: &PeerId) -> Option<NodeId> {
 
 /// The libp2p peer id of `node`.
 pub(crate) fn peer_of(node: NodeId) -> Result<PeerId, OverlayError> {
-    let key = ed25519::PublicKey::try_from_bytes(node.as_bytes())
-        .map_err(|_| OverlayError::InvalidNode(node))?;
+    let key = ed25519::PublicKey::try_from_bytes(node.as_bytes()).map_err(|_| OverlayError::InvalidNode(node))?;
     Ok(PublicKey::from(key).to_peer_id())
 }
 
@@ -47,9 +43,7 @@ pub(crate) fn parse_address(text: &str) -> Result<(Multiaddr, Option<PeerId>), O
     if text.len() > ADDRESS_BYTES_MAX {
         return Err(invalid(format!("longer than {ADDRESS_BYTES_MAX} bytes")));
     }
-    let mut address: Multiaddr = text
-        .parse()
-        .map_err(|error: libp2p::multiaddr::Error| invalid(error.to_string()))?;
+    let mut address: Multiaddr = text.parse().map_err(|error: libp2p::multiaddr::Error| invalid(error.to_string()))?;
     let peer = match address.iter().last() {
         Some(Protocol::P2p(peer)) => {
             address.pop();
@@ -87,18 +81,12 @@ mod tests {
         let peer = pair.public().to_peer_id();
         assert_eq!(peer_of(node), Ok(peer));
         assert_eq!(node_of(&peer), Some(node));
-        assert_eq!(
-            node.as_bytes(),
-            &pair.public().try_into_ed25519().unwrap().to_bytes()
-        );
+        assert_eq!(node.as_bytes(), &pair.public().try_into_ed25519().unwrap().to_bytes());
         assert_eq!(node_of(&PeerId::random()), None, "a hashed key is no node");
         // y = 2 is on no point of the curve.
         let mut no_point = [0; 32];
         no_point[0] = 2;
-        assert_eq!(
-            peer_of(NodeId(no_point)),
-            Err(OverlayError::InvalidNode(NodeId(no_point)))
-        );
+        assert_eq!(peer_of(NodeId(no_point)), Err(OverlayError::InvalidNode(NodeId(no_point))));
     }
 
     #[test]
@@ -110,21 +98,10 @@ mod tests {
         assert_eq!((address.to_string().as_str(), named), (plain, None));
         let full = with_peer(address.clone(), peer);
         assert_eq!(parse_address(&full).unwrap(), (address, Some(peer)));
-        for bad in [
-            "",
-            "x",
-            "/ip4/1.2.3.4/tcp/1",
-            "/ip4/300.1.1.1/udp/1/quic-v1",
-        ] {
-            assert!(
-                matches!(parse_address(bad), Err(OverlayError::InvalidAddress { .. })),
-                "{bad}"
-            );
+        for bad in ["", "x", "/ip4/1.2.3.4/tcp/1", "/ip4/300.1.1.1/udp/1/quic-v1"] {
+            assert!(matches!(parse_address(bad), Err(OverlayError::InvalidAddress { .. })), "{bad}");
         }
         let long = format!("/dns4/{}/udp/1/quic-v1", "a".repeat(ADDRESS_BYTES_MAX));
-        assert!(matches!(
-            parse_address(&long),
-            Err(OverlayError::InvalidAddress { .. })
-        ));
+        assert!(matches!(parse_address(&long), Err(OverlayError::InvalidAddress { .. })));
     }
 }

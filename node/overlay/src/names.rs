@@ -51,8 +51,6 @@ pub(crate) struct Names {
     streams: [(Proto, StreamProtocol); 3],
     /// What identify announces as the protocol version; two nodes talk only if theirs are equal. It carries the whole id.
     pub(crate) identify: String,
-    /// What the names of gossip's own streams begin with.
-    pub(crate) gossip: String,
     /// The gossip topic of hints.
     pub(crate) topic: IdentTopic,
 }
@@ -64,16 +62,23 @@ impl Names {
         let stream = |proto: Proto| {
             let name = format!("/fathom/{short}/{}/1", proto.word());
             // The only refusal is of a name without the leading slash.
-            let name = StreamProtocol::try_from_owned(name)
-                .unwrap_or(StreamProtocol::new("/fathom/unnamed"));
+            let name = StreamProtocol::try_from_owned(name).unwrap_or(StreamProtocol::new("/fathom/unnamed"));
             (proto, name)
         };
         Self {
             streams: Proto::ALL.map(stream),
             identify: format!("/fathom/{whole}/1"),
-            gossip: format!("/fathom/{short}/meshsub"),
             topic: IdentTopic::new(format!("/fathom/{short}/hint/1")),
         }
+    }
+
+    /// A node of the network that speaks a later version of `proto`'s streams only.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn with_later(mut self, proto: Proto) -> Self {
+        let later = format!("{}0", self.stream(proto).as_ref());
+        self.streams[proto as usize].1 = StreamProtocol::try_from_owned(later).unwrap();
+        self
     }
 
     /// The name of `proto`'s streams.
@@ -88,10 +93,7 @@ impl Names {
 
     /// Which kind of stream `name` is.
     pub(crate) fn proto(&self, name: &StreamProtocol) -> Option<Proto> {
-        self.streams
-            .iter()
-            .find(|(_, known)| known == name)
-            .map(|(proto, _)| *proto)
+        self.streams.iter().find(|(_, known)| known == name).map(|(proto, _)| *proto)
     }
 }
 
@@ -102,18 +104,9 @@ mod tests {
     #[test]
     fn names_carry_the_network() {
         let names = Names::of(NetworkId([0xab; 16]));
-        assert_eq!(
-            names.stream(Proto::Rpc).as_ref(),
-            "/fathom/abababababababab/rpc/1"
-        );
-        assert_eq!(
-            names.stream(Proto::Chunk).as_ref(),
-            "/fathom/abababababababab/chunk/1"
-        );
-        assert_eq!(
-            names.stream(Proto::Fetch).as_ref(),
-            "/fathom/abababababababab/fetch/1"
-        );
+        assert_eq!(names.stream(Proto::Rpc).as_ref(), "/fathom/abababababababab/rpc/1");
+        assert_eq!(names.stream(Proto::Chunk).as_ref(), "/fathom/abababababababab/chunk/1");
+        assert_eq!(names.stream(Proto::Fetch).as_ref(), "/fathom/abababababababab/fetch/1");
         assert_eq!(names.identify, "/fathom/abababababababababababababababab/1");
         assert_eq!(names.topic.to_string(), "/fathom/abababababababab/hint/1");
         for proto in Proto::ALL {

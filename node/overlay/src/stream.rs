@@ -31,12 +31,7 @@ impl PeerStream {
         remote: String,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self {
-            inner: stream.compat(),
-            peer,
-            remote,
-            _permit: permit,
-        }
+        Self { inner: stream.compat(), peer, remote, _permit: permit }
     }
 
     /// Who is at the other end; the connection's handshake proved its key.
@@ -58,34 +53,23 @@ impl PeerStream {
 
 /// A stream is opened without waiting for the peer's consent, which saves a round trip; a refusal then shows up here.
 fn refusal(error: io::Error) -> io::Error {
-    let refused = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<NegotiationError>());
+    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<NegotiationError>());
     match refused {
-        Some(NegotiationError::Failed) => io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the peer does not accept such streams",
-        ),
+        Some(NegotiationError::Failed) => {
+            io::Error::new(io::ErrorKind::Unsupported, "the peer does not accept such streams")
+        }
         _ => error,
     }
 }
 
 impl AsyncRead for PeerStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.inner().poll_read(cx, buf).map_err(refusal)
     }
 }
 
 impl AsyncWrite for PeerStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.inner().poll_write(cx, buf).map_err(refusal)
     }
 
@@ -100,9 +84,6 @@ impl AsyncWrite for PeerStream {
 
 impl fmt::Debug for PeerStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerStream")
-            .field("peer", &self.peer)
-            .field("remote", &self.remote)
-            .finish_non_exhaustive()
+        f.debug_struct("PeerStream").field("peer", &self.peer).field("remote", &self.remote).finish_non_exhaustive()
     }
 }

@@ -132,7 +132,8 @@ impl PeerBook {
     #[must_use]
     pub fn announcements(&self) -> Vec<Signed<PeerRecord>> {
         self.with(|contacts| {
-            let mut records: Vec<Signed<PeerRecord>> = contacts.values().filter_map(|contact| contact.record.clone()).collect();
+            let mut records: Vec<Signed<PeerRecord>> =
+                contacts.values().filter_map(|contact| contact.record.clone()).collect();
             records.sort_by_key(|record| (!record.roles.mirror, !record.roles.bootstrap, !record.roles.vendor));
             records.truncate(PEERS_MAX);
             records
@@ -149,16 +150,16 @@ impl PeerBook {
         });
     }
 
-    /// Notes that `node` answered within `elapsed`.
-    pub fn answered(&self, node: NodeId, elapsed: Duration) {
+    /// Notes that `node` answered; `round_trip` if it was a probe, whose time says something of the path.
+    pub fn answered(&self, node: NodeId, round_trip: Option<Duration>) {
         self.with(|contacts| {
             if let Some(contact) = contacts.get_mut(&node) {
                 contact.suspected_until = None;
                 contact.answers += 1;
-                contact.round_trip = Some(match contact.round_trip {
-                    Some(mean) => (mean * (8 - NEWEST_EIGHTHS) + elapsed * NEWEST_EIGHTHS) / 8,
-                    None => elapsed,
-                });
+                contact.round_trip = match (contact.round_trip, round_trip) {
+                    (Some(mean), Some(newest)) => Some((mean * (8 - NEWEST_EIGHTHS) + newest * NEWEST_EIGHTHS) / 8),
+                    (mean, newest) => mean.or(newest),
+                };
             }
         });
     }
@@ -183,7 +184,8 @@ impl PeerBook {
         let Some(file) = &self.file else { return };
         let records = FileForm::first(self.announcements().into_iter().map(Signed::into_carried));
         let temporary = file.with_extension("new");
-        let written = std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
+        let written =
+            std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
         if let Err(error) = written {
             tracing::warn!(%error, file = %file.display(), "the list of known peers was not saved");
         }

@@ -7,12 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use fathom_protocol::ids::NodeId;
 use libp2p::swarm::handler::{
-    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
-    ProtocolsChange,
+    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound, ProtocolsChange,
 };
-use libp2p::swarm::{
-    ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
-};
+use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{Stream, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::{PollSemaphore, PollSender};
@@ -80,10 +77,7 @@ impl Handler {
             if self.spoken.is_empty() || self.spoken.contains(&self.names.stream(request.proto)) {
                 return Some(request);
             }
-            let error = OverlayError::Unsupported {
-                peer: self.node,
-                proto: request.proto,
-            };
+            let error = OverlayError::Unsupported { peer: self.node, proto: request.proto };
             // A caller that has given up needs no answer, here and below.
             let _ = request.reply.send(Err(error));
         }
@@ -102,14 +96,8 @@ impl Handler {
                 break;
             }
             if let Some((proto, stream)) = self.backlog.pop_front() {
-                let stream =
-                    PeerStream::new(stream, self.node, self.remote.clone(), self.permit.take());
-                let inbound = InboundStream {
-                    peer: self.node,
-                    proto,
-                    stream,
-                    remote_address: self.remote.clone(),
-                };
+                let stream = PeerStream::new(stream, self.node, self.remote.clone(), self.permit.take());
+                let inbound = InboundStream { peer: self.node, proto, stream, remote_address: self.remote.clone() };
                 // Cannot fail: room was reserved just above.
                 let _ = self.queue.send_item(inbound);
             }
@@ -138,14 +126,8 @@ impl Handler {
         self.opening = self.opening.saturating_sub(1);
         let peer = self.node;
         let error = match error {
-            StreamUpgradeError::Timeout => OverlayError::Timeout {
-                peer,
-                after: STREAM_OPEN_MAX,
-            },
-            StreamUpgradeError::NegotiationFailed => OverlayError::Unsupported {
-                peer,
-                proto: request.proto,
-            },
+            StreamUpgradeError::Timeout => OverlayError::Timeout { peer, after: STREAM_OPEN_MAX },
+            StreamUpgradeError::NegotiationFailed => OverlayError::Unsupported { peer, proto: request.proto },
             StreamUpgradeError::Io(_) => OverlayError::ConnectionLost { peer },
             StreamUpgradeError::Apply(never) => match never {},
         };
@@ -165,10 +147,7 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(Accept(Arc::clone(&self.names)), ()).with_timeout(STREAM_OPEN_MAX)
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Propose, OpenRequest, Infallible>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Propose, OpenRequest, Infallible>> {
         if let Some(request) = self.next_open() {
             self.opening += 1;
             let upgrade = Propose(self.names.stream(request.proto));
@@ -184,31 +163,20 @@ impl ConnectionHandler for Handler {
         if self.opens.len() + self.opening < OPENS_PER_CONNECTION_MAX {
             self.opens.push_back(request);
         } else {
-            let _ = request
-                .reply
-                .send(Err(OverlayError::Busy { peer: self.node }));
+            let _ = request.reply.send(Err(OverlayError::Busy { peer: self.node }));
         }
     }
 
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, Accept, Propose, (), OpenRequest>,
-    ) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, Propose, (), OpenRequest>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: Some((proto, stream)),
-                ..
+                protocol: Some((proto, stream)), ..
             }) => self.accept(proto, stream),
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol,
-                info,
-            }) => self.opened(protocol, info),
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                self.failed(info, error)
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
+                self.opened(protocol, info)
             }
-            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => {
-                self.spoken.extend(added.cloned())
-            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => self.failed(info, error),
+            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => self.spoken.extend(added.cloned()),
             ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Removed(removed)) => {
                 for name in removed {
                     self.spoken.remove(name);

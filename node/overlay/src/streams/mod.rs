@@ -18,8 +18,8 @@ use fathom_protocol::ids::NodeId;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
-    THandlerInEvent, THandlerOutEvent, ToSwarm,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -99,14 +99,7 @@ impl Behaviour {
         inbound: mpsc::Sender<InboundStream>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self {
-            names,
-            caps,
-            inbound,
-            counters,
-            shares: HashMap::new(),
-            requests: VecDeque::new(),
-        }
+        Self { names, caps, inbound, counters, shares: HashMap::new(), requests: VecDeque::new() }
     }
 
     /// Opens a stream on `connection`. The caller polls the swarm next. If the connection is gone by then, the
@@ -175,31 +168,21 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         if let FromSwarm::ConnectionClosed(closed) = event
-            && self
-                .shares
-                .get(&closed.peer_id)
-                .is_some_and(|share| share.strong_count() == 0)
+            && self.shares.get(&closed.peer_id).is_some_and(|share| share.strong_count() == 0)
         {
             self.shares.remove(&closed.peer_id);
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        _: PeerId,
-        _: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {}
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         match self.requests.pop_front() {
-            Some((peer_id, connection, event)) => Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler: NotifyHandler::One(connection),
-                event,
-            }),
+            Some((peer_id, connection, event)) => {
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event })
+            }
             None => Poll::Pending,
         }
     }

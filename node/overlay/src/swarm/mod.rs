@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Connected {
         reply: oneshot::Sender<Vec<(NodeId, String)>>,
     },
+    /// A caller waited in vain for `peer`.
+    Suspect {
+        peer: PeerId,
+    },
     RoundTrip {
         peer: PeerId,
         reply: oneshot::Sender<Option<Duration>>,
@@ -101,12 +105,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         // A caller that has given up needs no answer: failed sends are of no interest here.
         match command {
-            Command::Want {
-                peer,
-                node,
-                addresses,
-                then,
-            } => {
+            Command::Want { peer, node, addresses, then } => {
                 let step = self.peers.want(peer, node, addresses, then);
                 self.take(peer, step);
             }
@@ -117,6 +116,7 @@ impl Task {
             Command::Connected { reply } => {
                 let _ = reply.send(self.peers.connected());
             }
+            Command::Suspect { peer } => self.peers.suspect(&peer),
             Command::RoundTrip { peer, reply } => {
                 let _ = reply.send(self.peers.round_trip(&peer));
             }
@@ -127,11 +127,7 @@ impl Task {
                 self.report(&id, verdict);
                 let _ = reply.send(());
             }
-            Command::Ban {
-                peer,
-                length,
-                reply,
-            } => {
+            Command::Ban { peer, length, reply } => {
                 self.ban(peer, length);
                 let _ = reply.send(());
             }
@@ -143,17 +139,12 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
-                self.tell_addresses()
-            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.tell_addresses(),
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener reports an error")
             }
             SwarmEvent::ListenerClosed { reason, .. } => {
-                tracing::error!(
-                    ?reason,
-                    "a listener closed: peers can no longer reach this node there"
-                );
+                tracing::error!(?reason, "a listener closed: peers can no longer reach this node there");
                 self.tell_addresses();
             }
             event => self.on_connection(event),
@@ -184,10 +175,7 @@ impl Task {
             }
             Step::Open(connection, requests) => {
                 for request in requests {
-                    self.swarm
-                        .behaviour_mut()
-                        .streams
-                        .open(peer, connection, request);
+                    self.swarm.behaviour_mut().streams.open(peer, connection, request);
                 }
             }
         }
@@ -208,29 +196,18 @@ impl Task {
     }
 
     fn publish(&mut self, bytes: Vec<u8>) -> Result<(), OverlayError> {
-        match self
-            .swarm
-            .behaviour_mut()
-            .gossip
-            .publish(self.topic.clone(), bytes)
-        {
+        match self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes) {
             // A duplicate was published by somebody else a moment ago.
             Ok(_) | Err(PublishError::Duplicate) => Ok(()),
             Err(PublishError::NoPeersSubscribedToTopic) => Err(OverlayError::GossipNoPeers),
             Err(PublishError::AllQueuesFull(_)) => Err(OverlayError::GossipQueuesFull),
-            Err(error) => Err(OverlayError::Gossip {
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(OverlayError::Gossip { reason: error.to_string() }),
         }
     }
 
     fn tell_addresses(&mut self) {
         let local = *self.swarm.local_peer_id();
-        let listening = self
-            .swarm
-            .listeners()
-            .map(|address| with_peer(address.clone(), local))
-            .collect();
+        let listening = self.swarm.listeners().map(|address| with_peer(address.clone(), local)).collect();
         self.addresses.send_replace(listening);
     }
 

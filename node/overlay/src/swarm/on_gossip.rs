@@ -11,11 +11,7 @@ use crate::identity::{node_of, peer_of};
 impl Task {
     pub(super) fn on_gossip(&mut self, event: Event) {
         match event {
-            Event::Message {
-                propagation_source,
-                message_id,
-                message,
-            } => {
+            Event::Message { propagation_source, message_id, message } => {
                 if message.data.is_empty() || message.data.len() > GOSSIP_BYTES_MAX {
                     self.judge(&message_id, &propagation_source, MessageAcceptance::Reject);
                     return;
@@ -23,19 +19,8 @@ impl Task {
                 let Some(source) = node_of(&propagation_source) else {
                     return;
                 };
-                let id = GossipId {
-                    message: message_id.0.clone(),
-                    source,
-                };
-                if self
-                    .gossip
-                    .try_send(GossipMessage {
-                        id,
-                        source,
-                        bytes: message.data,
-                    })
-                    .is_err()
-                {
+                let id = GossipId { message: message_id.0.clone(), source };
+                if self.gossip.try_send(GossipMessage { id, source, bytes: message.data }).is_err() {
                     // A hint that finds no room is dropped: anti-entropy brings the record itself.
                     tracing::debug!(peer = %source.short(), "gossip queue full, hint dropped");
                     self.judge(&message_id, &propagation_source, MessageAcceptance::Ignore);
@@ -62,10 +47,6 @@ impl Task {
 
     fn judge(&mut self, message: &MessageId, source: &PeerId, acceptance: MessageAcceptance) {
         // False when the verdict comes too late to matter: the message has left the cache.
-        let _ = self
-            .swarm
-            .behaviour_mut()
-            .gossip
-            .report_message_validation_result(message, source, acceptance);
+        let _ = self.swarm.behaviour_mut().gossip.report_message_validation_result(message, source, acceptance);
     }
 }

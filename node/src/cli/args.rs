@@ -1,0 +1,320 @@
+//! What the command line accepts, and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DeviceConfig, Role};
+
+const EXAMPLES: &str = "\
+Offer storage of a disk at home:
+  fathom init --role vendor,mirror --zone my-town --device /mnt/disk1/fathom:500GiB
+  fathom join fathom:...           (the invite that somebody in the network gave you)
+  fathom run
+
+Store and fetch files:
+  fathom init --role user --network fathom:...
+  fathom put ~/Photos              (needs no running node; with one it starts faster)
+  fathom ls
+  fathom get Photos -o ~/Restored
+
+Try it on this machine alone:
+  fathom demo
+
+Exit codes:
+  0  done
+  1  failed for another reason than those below
+  2  the command was not given as it must be
+  3  there is no such file, name, node or directory
+  4  not enough space, or not enough vendors to place the data
+  5  no mirror or peer can be reached, or this node is in no network
+  6  interrupted; the same command goes on where this one ended
+  7  data or a record did not verify
+  8  a key is missing, wrong, or readable by others, or this node may not do that
+
+Environment:
+  FATHOM_DIR         the node's directory, if --dir is not given
+  FATHOM_LOG         what is logged to stderr, for example debug or fathom=trace,warn
+  FATHOM_PARENT_PID  `fathom run` ends when this process is gone";
+
+const GLOBAL: &str = "Options of every command";
+
+/// Fathom stores your files on other people's disks, encrypted, in several copies, and gets them back even after
+/// those disks have moved or died; and it offers your own disks to others.
+#[derive(Debug, Parser)]
+#[command(name = "fathom", version, about, long_about, after_long_help = EXAMPLES, max_term_width = 100)]
+pub(super) struct Cli {
+    /// The node's directory [env: FATHOM_DIR] [default: ~/.fathom]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// Print exactly one JSON object instead of text
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub(super) json: bool,
+    /// With --json: print events as JSON lines before the result
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub(super) progress: bool,
+    /// Log more to stderr; twice for all
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a node: its directory, keys and configuration
+    Init(InitOptions),
+    /// Run the node until it is told to end (Ctrl-C or SIGTERM)
+    Run(RunOptions),
+    /// Enter a network
+    #[command(after_long_help = "Examples:\n  fathom join fathom:ae3d...\n  fathom join network.toml")]
+    Join {
+        /// An invite (fathom:...) or a network descriptor file
+        #[arg(value_name = "INVITE|FILE")]
+        network: String,
+    },
+    /// Print an invite by which others enter the network through this node
+    Invite(InviteOptions),
+    /// Store a file, or every file of a directory
+    Put(PutOptions),
+    /// Fetch a file, or every file below a name
+    Get(GetOptions),
+    /// List your files
+    Ls {
+        /// Only this file, or the files below this name
+        name: Option<String>,
+    },
+    /// Give up files and free their storage, without fetching them
+    #[command(after_long_help = "Examples:\n  fathom rm old-backup.tar\n  fathom rm Photos/2019 Photos/2020")]
+    Rm {
+        /// Names of files, or of trees
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Describe the running node
+    Status,
+    /// Show the table of all storage (the FAT): who offers how much, and what is locked
+    Fat(FatOptions),
+    /// Explain which vendors are best for storing, or for fetching a file
+    Path {
+        /// For fetching this file; for storing if left out
+        name: Option<String>,
+    },
+    /// Bring a user back from the 24 words, which are read from stdin
+    #[command(
+        long_about = "Bring a user back from the recovery phrase of 24 words.\n\nThe words are read from stdin, so that \
+                      they stay out of the shell's history. Files are not fetched by this; `fathom ls` then shows \
+                      them and `fathom get` brings them.",
+        after_long_help = "Examples:\n  fathom init --role user --no-phrase --network fathom:...\n  fathom recover      \
+                           (then type the words and press Enter)"
+    )]
+    Recover,
+    /// Look at the vendor's devices
+    Device {
+        #[command(subcommand)]
+        command: DeviceCommand,
+    },
+    /// Show the whole cycle on a network of its own on this machine
+    Demo(DemoOptions),
+    /// Run a network of real processes on this machine, for trying and testing
+    #[command(subcommand)]
+    Testnet(TestnetCommand),
+    /// Print a completion script for a shell
+    #[command(
+        after_long_help = "Example:\n  fathom completions bash > ~/.local/share/bash-completion/completions/fathom"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeviceCommand {
+    /// List the devices, how full they are and whether they work
+    List,
+}
+
+/// Create a node.
+///
+/// Writes the configuration, with every setting explained, and the keys. Nothing is sent anywhere: this works without
+/// a network connection. A user's recovery phrase is shown once, here.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    fathom init --role vendor,mirror --zone cellar --device /mnt/disk1/fathom:500GiB:20GiB\n  \
+    fathom init --role user --network fathom:ae3d...\n  \
+    fathom init --role user --no-phrase        (then `fathom recover`)\n  \
+    fathom init --role bootstrap,mirror --new-network friends")]
+pub(super) struct InitOptions {
+    /// What the node does, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "user", value_name = "ROLE,...")]
+    pub(super) role: Vec<Role>,
+    /// The network to enter: an invite (fathom:...) or a descriptor file
+    #[arg(long, value_name = "INVITE|FILE", conflicts_with = "new_network")]
+    pub(super) network: Option<String>,
+    /// Found a new network of this name; others enter by this node's `fathom invite`
+    #[arg(long, value_name = "NAME")]
+    pub(super) new_network: Option<String>,
+    /// Where to listen, for example /ip4/0.0.0.0/udp/4600/quic-v1; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(super) listen: Vec<String>,
+    /// Vendor: where the storage stands; copies go to different zones
+    #[arg(long, value_name = "ZONE")]
+    pub(super) zone: Option<String>,
+    /// Vendor: who runs it; copies go to different operators
+    #[arg(long, value_name = "NAME")]
+    pub(super) operator: Option<String>,
+    /// Vendor: a directory to fill, how far, and what to leave free on that disk (1 GiB); may be given several times
+    #[arg(long, value_name = "PATH:QUOTA[:RESERVE]")]
+    pub(super) device: Vec<DeviceConfig>,
+    /// Any setting of the configuration, for example vendor.hold_seconds=60; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// User: make no key; `fathom recover` will bring one back
+    #[arg(long)]
+    pub(super) no_phrase: bool,
+}
+
+/// Run the node in the foreground.
+///
+/// It is ready when `ready.json` is in its directory. Ctrl-C or SIGTERM end it; a second one ends it at once.
+#[derive(Debug, Args)]
+pub(super) struct RunOptions {
+    /// Run these roles instead of the configured ones
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROLE,...")]
+    pub(super) role: Vec<Role>,
+}
+
+/// Print an invite.
+///
+/// It names this node's own addresses and those by which it entered itself. An invite is not secret: whoever
+/// has it can enter the network, and read nothing of anybody's files.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  fathom invite\n  fathom invite --descriptor > network.toml")]
+pub(super) struct InviteOptions {
+    /// Print the descriptor, a TOML file, instead of the invite
+    #[arg(long)]
+    pub(super) descriptor: bool,
+}
+
+/// Store a file, or every file of a directory.
+///
+/// The data is encrypted here, split into chunks and stored in several copies at different vendors. When this is
+/// interrupted, the same command goes on where it was.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  fathom put letter.odt\n  fathom put ~/Photos --as family/Photos --copies 4\n  \
+    fathom put big.iso --explain"
+)]
+pub(super) struct PutOptions {
+    /// The file or directory
+    pub(super) path: PathBuf,
+    /// Name on the network [default: the last part of PATH]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Copies of each chunk [default: user.copies of the configuration]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=COPIES_MAX))]
+    pub(super) copies: Option<u8>,
+    /// Show which storage was locked, and which path was chosen and why
+    #[arg(long)]
+    pub(super) explain: bool,
+}
+
+const COPIES_MAX: i64 = fathom_protocol::limits::COPIES_MAX as i64;
+
+/// Fetch a file, or every file below a name.
+///
+/// Chunks come from several vendors at once and are checked one by one. When this is interrupted, the same command
+/// goes on where it was.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  fathom get letter.odt\n  fathom get family/Photos -o ~/Restored\n  \
+    fathom get big.iso --release")]
+pub(super) struct GetOptions {
+    /// Name on the network
+    pub(super) name: String,
+    /// Where to put it [default: the last part of NAME, in the current directory]
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) output: Option<PathBuf>,
+    /// Give up the stored copies once everything is here and checked
+    #[arg(long)]
+    pub(super) release: bool,
+}
+
+/// Show the table of all storage (the FAT).
+///
+/// A mirror shows its own table; any other node asks a mirror.
+#[derive(Debug, Args)]
+pub(super) struct FatOptions {
+    /// Only the digest: equal at two mirrors if and only if their tables are
+    #[arg(long)]
+    pub(super) digest: bool,
+    /// Ask this mirror (64 hexadecimal digits, as `fathom status` shows)
+    #[arg(long, value_name = "NODE")]
+    pub(super) mirror: Option<String>,
+}
+
+/// Show the whole cycle on a network of its own on this machine.
+///
+/// Stores a directory tree on a network of real processes, kills a vendor in the middle, overloads another, fetches
+/// everything with nothing but the recovery phrase, compares every byte, and frees the storage again.
+#[derive(Debug, Args)]
+pub(super) struct DemoOptions {
+    /// The directory tree to store [default: the sources here and a generated file]
+    pub(super) path: Option<PathBuf>,
+    /// Leave the demonstration's directory behind
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+/// Run a network of real processes on this machine. `--dir` names its directory.
+#[derive(Debug, Subcommand)]
+pub(super) enum TestnetCommand {
+    /// Create and start a network, or start one that is down, and leave it running
+    #[command(after_long_help = "Example:\n  fathom testnet up --mirrors 3 --vendors 6 --devices 3 --dir /tmp/net")]
+    Up(TestnetUpOptions),
+    /// Show the nodes and whether they run
+    Status,
+    /// End a node the hard way (SIGKILL)
+    Kill(TestnetNode),
+    /// Freeze a node (SIGSTOP): it is there and says nothing
+    Stop(TestnetNode),
+    /// Let a frozen node go on (SIGCONT)
+    Cont(TestnetNode),
+    /// Start a node that ended
+    Start(TestnetNode),
+    /// End all nodes
+    Down {
+        /// Remove the network's directory too
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestnetUpOptions {
+    /// Mirrors
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(super) mirrors: usize,
+    /// Vendors
+    #[arg(long, default_value_t = 6, value_name = "N")]
+    pub(super) vendors: usize,
+    /// Devices of each vendor
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(super) devices: usize,
+    /// Zones over which the vendors are spread
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(super) zones: usize,
+    /// Users
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) users: usize,
+    /// Quota of each device
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = crate::config::parse_size)]
+    pub(super) quota: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestnetNode {
+    /// The node's name, as `fathom testnet status` shows it
+    #[arg(value_name = "NODE")]
+    pub(super) name: String,
+}

@@ -1,0 +1,308 @@
+//! Results as people read them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use crate::control::results::{
+    DeviceEntry, FatResult, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RmResult,
+    StatusResult, UserStatus, VendorStatus,
+};
+use crate::progress::{human_bytes, or_dash, short_id};
+
+/// Replaced vendors that are told one by one.
+const REPLACED_SHOWN_MAX: usize = 10;
+
+pub(super) fn put(result: PutResult) -> String {
+    let mut text = format!(
+        "Stored {} ({}) as {}, {} of each, in {:.1} s.",
+        count(result.files, "file", "files"),
+        human_bytes(result.bytes),
+        count(result.chunks, "chunk", "chunks"),
+        count(result.copies, "copy", "copies"),
+        result.seconds
+    );
+    // Writing to a String cannot fail.
+    if result.resumed_chunks > 0 {
+        let _ = write!(text, "\n{} were there from an earlier run.", count(result.resumed_chunks, "copy", "copies"));
+    }
+    let _ = write!(text, "\nThe final FAT is at {}.", count(result.mirrors_acked, "mirror", "mirrors"));
+    for replaced in result.replaced.iter().take(REPLACED_SHOWN_MAX) {
+        let _ = write!(text, "\nreplaced: vendor {} ({})", short_id(&replaced.vendor), replaced.reason);
+    }
+    if let Some(more) = result.replaced.len().checked_sub(REPLACED_SHOWN_MAX).filter(|more| *more > 0) {
+        let _ = write!(text, "\nreplaced: {more} more");
+    }
+    for warning in &result.warnings {
+        let _ = write!(text, "\nwarning: {warning}");
+    }
+    text
+}
+
+pub(super) fn get(result: &GetResult, output: &Path) -> String {
+    let mut text = format!(
+        "Fetched {} ({}) from {} to {} in {:.1} s; every byte was checked.",
+        count(result.files, "file", "files"),
+        human_bytes(result.bytes),
+        count(result.by_vendor.len() as u64, "vendor", "vendors"),
+        output.display(),
+        result.seconds
+    );
+    for failed in &result.failed_sources {
+        let _ = write!(text, "\nnot from vendor {}: {}", short_id(&failed.vendor), failed.reason);
+    }
+    if result.released {
+        text.push_str("\nThe stored copies were given up.");
+    }
+    text
+}
+
+pub(super) fn rm(result: &RmResult) -> String {
+    format!(
+        "Gave up {} ({}) and told {}.",
+        count(result.files, "file", "files"),
+        human_bytes(result.bytes),
+        count(result.mirrors_acked, "mirror", "mirrors")
+    )
+}
+
+pub(super) fn recover(result: &RecoverResult) -> String {
+    format!(
+        "Recovered user {} with {} ({}). `fathom ls` lists them.",
+        short_id(&result.owner),
+        count(result.files, "file", "files"),
+        human_bytes(result.bytes)
+    )
+}
+
+pub(super) fn ls(result: &LsResult) -> String {
+    if result.files.is_empty() {
+        return "No files.".to_owned();
+    }
+    let mut table = table(&["name", "size", "chunks", "copies", "modified"]);
+    for file in &result.files {
+        table.add_row(vec![
+            printable(&file.name),
+            human_bytes(file.bytes),
+            file.chunks.to_string(),
+            file.copies.to_string(),
+            instant(file.modified),
+        ]);
+    }
+    align_right(&mut table, &[1, 2, 3]);
+    let total = result.files.iter().map(|file| file.bytes).sum();
+    format!("{}\n{}, {}", table.trim_fmt(), count(result.files.len() as u64, "file", "files"), human_bytes(total))
+}
+
+pub(super) fn fat(result: &FatResult) -> String {
+    let mut vendors = table(&["vendor", "zone", "operator", "capacity", "locked", "used", "free", "leases", "age"]);
+    for vendor in &result.vendors {
+        vendors.add_row(vec![
+            short_id(&vendor.vendor).to_owned(),
+            printable(or_dash(&vendor.zone)),
+            printable(or_dash(&vendor.operator)),
+            human_bytes(vendor.capacity),
+            human_bytes(vendor.locked),
+            human_bytes(vendor.used),
+            human_bytes(vendor.free),
+            vendor.leases.to_string(),
+            format!("{:.0} s", vendor.age_seconds),
+        ]);
+    }
+    align_right(&mut vendors, &[3, 4, 5, 6, 7, 8]);
+    let mut text = format!("FAT of mirror {}\n\n{}\n", short_id(&result.mirror), vendors.trim_fmt());
+    if !result.leases.is_empty() {
+        let mut leases = table(&["vendor", "lease", "user", "locked", "used", "state", "until"]);
+        for lease in &result.leases {
+            leases.add_row(vec![
+                short_id(&lease.vendor).to_owned(),
+                short_id(&lease.id).to_owned(),
+                short_id(&lease.owner).to_owned(),
+                human_bytes(lease.bytes),
+                human_bytes(lease.used),
+                lease.state.clone(),
+                instant(lease.expires),
+            ]);
+        }
+        align_right(&mut leases, &[3, 4]);
+        let _ = write!(text, "\n{}\n", leases.trim_fmt());
+    }
+    let _ = write!(
+        text,
+        "\n{}, {}, {}, {}; digest {}",
+        count(result.vendors.len() as u64, "vendor", "vendors"),
+        count(result.leases.len() as u64, "lease", "leases"),
+        count(result.files, "file", "files"),
+        count(result.moves, "move", "moves"),
+        short_id(&result.digest)
+    );
+    text
+}
+
+pub(super) fn status(result: &StatusResult) -> String {
+    let mut text =
+        format!("node    {}\nroles   {}\npeers   {} connected\n", result.node, result.roles.join(", "), result.peers);
+    for mirror in &result.mirrors {
+        let reach = match (mirror.reachable, mirror.rtt_ms) {
+            (true, Some(rtt)) => format!("reachable, {rtt:.1} ms"),
+            (true, None) => "reachable".to_owned(),
+            (false, _) => "not reachable".to_owned(),
+        };
+        let _ = writeln!(text, "mirror  {}  {reach}", mirror.node);
+    }
+    if let Some(vendor) = &result.vendor {
+        text.push_str(&vendor_status(vendor));
+    }
+    if let Some(MirrorStatus { heads, leases, files, moves, digest }) = &result.mirror {
+        let digest = short_id(digest);
+        let _ = write!(
+            text,
+            "\nMirror: {}, {}, {}, {}; digest {digest}\n",
+            count(*heads, "vendor", "vendors"),
+            count(*leases, "lease", "leases"),
+            count(*files, "file", "files"),
+            count(*moves, "move", "moves")
+        );
+    }
+    if let Some(UserStatus { owner, files, pending_puts }) = &result.user {
+        let _ = write!(text, "\nUser {}: {} stored\n", short_id(owner), count(*files, "file", "files"));
+        if *pending_puts > 0 {
+            let puts = count(*pending_puts, "put was", "puts were");
+            let _ = writeln!(text, "{puts} interrupted; repeat the command to go on");
+        }
+    }
+    text
+}
+
+fn vendor_status(vendor: &VendorStatus) -> String {
+    format!(
+        "\nVendor: {} on offer, {} locked, {} used, {} free; {}, {} since the start\n{}\n",
+        human_bytes(vendor.capacity),
+        human_bytes(vendor.locked),
+        human_bytes(vendor.used),
+        human_bytes(vendor.free),
+        count(vendor.chunks, "chunk", "chunks"),
+        count(vendor.migrations, "migration", "migrations"),
+        devices(&vendor.devices)
+    )
+}
+
+pub(super) fn devices(devices: &[DeviceEntry]) -> String {
+    if devices.is_empty() {
+        return "No devices. Name one in fathom.toml, [[vendor.device]], and restart the node.".to_owned();
+    }
+    let mut table = table(&["device", "path", "quota", "used", "free", "parts", "state"]);
+    for device in devices {
+        table.add_row(vec![
+            short_id(&device.id).to_owned(),
+            printable(&device.path),
+            human_bytes(device.quota),
+            human_bytes(device.used),
+            human_bytes(device.free),
+            device.parts.to_string(),
+            device.state.clone(),
+        ]);
+    }
+    align_right(&mut table, &[2, 3, 4, 5]);
+    table.trim_fmt()
+}
+
+pub(super) fn path(result: &PathResult) -> String {
+    if result.vendors.is_empty() {
+        return "No vendors are known.".to_owned();
+    }
+    let mut table = table(&["", "vendor", "zone", "round trip", "hops", "uptime", "load", "score"]);
+    for vendor in &result.vendors {
+        table.add_row(vec![
+            if vendor.chosen { "*" } else { "" }.to_owned(),
+            short_id(&vendor.vendor).to_owned(),
+            printable(or_dash(&vendor.zone)),
+            vendor.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+            vendor.hops.to_string(),
+            format!("{:.0} %", vendor.uptime * 100.0),
+            format!("{:.0} %", vendor.load * 100.0),
+            format!("{:.3}", vendor.score),
+        ]);
+    }
+    align_right(&mut table, &[3, 4, 5, 6, 7]);
+    format!("{}\n* would be used", table.trim_fmt())
+}
+
+/// A table without lines, for a terminal and for `grep` alike.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>());
+    table
+}
+
+fn align_right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Texts of others, without what would move the cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn instant(unix_ms: u64) -> String {
+    let time =
+        UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms)).filter(|_| (1..253_402_300_800_000).contains(&unix_ms));
+    time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::control::results::{FatVendor, FileEntry, PathVendor};
+
+    #[test]
+    fn a_listing_lines_up() {
+        let file = |name: &str, bytes| FileEntry {
+            name: name.to_owned(),
+            bytes,
+            chunks: 1,
+            copies: 3,
+            seq: 1,
+            modified: 1_700_000_000_000,
+        };
+        let text = ls(&LsResult { files: vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)] });
+        assert!(text.contains("NAME"), "{text}");
+        assert!(text.contains("1.00 GiB"), "{text}");
+        assert!(text.contains("2023-11-14T22:13:20Z"), "{text}");
+        assert!(text.ends_with("2 files, 1.00 GiB"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn an_instant_out_of_range_is_a_dash() {
+        assert_eq!(instant(0), "-");
+        assert_eq!(instant(u64::MAX), "-");
+    }
+
+    #[test]
+    fn tables_hold_what_they_are_about() {
+        let vendor = FatVendor { vendor: "ab".repeat(32), capacity: 1 << 40, ..FatVendor::default() };
+        let text = fat(&FatResult { vendors: vec![vendor], ..FatResult::default() });
+        assert!(
+            text.contains("abababab") && text.contains("1.00 TiB") && text.contains("1 vendor, 0 leases"),
+            "{text}"
+        );
+        let vendor = PathVendor { vendor: "cd".repeat(32), uptime: 0.5, chosen: true, ..PathVendor::default() };
+        let text = path(&PathResult { vendors: vec![vendor] });
+        assert!(text.contains('*') && text.contains("50 %"), "{text}");
+        let text = status(&StatusResult { vendor: Some(VendorStatus::default()), ..StatusResult::default() });
+        assert!(text.contains("No devices"), "{text}");
+    }
+}

@@ -1,0 +1,351 @@
+//! The JSON results of the commands, as the command line prints them with `--json`.
+//!
+//! Identifiers are hexadecimal texts, sizes are bytes, instants are milliseconds since the Unix epoch. Fields that a
+//! newer node adds are ignored; fields that an older one lacks have their default.
+
+use serde::{Deserialize, Serialize};
+
+/// A vendor that was replaced while a file was stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Replaced {
+    /// The chunk.
+    pub chunk: String,
+    /// The vendor that failed.
+    pub vendor: String,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// Of `put`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PutResult {
+    /// Files stored.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Chunks of these files.
+    pub chunks: u64,
+    /// Copies of each chunk.
+    pub copies: u64,
+    /// Copies of chunks that were acknowledged in this run.
+    pub sent_chunks: u64,
+    /// Copies of chunks that an earlier run had stored.
+    pub resumed_chunks: u64,
+    /// Vendors that failed and were replaced.
+    pub replaced: Vec<Replaced>,
+    /// What a person should know, for example that copies could not be spread over zones.
+    pub warnings: Vec<String>,
+    /// Mirrors that acknowledged the final FAT, the smallest number over all files.
+    pub mirrors_acked: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A vendor from which something could not be fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailedSource {
+    /// The vendor.
+    pub vendor: String,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// Of `get`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GetResult {
+    /// Files fetched.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Chunks of these files.
+    pub chunks: u64,
+    /// Bytes from each vendor.
+    pub by_vendor: std::collections::BTreeMap<String, u64>,
+    /// Vendors that failed; others gave the data.
+    pub failed_sources: Vec<FailedSource>,
+    /// Whether the storage was freed.
+    pub released: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// One file of `ls`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileEntry {
+    /// Name on the network.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Copies of each chunk.
+    pub copies: u64,
+    /// Sequence number of its final FAT.
+    pub seq: u64,
+    /// When the file was last changed, before it was stored.
+    pub modified: u64,
+}
+
+/// Of `ls`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LsResult {
+    /// By name.
+    pub files: Vec<FileEntry>,
+}
+
+/// Of `rm`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RmResult {
+    /// Files removed.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Mirrors that acknowledged the release, the smallest number over all files.
+    pub mirrors_acked: u64,
+}
+
+/// A device of a vendor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceEntry {
+    /// The device.
+    pub id: String,
+    /// Its directory; absent where others look.
+    pub path: String,
+    /// Bytes that may be used.
+    pub quota: u64,
+    /// Bytes in use, temporary files included.
+    pub used: u64,
+    /// Bytes that can still be used.
+    pub free: u64,
+    /// For example `ok`, `full` or `failed`.
+    pub state: String,
+    /// Parts of chunks on it.
+    pub parts: u64,
+}
+
+/// Of `device list`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DevicesResult {
+    /// In the order of the configuration.
+    pub devices: Vec<DeviceEntry>,
+}
+
+/// One vendor of `fat`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatVendor {
+    /// The vendor.
+    pub vendor: String,
+    /// Its zone.
+    pub zone: String,
+    /// Who runs it.
+    pub operator: String,
+    /// Bytes on offer.
+    pub capacity: u64,
+    /// Bytes under live leases.
+    pub locked: u64,
+    /// Bytes that hold data.
+    pub used: u64,
+    /// Bytes that can still be leased.
+    pub free: u64,
+    /// Live leases.
+    pub leases: u64,
+    /// Epoch of its head.
+    pub epoch: u64,
+    /// Sequence number of its head.
+    pub seq: u64,
+    /// Age of its head.
+    pub age_seconds: f64,
+    /// Its devices, as it reports them.
+    pub devices: Vec<serde_json::Value>,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+}
+
+/// One lease of `fat`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatLease {
+    /// The vendor.
+    pub vendor: String,
+    /// The lease.
+    pub id: String,
+    /// Its user.
+    pub owner: String,
+    /// Bytes locked.
+    pub bytes: u64,
+    /// Bytes that hold data.
+    pub used: u64,
+    /// For example `offered`, `locked` or `committed`.
+    pub state: String,
+    /// When it ends.
+    pub expires: u64,
+}
+
+/// Of `fat`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatResult {
+    /// The mirror whose table this is.
+    pub mirror: String,
+    /// The table's digest.
+    pub digest: String,
+    /// Every vendor.
+    pub vendors: Vec<FatVendor>,
+    /// Every live lease.
+    pub leases: Vec<FatLease>,
+    /// Number of final FATs.
+    pub files: u64,
+    /// Number of moves.
+    pub moves: u64,
+}
+
+/// Of `fat --digest`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatDigestResult {
+    /// The table's digest.
+    pub digest: String,
+    /// Number of heads.
+    pub heads: u64,
+    /// Number of live leases.
+    pub leases: u64,
+    /// Number of final FATs.
+    pub files: u64,
+    /// Number of moves.
+    pub moves: u64,
+}
+
+/// A mirror as `status` sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorSeen {
+    /// The mirror.
+    pub node: String,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Round trip in milliseconds, if it was measured.
+    pub rtt_ms: Option<f64>,
+}
+
+/// The vendor role in `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VendorStatus {
+    /// Bytes on offer.
+    pub capacity: u64,
+    /// Bytes under live leases.
+    pub locked: u64,
+    /// Bytes that hold data.
+    pub used: u64,
+    /// Bytes that can still be leased.
+    pub free: u64,
+    /// Chunks held.
+    pub chunks: u64,
+    /// The devices.
+    pub devices: Vec<DeviceEntry>,
+    /// Migrations that ended well since the node started.
+    pub migrations: u64,
+}
+
+/// The mirror role in `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorStatus {
+    /// Number of heads.
+    pub heads: u64,
+    /// Number of live leases.
+    pub leases: u64,
+    /// Number of final FATs.
+    pub files: u64,
+    /// Number of moves.
+    pub moves: u64,
+    /// The table's digest.
+    pub digest: String,
+}
+
+/// The user role in `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UserStatus {
+    /// The user's public key.
+    pub owner: String,
+    /// Files stored.
+    pub files: u64,
+    /// Puts that were interrupted and can be resumed.
+    pub pending_puts: u64,
+}
+
+/// Of `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusResult {
+    /// The node.
+    pub node: String,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// Peers connected.
+    pub peers: u64,
+    /// The mirrors that it knows.
+    pub mirrors: Vec<MirrorSeen>,
+    /// If it is a vendor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vendor: Option<VendorStatus>,
+    /// If it is a mirror.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorStatus>,
+    /// If it serves a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserStatus>,
+}
+
+/// One vendor of `path`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathVendor {
+    /// The vendor.
+    pub vendor: String,
+    /// Its zone.
+    pub zone: String,
+    /// Round trip in milliseconds, if it was measured.
+    pub rtt_ms: Option<f64>,
+    /// Hops between here and there: 1 for a direct connection.
+    pub hops: u64,
+    /// Share of time for which it was there, 0 to 1.
+    pub uptime: f64,
+    /// Its load, 0 to 1.
+    pub load: f64,
+    /// The score by which vendors are ordered.
+    pub score: f64,
+    /// Whether it would be used.
+    pub chosen: bool,
+}
+
+/// Of `path`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathResult {
+    /// Best first.
+    pub vendors: Vec<PathVendor>,
+}
+
+/// Of `recover`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecoverResult {
+    /// The user's public key.
+    pub owner: String,
+    /// Files found.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+}

@@ -1,0 +1,266 @@
+//! What a running node does for the command line.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::wire::{Refusal, Request, TableDigest};
+use futures::future::BoxFuture;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Roles, fat, open_user};
+use crate::config::{Config, Role};
+use crate::control::results::{
+    DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
+    RecoverResult, StatusResult, UserStatus, VendorStatus,
+};
+use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink};
+use crate::home::Home;
+use crate::net::Net;
+use crate::roles::mirror::fat_view;
+use crate::roles::user::{Catalogue, User, UserError};
+
+/// Longest wait for a mirror that `status` asks.
+const PROBE: Duration = Duration::from_millis(1_000);
+
+pub(super) struct NodeCommands {
+    home: Home,
+    config: Config,
+    net: Net,
+    roles: Arc<Roles>,
+    user: RwLock<Option<Arc<User>>>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+fn json(value: &impl Serialize) -> Result<Value, CommandError> {
+    serde_json::to_value(value).map_err(|error| CommandError::new(ErrorKind::Other, error.to_string()))
+}
+
+fn refused(refusal: Refusal) -> CommandError {
+    UserError::from(refusal).into()
+}
+
+impl NodeCommands {
+    pub(super) fn new(
+        home: Home,
+        config: Config,
+        net: Net,
+        roles: Arc<Roles>,
+        user: Option<Arc<User>>,
+        cancel: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { home, config, net, roles, user: RwLock::new(user), cancel, tasks }
+    }
+
+    pub(super) fn role_names(&self) -> Vec<String> {
+        self.config.node.roles.iter().map(|role| role.name().to_owned()).collect()
+    }
+
+    pub(super) fn save_peers(&self) {
+        self.net.book().save();
+    }
+
+    /// Starts the renewal of the user's leases, if there is a user.
+    pub(super) fn keep_renewing(&self) {
+        if let Ok(user) = self.user() {
+            self.tasks.spawn(user.run(self.cancel.clone()));
+        }
+    }
+
+    fn user(&self) -> Result<Arc<User>, CommandError> {
+        let user = self.user.read().unwrap_or_else(PoisonError::into_inner).clone();
+        user.ok_or_else(|| match self.config.has(Role::User) {
+            true => CommandError::new(ErrorKind::Permission, "this node has no user yet")
+                .hint("`fathom recover` brings one back from its recovery phrase"),
+            false => CommandError::new(ErrorKind::Permission, "this node does not have the user role")
+                .hint("add \"user\" to [node] roles in fathom.toml and restart the node"),
+        })
+    }
+
+    async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
+        match request {
+            ControlRequest::Put { path, name, copies } => json(&self.user()?.put(&path, &name, copies, events).await?),
+            ControlRequest::Get { name, output, release } => {
+                json(&self.user()?.get(&name, &output, release, events).await?)
+            }
+            ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
+            ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
+            ControlRequest::Status => json(&self.status().await?),
+            ControlRequest::Fat { digest, mirror } => self.fat(digest, mirror.as_deref()).await,
+            ControlRequest::Path { name } => json(&self.path(name.as_deref()).await?),
+            ControlRequest::Recover => json(&self.recover().await?),
+            ControlRequest::DeviceList => json(&self.devices()?),
+        }
+    }
+
+    async fn list(&self, prefix: Option<&str>) -> Result<LsResult, CommandError> {
+        let catalogue = self.user()?.catalogue(None).await?;
+        let selected = match prefix {
+            Some(prefix) => catalogue.select(prefix)?,
+            None => catalogue.by_name().into_values().collect(),
+        };
+        let entry = |file: &crate::roles::user::StoredFile| {
+            let manifest = file.manifest.as_ref()?;
+            Some(FileEntry {
+                name: manifest.name.to_string(),
+                bytes: manifest.size,
+                chunks: manifest.chunk_count() as u64,
+                copies: u64::from(manifest.copies_per_chunk),
+                seq: file.fat.seq,
+                modified: manifest.modified.0,
+            })
+        };
+        Ok(LsResult { files: selected.into_iter().filter_map(entry).collect() })
+    }
+
+    async fn status(&self) -> Result<StatusResult, CommandError> {
+        let mirrors = self.net.book().mirrors();
+        let seen = mirrors.into_iter().map(|mirror| async move {
+            let reachable = self.net.call(mirror, &Request::Ping, PROBE).await.is_ok();
+            let round_trip = self.net.book().behaviour(mirror).round_trip;
+            let rtt_ms = round_trip.filter(|_| reachable).map(|time| time.as_secs_f64() * 1e3);
+            MirrorSeen { node: mirror.to_string(), reachable, rtt_ms }
+        });
+        let user = self.user().ok();
+        let user = user.map(|user| async move {
+            let files = user.catalogue(None).await.map_or(0, |catalogue| catalogue.by_name().len() as u64);
+            UserStatus { owner: user.owner().to_string(), files, pending_puts: user.pending_puts() }
+        });
+        let (mirrors, user) = tokio::join!(futures::future::join_all(seen), futures::future::OptionFuture::from(user));
+        Ok(StatusResult {
+            node: self.net.me().to_string(),
+            roles: self.role_names(),
+            peers: self.net.overlay().connected().await.len() as u64,
+            mirrors,
+            vendor: self.vendor_status()?,
+            mirror: self.roles.mirror.as_ref().map(|mirror| mirror_status(mirror.digest())),
+            user,
+        })
+    }
+
+    fn vendor_status(&self) -> Result<Option<VendorStatus>, CommandError> {
+        let Some(vendor) = &self.roles.vendor else { return Ok(None) };
+        let status = serde_json::from_value(vendor.status());
+        status.map(Some).map_err(|error| CommandError::new(ErrorKind::Other, error.to_string()))
+    }
+
+    fn devices(&self) -> Result<DevicesResult, CommandError> {
+        match self.vendor_status()? {
+            Some(status) => Ok(DevicesResult { devices: status.devices }),
+            None => Err(CommandError::new(ErrorKind::Permission, "this node does not have the vendor role")
+                .hint("add \"vendor\" to [node] roles in fathom.toml and restart the node")),
+        }
+    }
+
+    /// The FAT of the mirror named, of this node if it is one, or of the best mirror.
+    async fn fat(&self, only_digest: bool, mirror: Option<&str>) -> Result<Value, CommandError> {
+        let asked: Option<NodeId> = match mirror {
+            Some(text) => Some(text.parse().map_err(|error| {
+                CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
+                    .hint("`fathom status` lists the mirrors")
+            })?),
+            None => None,
+        };
+        if let Some(own) = &self.roles.mirror
+            && asked.is_none_or(|asked| asked == self.net.me())
+        {
+            return if only_digest { json(&digest_result(own.digest())) } else { Ok(own.view()) };
+        }
+        let mirrors = match asked {
+            Some(mirror) => vec![mirror],
+            None => self.net.book().mirrors(),
+        };
+        let mut failure = CommandError::from(UserError::NoMirror(mirrors.len()));
+        for mirror in mirrors {
+            match self.fat_of(mirror, only_digest).await {
+                Ok(value) => return Ok(value),
+                Err(refusal) => failure = refused(refusal),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn fat_of(&self, mirror: NodeId, only_digest: bool) -> Result<Value, Refusal> {
+        let digest = fat::digest(&self.net, mirror).await?;
+        if only_digest {
+            return Ok(serde_json::to_value(digest_result(digest)).unwrap_or_default());
+        }
+        let vendors = fat::vendors(&self.net, mirror).await?;
+        Ok(fat_view(mirror, &digest, &vendors))
+    }
+
+    async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
+        let user = self.user()?;
+        let ways = user.explain(name).await?;
+        let entry = |(head, way): (
+            fathom_protocol::sign::Signed<fathom_protocol::head::VendorHead>,
+            crate::roles::user::Way,
+        )| PathVendor {
+            vendor: head.vendor.to_string(),
+            zone: head.characteristics.zone.to_string(),
+            rtt_ms: way.round_trip_ms,
+            hops: u64::from(way.hops),
+            uptime: way.answered,
+            load: f64::from(way.load),
+            score: way.score(),
+            chosen: !way.suspected,
+        };
+        Ok(PathResult { vendors: ways.into_iter().map(entry).collect() })
+    }
+
+    /// Reads the user's key anew and the list of files from the mirrors.
+    async fn recover(&self) -> Result<RecoverResult, CommandError> {
+        let known = self.user.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let secret = crate::identity::UserSecret::load(&self.home)?;
+        let user = match known {
+            Some(user) if user.owner() == secret.owner() => user,
+            _ => {
+                let Some(user) = open_user(&self.home, &self.config, &self.net).await? else {
+                    return self.user().map(|_| RecoverResult::default());
+                };
+                *self.user.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&user));
+                self.keep_renewing();
+                user
+            }
+        };
+        let catalogue: Catalogue = user.catalogue(None).await?;
+        let files = catalogue.by_name();
+        let bytes = files.values().filter_map(|file| file.manifest.as_ref()).map(|manifest| manifest.size).sum();
+        Ok(RecoverResult { owner: user.owner().to_string(), files: files.len() as u64, bytes })
+    }
+}
+
+fn mirror_status(digest: TableDigest) -> MirrorStatus {
+    MirrorStatus {
+        heads: digest.heads,
+        leases: digest.leases,
+        files: digest.files,
+        moves: digest.moves,
+        digest: digest.digest.to_string(),
+    }
+}
+
+fn digest_result(digest: TableDigest) -> FatDigestResult {
+    FatDigestResult {
+        digest: digest.digest.to_string(),
+        heads: digest.heads,
+        leases: digest.leases,
+        files: digest.files,
+        moves: digest.moves,
+    }
+}
+
+impl Commands for NodeCommands {
+    fn run(
+        self: Arc<Self>,
+        request: ControlRequest,
+        events: EventSink,
+    ) -> BoxFuture<'static, Result<Value, CommandError>> {
+        Box::pin(async move { Self::run(&self, request, events).await })
+    }
+}

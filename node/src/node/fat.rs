@@ -1,0 +1,44 @@
+//! The FAT as a node that is no mirror shows it: read from a mirror, and verified here.
+
+use std::time::Duration;
+
+use fathom_protocol::head::VerifiedVendor;
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest};
+
+use crate::net::Net;
+
+const ANSWER: Duration = Duration::from_secs(6);
+
+/// The digest of `mirror`'s table.
+pub(super) async fn digest(net: &Net, mirror: NodeId) -> Result<TableDigest, Refusal> {
+    match net.call(mirror, &Request::Digest, ANSWER).await? {
+        Response::Digest(digest) => Ok(digest),
+        _ => Err(unexpected()),
+    }
+}
+
+/// All vendors that `mirror` knows, with their leases; a head that does not verify is an error.
+pub(super) async fn vendors(net: &Net, mirror: NodeId) -> Result<Vec<VerifiedVendor>, Refusal> {
+    let mut vendors: Vec<VerifiedVendor> = Vec::new();
+    loop {
+        let after = vendors.last().map(|vendor| vendor.head.vendor);
+        let Response::Page(page) = net.call(mirror, &Request::Vendors { after }, ANSWER).await? else {
+            return Err(unexpected());
+        };
+        let before = vendors.len();
+        for record in page.records {
+            if let SyncRecord::Vendor(record) = record {
+                let vendor = tokio::task::spawn_blocking(move || record.verify()).await;
+                vendors.push(vendor.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))??);
+            }
+        }
+        if !page.more || vendors.len() == before {
+            return Ok(vendors);
+        }
+    }
+}
+
+fn unexpected() -> Refusal {
+    Refusal::new(RefusalKind::BadRequest, "a mirror answered something else than was asked")
+}

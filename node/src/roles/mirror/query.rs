@@ -1,0 +1,128 @@
+//! Answers in pages: a user's files, all vendors, the log, and a vendor's orders.
+
+use std::sync::Arc;
+
+use fathom_protocol::codec::Bounded;
+use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
+use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::sign::Carried;
+use fathom_protocol::table::Key;
+use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
+
+use super::Mirror;
+use super::store::{LogPage, PAGE_BYTES, parse_key};
+use super::writer::{Shared, State, vendor_max};
+use crate::clock;
+
+impl Mirror {
+    /// A user's final FATs, in the order of their files, each followed by its moves. The next page starts after the last
+    /// final FAT of this one. Released files are among them: their sequence numbers go on.
+    pub(super) async fn fats_of(&self, query: Carried<OwnerQuery>) -> Result<Page, Refusal> {
+        let query = self.off_reactor(move || query.verify()).await??;
+        if query.mirror != self.net.me() {
+            return Err(Refusal::new(RefusalKind::NotAuthorised, "this query was signed for another mirror"));
+        }
+        if query.expires < clock::now() {
+            return Err(Refusal::new(RefusalKind::LeaseExpired, "the query has expired; sign a new one"));
+        }
+        self.page(move |shared| {
+            let (keys, cut) = file_keys(&shared.state(), &query);
+            let (mut records, covered) = shared.store.records(&keys)?;
+            let whole = keys.get(covered).is_none_or(|key| matches!(key, Key::Fat(..)));
+            if !whole {
+                // The page ends inside a file: unless it is the only one, it goes to the next page whole.
+                let last = records.iter().rposition(|record| matches!(record, SyncRecord::Fat(_)));
+                match last {
+                    Some(at) if at > 0 => records.truncate(at),
+                    _ => tracing::warn!("a file has more moves than a page holds"),
+                }
+            }
+            let more = cut || covered < keys.len();
+            Ok(LogPage { records, next: 0, more })
+        })
+        .await
+    }
+
+    /// Vendors after `after`, by identifier.
+    pub(super) async fn vendors(&self, after: Option<NodeId>) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let mut page = LogPage::default();
+            let mut bytes = 0;
+            for vendor in shared.state().table.vendors_after(after) {
+                bytes += vendor_max(vendor);
+                if !page.records.is_empty() && (bytes > PAGE_BYTES || page.records.len() == SYNC_RECORDS_MAX) {
+                    page.more = true;
+                    break;
+                }
+                page.records.push(SyncRecord::Vendor(vendor.to_record()));
+            }
+            Ok(page)
+        })
+        .await
+    }
+
+    /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
+    pub(super) async fn since(&self, log: Hash, cursor: u64) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let cursor = own_cursor(shared, log, cursor)?;
+            shared.store.after(cursor, |key| Some(key.to_vec()))
+        })
+        .await
+    }
+
+    /// Final FATs after `cursor` that `vendor` must see: those that use or free it, whose chunks were moved to it, or that it
+    /// held before.
+    pub(super) async fn orders_of(&self, vendor: NodeId, log: Hash, cursor: u64) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let cursor = own_cursor(shared, log, cursor)?;
+            shared.store.after(cursor, |key| match parse_key(key) {
+                Some(Key::Fat(owner, file)) if concerns(&shared.state(), vendor, owner, file) => {
+                    Some(Key::Fat(owner, file).to_bytes())
+                }
+                _ => None,
+            })
+        })
+        .await
+    }
+
+    async fn page(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<LogPage, redb::Error> + Send + 'static,
+    ) -> Result<Page, Refusal> {
+        let shared = Arc::clone(self.writer.shared());
+        let log = shared.store.log();
+        let page = self.off_reactor(move || work(&shared)).await?.map_err(|error| {
+            tracing::error!(%error, "the mirror's records cannot be read");
+            Refusal::new(RefusalKind::Internal, "the mirror's disk failed; ask another mirror")
+        })?;
+        Ok(Page { log, next: page.next, more: page.more, clock: clock::now(), records: Bounded::first(page.records) })
+    }
+}
+
+/// The cursor if it belongs to this log and the log ever was that long (one restored from a backup is shorter), else 0.
+fn own_cursor(shared: &Shared, log: Hash, cursor: u64) -> Result<u64, redb::Error> {
+    let valid = log == shared.store.log() && cursor <= shared.store.newest()?;
+    Ok(if valid { cursor } else { 0 })
+}
+
+/// Keys of the final FATs and moves that a query asks for, as many as one page can take, and whether there are more.
+fn file_keys(state: &State, query: &OwnerQuery) -> (Vec<Key>, bool) {
+    let wanted = |file: &FileId| query.file.is_none_or(|only| only == *file);
+    let after = if query.file.is_some() { None } else { query.after };
+    let mut keys = Vec::new();
+    for (file, _) in state.table.fats_after(query.owner, after).filter(|(file, _)| wanted(file)) {
+        if keys.len() >= SYNC_RECORDS_MAX {
+            return (keys, true);
+        }
+        keys.push(Key::Fat(query.owner, file));
+        keys.extend(state.table.moves_of(query.owner, file).map(|(key, _)| Key::Move(key)));
+    }
+    (keys, false)
+}
+
+fn concerns(state: &State, vendor: NodeId, owner: OwnerId, file: FileId) -> bool {
+    let named = state.table.fat(owner, file).is_some_and(|fat| fat.vendors.binary_search(&vendor).is_ok());
+    named
+        || state.also.get(&(owner, file)).is_some_and(|vendors| vendors.contains(&vendor))
+        || state.table.moves_of(owner, file).any(|(_, moved)| moved.to == vendor)
+}

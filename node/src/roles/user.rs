@@ -1,0 +1,105 @@
+//! The user: stores, finds and fetches a person's files, and is the only role that holds keys to their content.
+//!
+//! [`put`] seals chunks and sends each along a chain of vendors; [`get`] fetches them from several at once; [`catalogue`] is
+//! what the mirrors hold for this user; [`journal`] is what an interrupted put goes on from.
+
+mod catalogue;
+mod error;
+mod fetch;
+mod get;
+mod journal;
+mod mirrors;
+mod path;
+mod placement;
+mod put;
+mod remove;
+mod renew;
+mod send;
+mod source;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use fathom_protocol::ids::{Hash, OwnerId};
+use fathom_protocol::keys::UserKeys;
+
+use crate::net::Net;
+pub use catalogue::{Catalogue, StoredFile};
+pub use error::UserError;
+use journal::Journal;
+pub use path::Way;
+
+/// How a user stores and fetches.
+#[derive(Clone, Copy, Debug)]
+pub struct UserSettings {
+    /// Copies of each chunk.
+    pub copies: usize,
+    /// Chunks in transfer at a time.
+    pub in_flight: usize,
+    /// Vendors split a chunk into parts of at most this many bytes.
+    pub part_bytes: u32,
+}
+
+/// A person's files on the network.
+pub struct User {
+    keys: UserKeys,
+    net: Net,
+    settings: UserSettings,
+    journal: Journal,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "User({})", self.owner().short())
+    }
+}
+
+impl User {
+    /// The user role with its journal in `dir`.
+    ///
+    /// # Errors
+    /// [`UserError::Journal`].
+    pub fn open(dir: &Path, net: Net, keys: UserKeys, settings: UserSettings) -> Result<Arc<Self>, UserError> {
+        let journal = Journal::open(&dir.join("journal.redb"))?;
+        Ok(Arc::new(Self { keys, net, settings, journal }))
+    }
+
+    /// The user's public identity.
+    #[must_use]
+    pub fn owner(&self) -> OwnerId {
+        self.keys.owner()
+    }
+
+    /// Puts that were interrupted and can be resumed.
+    #[must_use]
+    pub fn pending_puts(&self) -> u64 {
+        self.journal.pending()
+    }
+
+    fn signing(&self) -> &SigningKey {
+        self.keys.signing()
+    }
+}
+
+/// Random bytes from the operating system.
+fn random<const N: usize>() -> Result<[u8; N], UserError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| UserError::Internal(format!("no random bytes: {error}")))?;
+    Ok(bytes)
+}
+
+fn nonce() -> Result<Hash, UserError> {
+    random().map(Hash)
+}
+
+/// Runs blocking work off the reactor.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UserError> + Send + 'static,
+) -> Result<T, UserError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(UserError::Internal(format!("a worker ended early: {error}"))),
+    }
+}

@@ -1,0 +1,310 @@
+//! Fetching files: authoritative FAT, best path, several vendors at once, every byte verified (figures 16 to 22).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use fathom_protocol::codec::Bounded;
+use fathom_protocol::fat::{ChunkRef, Manifest};
+use fathom_protocol::ids::{ChunkId, FileId, NodeId};
+use fathom_protocol::limits::CHUNKS_PER_MESSAGE_MAX;
+use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
+use fathom_protocol::sign::Signed;
+use fathom_protocol::wire::{Request, Validation};
+use futures::{StreamExt, TryStreamExt};
+
+use super::catalogue::StoredFile;
+use super::fetch::{Service, Sources, lost};
+use super::{User, UserError, blocking};
+use crate::clock;
+use crate::control::results::{FailedSource, GetResult};
+use crate::control::{ControlEvent, EventSink};
+
+/// Longest wait for a vendor or mirror to take the word on a download.
+const REPORT: Duration = Duration::from_millis(1_500);
+/// What a file is called while it is incomplete.
+const PART_SUFFIX: &str = ".fathom-part";
+
+/// One file on its way here.
+struct Getting {
+    file: FileId,
+    manifest: Manifest,
+    part: PathBuf,
+    target: PathBuf,
+}
+
+struct Progress {
+    bytes: AtomicU64,
+    chunks: AtomicU64,
+    total: u64,
+    events: EventSink,
+}
+
+impl User {
+    /// Fetches the file `name`, or all files below it, to `output`. With `release` the storage is freed once everything is here
+    /// and verified. Interrupted, the same call goes on where it was.
+    ///
+    /// # Errors
+    /// [`UserError`]; what arrived is kept beside the target for the next attempt.
+    pub async fn get(
+        self: &Arc<Self>,
+        name: &str,
+        output: &Path,
+        release: bool,
+        events: EventSink,
+    ) -> Result<GetResult, UserError> {
+        let began = Instant::now();
+        let exact = self.catalogue(Some(self.keys.file_id(name))).await?;
+        let (catalogue, _) = match exact.select(name) {
+            Ok(_) => (exact, ()),
+            Err(_) => (self.catalogue(None).await?, ()),
+        };
+        let selected: Vec<StoredFile> = catalogue.select(name)?.into_iter().cloned().collect();
+        let files = self.prepare(name, output, &selected).await?;
+        let heads = self.vendors().await?;
+        let holders: Vec<NodeId> = selected.iter().flat_map(StoredFile::holders).collect();
+        let heads: BTreeMap<_, _> = heads.into_iter().filter(|(vendor, _)| holders.contains(vendor)).collect();
+        self.probe(heads.keys().copied()).await;
+        events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
+
+        let total = files.iter().map(|file| file.manifest.size).sum();
+        let progress = Arc::new(Progress { bytes: AtomicU64::new(0), chunks: AtomicU64::new(0), total, events });
+        let sources = Arc::new(Sources::default());
+        let files: Vec<Arc<Getting>> = files.into_iter().map(Arc::new).collect();
+        self.fetch_all(&files, &sources, &progress).await?;
+        for file in &files {
+            let file = Arc::clone(file);
+            blocking(move || finish(&file)).await?;
+        }
+        let services = Arc::try_unwrap(sources)
+            .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
+            .into_services();
+        self.report(&files, &services).await;
+        if release {
+            self.release(&selected).await?;
+        }
+        let failed = |(vendor, service): (&NodeId, &Service)| {
+            service.reason.clone().map(|reason| FailedSource { vendor: vendor.to_string(), reason })
+        };
+        Ok(GetResult {
+            files: files.len() as u64,
+            bytes: total,
+            chunks: files.iter().map(|file| file.manifest.chunk_count() as u64).sum(),
+            by_vendor: services
+                .iter()
+                .filter(|(_, s)| s.bytes > 0)
+                .map(|(vendor, s)| (vendor.to_string(), s.bytes))
+                .collect(),
+            failed_sources: services.iter().filter_map(failed).collect(),
+            released: release,
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Decides where each file goes and makes its directories.
+    async fn prepare(&self, name: &str, output: &Path, selected: &[StoredFile]) -> Result<Vec<Getting>, UserError> {
+        let single =
+            selected.len() == 1 && selected[0].manifest.as_ref().is_some_and(|manifest| manifest.name.as_str() == name);
+        let mut files = Vec::with_capacity(selected.len());
+        for stored in selected {
+            let Some(manifest) = stored.manifest.clone() else { continue };
+            let target = if single {
+                match output.is_dir() {
+                    true => output.join(safe_path(name.rsplit('/').next().unwrap_or(name))?),
+                    false => output.to_owned(),
+                }
+            } else {
+                let prefix = name.trim_end_matches('/');
+                let relative = manifest.name.as_str().strip_prefix(prefix).unwrap_or(manifest.name.as_str());
+                output.join(safe_path(relative.trim_start_matches('/'))?)
+            };
+            let mut part = target.clone().into_os_string();
+            part.push(PART_SUFFIX);
+            files.push(Getting { file: stored.file, manifest, part: part.into(), target });
+        }
+        let made: Vec<PathBuf> = files.iter().filter_map(|file| file.target.parent().map(Path::to_owned)).collect();
+        blocking(move || {
+            for dir in made {
+                std::fs::create_dir_all(&dir).map_err(UserError::io("create", &dir))?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(files)
+    }
+
+    async fn fetch_all(
+        self: &Arc<Self>,
+        files: &[Arc<Getting>],
+        sources: &Arc<Sources>,
+        progress: &Arc<Progress>,
+    ) -> Result<(), UserError> {
+        for file in files {
+            let file = Arc::clone(file);
+            blocking(move || open_part(&file).map(drop)).await?;
+        }
+        let jobs: Vec<(Arc<Getting>, usize, ChunkRef)> = files
+            .iter()
+            .flat_map(|file| {
+                file.manifest
+                    .chunks()
+                    .enumerate()
+                    .map(|(index, chunk)| (Arc::clone(file), index, chunk))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        futures::stream::iter(jobs)
+            .map(|(file, index, chunk)| {
+                let (user, sources, progress) = (Arc::clone(self), Arc::clone(sources), Arc::clone(progress));
+                let task = tokio::spawn(async move { user.get_chunk(&file, index, chunk, &sources, &progress).await });
+                let task = tokio_util::task::AbortOnDropHandle::new(task);
+                async move {
+                    task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
+                }
+            })
+            .buffer_unordered(self.settings.in_flight.max(1))
+            .try_collect::<()>()
+            .await
+    }
+
+    async fn get_chunk(
+        &self,
+        file: &Arc<Getting>,
+        index: usize,
+        chunk: ChunkRef,
+        sources: &Sources,
+        progress: &Progress,
+    ) -> Result<(), UserError> {
+        let plain_len = file.manifest.plain_len(index);
+        let (theirs, known) = (Arc::clone(file), chunk.clone());
+        let there = blocking(move || Ok(has_chunk(&theirs, index, &known))).await?;
+        if !there {
+            let sealed = self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?;
+            let theirs = Arc::clone(file);
+            blocking(move || write_chunk(&theirs, index, &chunk, &sealed)).await?;
+        }
+        let bytes = progress.bytes.fetch_add(u64::from(plain_len), Ordering::Relaxed) + u64::from(plain_len);
+        progress.events.progress(bytes, progress.total, progress.chunks.fetch_add(1, Ordering::Relaxed) + 1);
+        Ok(())
+    }
+
+    /// The ciphertext from where the FAT says; if nobody there has it, from where a fresh FAT says, since it may have moved.
+    async fn sealed_chunk(
+        &self,
+        file: &Getting,
+        index: usize,
+        chunk: &ChunkRef,
+        length: u32,
+        sources: &Sources,
+    ) -> Result<Vec<u8>, UserError> {
+        let holders = holders(&file.manifest, chunk);
+        let first = match self.fetch_chunk(chunk.id, length, &holders, sources).await {
+            Ok(sealed) => return Ok(sealed),
+            Err(reason) => reason,
+        };
+        let fresh = self.catalogue(Some(file.file)).await?;
+        let moved = fresh.files.get(&file.file).and_then(|stored| stored.manifest.as_ref());
+        let now = moved
+            .and_then(|manifest| manifest.chunk(index).map(|chunk| self::holders(manifest, &chunk)))
+            .unwrap_or_default();
+        if now.is_empty() || now == holders {
+            return Err(lost(file.manifest.name.as_str(), index, first));
+        }
+        self.vendors().await?;
+        self.fetch_chunk(chunk.id, length, &now, sources)
+            .await
+            .map_err(|reason| lost(file.manifest.name.as_str(), index, reason))
+    }
+
+    /// Tells each vendor which chunks arrived, and a mirror how it went (figures 19 and 20). Best effort.
+    async fn report(&self, files: &[Arc<Getting>], services: &BTreeMap<NodeId, Service>) {
+        let Some(file) = files.first().map(|file| file.file) else { return };
+        let mirror = self.net.book().mirrors().first().copied();
+        let told = services.iter().map(|(vendor, service)| async move {
+            let list = |chunks: &[ChunkId]| Bounded::<ChunkId, CHUNKS_PER_MESSAGE_MAX>::first(chunks.iter().copied());
+            let validation = Validation {
+                version: fathom_protocol::tags::VERSION,
+                owner: self.owner(),
+                file,
+                vendor: *vendor,
+                good: list(&service.good),
+                bad: list(&service.bad),
+                at: clock::now(),
+            };
+            let Ok(validation) = Signed::sign(validation, self.signing()) else { return };
+            let request = Request::Validate(validation.into_carried());
+            for to in std::iter::once(*vendor).chain(mirror) {
+                if self.net.book().behaviour(to).suspected {
+                    continue;
+                }
+                if let Err(error) = self.net.call(to, &request, REPORT).await {
+                    tracing::debug!(to = %to.short(), %error, "a download was not reported");
+                }
+            }
+        });
+        futures::future::join_all(told).await;
+    }
+}
+
+fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
+    chunk.copies.iter().filter_map(|place| manifest.places.get(usize::from(*place)).map(|place| place.vendor)).collect()
+}
+
+/// A name as a path below a directory; names that would leave it are refused.
+fn safe_path(name: &str) -> Result<PathBuf, UserError> {
+    let path = PathBuf::from(name);
+    let inside = path.components().all(|part| matches!(part, Component::Normal(_))) && !name.is_empty();
+    if inside {
+        Ok(path)
+    } else {
+        Err(UserError::Source(format!("the name {name} does not fit below a directory; give -o FILE")))
+    }
+}
+
+fn open_part(file: &Getting) -> Result<File, UserError> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let part = options.open(&file.part).map_err(UserError::io("create", &file.part))?;
+    part.set_len(file.manifest.size).map_err(UserError::io("size", &file.part))?;
+    Ok(part)
+}
+
+/// Whether the incomplete file has this chunk already: sealed again it must give the chunk's identity, so nothing is trusted.
+fn has_chunk(file: &Getting, index: usize, chunk: &ChunkRef) -> bool {
+    let read = || -> Option<bool> {
+        let part = File::open(&file.part).ok()?;
+        let mut plain = vec![0; file.manifest.plain_len(index) as usize];
+        part.read_exact_at(&mut plain, index as u64 * u64::from(file.manifest.chunk_plain)).ok()?;
+        // A hole is what a fresh file reads as, and hardly ever what was stored: not worth sealing.
+        if plain.iter().all(|byte| *byte == 0) {
+            return Some(false);
+        }
+        let sealed = seal_chunk(&file.manifest.file_key, index as u64, chunk.salt, &plain).ok()?;
+        Some(ChunkId::of(&sealed) == chunk.id)
+    };
+    read().unwrap_or(false)
+}
+
+fn write_chunk(file: &Getting, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
+    let plain = open_chunk(&file.manifest.file_key, index as u64, chunk.salt, sealed)?;
+    let part = File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))?;
+    part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain))
+        .map_err(UserError::io("write", &file.part))
+}
+
+/// Makes the complete file durable under its own name.
+fn finish(file: &Getting) -> Result<(), UserError> {
+    let part = File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))?;
+    let modified = UNIX_EPOCH + Duration::from_millis(file.manifest.modified.0);
+    let mode = std::fs::Permissions::from_mode(file.manifest.mode & 0o777);
+    part.set_permissions(mode).map_err(UserError::io("set the mode of", &file.part))?;
+    part.set_modified(modified).map_err(UserError::io("set the time of", &file.part))?;
+    part.sync_all().map_err(UserError::io("sync", &file.part))?;
+    std::fs::rename(&file.part, &file.target).map_err(UserError::io("rename", &file.target))?;
+    let dir = file.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(UserError::io("sync", dir))
+}

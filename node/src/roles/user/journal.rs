@@ -1,0 +1,219 @@
+//! What an interrupted put goes on from: one redb file per user.
+//!
+//! | table | key | value (CBOR) |
+//! |---|---|---|
+//! | `puts` | name given to the put | [`PutRecord`]: the locked storage |
+//! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
+//! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
+//!
+//! Receipts are written by one thread, many to a transaction. Losing the last of them in a crash costs sending those copies
+//! again and nothing else: a chunk that is sealed again gets a new salt, so no key meets two plaintexts.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use fathom_protocol::codec;
+use fathom_protocol::fat::{Place, SALT_LEN};
+use fathom_protocol::ids::{ChunkId, FileId};
+use fathom_protocol::limits::FRAME_BYTES_MAX;
+use fathom_protocol::wire::Location;
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::UserError;
+
+const PUTS: TableDefinition<&str, &[u8]> = TableDefinition::new("puts");
+const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
+const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
+/// Receipts that wait for the writer.
+const QUEUED_MAX: usize = 1_024;
+
+/// One put: the storage that was locked for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct PutRecord {
+    /// The locations, each with the bytes granted for this put.
+    pub locations: Vec<Location>,
+}
+
+/// A file of a put as it was when the put began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    /// Name of the put that it belongs to.
+    pub put: String,
+    /// Source: length, modification time in nanoseconds, inode. Another source starts over.
+    pub source: (u64, i128, u64),
+    /// Plaintext bytes of a chunk.
+    pub chunk_plain: u32,
+    /// Key of the file's chunks.
+    pub file_key: [u8; 32],
+    /// Tag of the chunks, and sequence number of the final FAT to come.
+    pub seq: u64,
+}
+
+/// A chunk with at least one receipt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ChunkRecord {
+    /// BLAKE3 of the ciphertext.
+    pub id: ChunkId,
+    /// With which it was sealed.
+    pub salt: [u8; SALT_LEN],
+    /// Copies with a receipt: column and place.
+    pub copies: Vec<(u8, Place)>,
+}
+
+enum Job {
+    Chunk(FileId, u64, ChunkRecord),
+    Flush(mpsc::SyncSender<()>),
+}
+
+/// The journal. Reads see what was written before the last [`Journal::flush`].
+pub(super) struct Journal {
+    db: Arc<Database>,
+    writer: mpsc::SyncSender<Job>,
+}
+
+fn failed(error: impl std::fmt::Display) -> UserError {
+    UserError::Journal(error.to_string())
+}
+
+fn chunk_key(file: FileId, index: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&file.0);
+    key[16..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, UserError> {
+    codec::decode(bytes, FRAME_BYTES_MAX).map_err(failed)
+}
+
+impl Journal {
+    /// Opens or creates the journal.
+    pub(super) fn open(file: &Path) -> Result<Self, UserError> {
+        let db = Arc::new(Database::create(file).map_err(failed)?);
+        let begin = db.begin_write().map_err(failed)?;
+        begin.open_table(PUTS).map_err(failed)?;
+        begin.open_table(FILES).map_err(failed)?;
+        begin.open_table(CHUNKS).map_err(failed)?;
+        begin.commit().map_err(failed)?;
+        let (writer, jobs) = mpsc::sync_channel(QUEUED_MAX);
+        let theirs = Arc::clone(&db);
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_jobs(&theirs, &jobs))
+            .map_err(failed)?;
+        Ok(Self { db, writer })
+    }
+
+    /// Number of puts under way or interrupted.
+    pub(super) fn pending(&self) -> u64 {
+        let count = || -> Result<u64, redb::Error> { Ok(self.db.begin_read()?.open_table(PUTS)?.len()?) };
+        count().unwrap_or(0)
+    }
+
+    /// The put named `name`, if it was begun before.
+    pub(super) fn put(&self, name: &str) -> Result<Option<PutRecord>, UserError> {
+        let table = self.db.begin_read().map_err(failed)?.open_table(PUTS).map_err(failed)?;
+        table.get(name).map_err(failed)?.map(|value| read(value.value())).transpose()
+    }
+
+    /// The file, if a put of it was begun before.
+    pub(super) fn file(&self, file: FileId) -> Result<Option<FileRecord>, UserError> {
+        let table = self.db.begin_read().map_err(failed)?.open_table(FILES).map_err(failed)?;
+        table.get(&file.0[..]).map_err(failed)?.map(|value| read(value.value())).transpose()
+    }
+
+    /// Chunks of `file` that have receipts, by index.
+    pub(super) fn chunks(&self, file: FileId) -> Result<Vec<(u64, ChunkRecord)>, UserError> {
+        let table = self.db.begin_read().map_err(failed)?.open_table(CHUNKS).map_err(failed)?;
+        let range = table.range(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..]).map_err(failed)?;
+        let mut chunks = Vec::new();
+        for entry in range {
+            let (key, value) = entry.map_err(failed)?;
+            let index = key.value().last_chunk::<8>().map_or(0, |index| u64::from_be_bytes(*index));
+            chunks.push((index, read(value.value())?));
+        }
+        Ok(chunks)
+    }
+
+    /// Begins a put, or notes new locations of one. Files that are `fresh` lose what an earlier put noted. Durable on return.
+    pub(super) fn begin(
+        &self,
+        name: &str,
+        record: &PutRecord,
+        fresh: &[(FileId, FileRecord)],
+    ) -> Result<(), UserError> {
+        let begin = self.db.begin_write().map_err(failed)?;
+        {
+            begin.open_table(PUTS).map_err(failed)?.insert(name, &*codec::encode(record)).map_err(failed)?;
+            let mut files = begin.open_table(FILES).map_err(failed)?;
+            let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
+            for (file, record) in fresh {
+                files.insert(&file.0[..], &*codec::encode(record)).map_err(failed)?;
+                forget_chunks(&mut chunks, *file)?;
+            }
+        }
+        begin.commit().map_err(failed)
+    }
+
+    /// Notes a chunk's receipts. Durable soon, with others.
+    pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord) -> Result<(), UserError> {
+        self.writer.send(Job::Chunk(file, index, record)).map_err(|_| failed("its writer has ended"))
+    }
+
+    /// Waits until every receipt noted before is durable.
+    pub(super) fn flush(&self) -> Result<(), UserError> {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.writer.send(Job::Flush(done)).map_err(|_| failed("its writer has ended"))?;
+        wait.recv().map_err(|_| failed("its writer has ended"))
+    }
+
+    /// Forgets a put that is stored.
+    pub(super) fn end(&self, name: &str, files: &[FileId]) -> Result<(), UserError> {
+        self.flush()?;
+        let begin = self.db.begin_write().map_err(failed)?;
+        {
+            begin.open_table(PUTS).map_err(failed)?.remove(name).map_err(failed)?;
+            let mut records = begin.open_table(FILES).map_err(failed)?;
+            let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
+            for file in files {
+                records.remove(&file.0[..]).map_err(failed)?;
+                forget_chunks(&mut chunks, *file)?;
+            }
+        }
+        begin.commit().map_err(failed)
+    }
+}
+
+fn forget_chunks(chunks: &mut redb::Table<'_, &[u8], &[u8]>, file: FileId) -> Result<(), UserError> {
+    chunks.retain_in(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..], |_, _| false).map_err(failed)
+}
+
+fn write_jobs(db: &Database, jobs: &mpsc::Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut flushed = Vec::new();
+        let result = (|| -> Result<(), UserError> {
+            let begin = db.begin_write().map_err(failed)?;
+            {
+                let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
+                for job in std::iter::once(first).chain(jobs.try_iter().take(QUEUED_MAX)) {
+                    match job {
+                        Job::Chunk(file, index, record) => {
+                            chunks.insert(&chunk_key(file, index)[..], &*codec::encode(&record)).map_err(failed)?;
+                        }
+                        Job::Flush(done) => flushed.push(done),
+                    }
+                }
+            }
+            begin.commit().map_err(failed)
+        })();
+        if let Err(error) = result {
+            // Receipts that are not noted cost a second sending after a crash; the put itself goes on.
+            tracing::warn!(%error, "receipts were not noted");
+        }
+        for done in flushed {
+            let _ = done.send(());
+        }
+    }
+}

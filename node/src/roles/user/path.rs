@@ -1,0 +1,131 @@
+//! Choosing among vendors by what was measured (figures 7, 8, 17 and 18).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fathom_protocol::head::VendorHead;
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::sign::Signed;
+use fathom_protocol::wire::{Request, Response, SyncRecord};
+use futures::StreamExt;
+
+use super::mirrors::unexpected;
+use super::{User, UserError};
+use crate::control::PathEntry;
+use crate::net::Net;
+
+/// Longest wait for a probe's answer.
+const PROBE: Duration = Duration::from_millis(700);
+/// Probes under way at a time.
+const PROBES: usize = 32;
+/// Round trip assumed of a vendor that did not answer, in milliseconds.
+const UNKNOWN_MS: f64 = 1_000.0;
+
+/// What is known of the way to one vendor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Way {
+    /// Running mean of its round trips, milliseconds.
+    pub round_trip_ms: Option<f64>,
+    /// Peers in between, plus one.
+    pub hops: u32,
+    /// Share of calls that it answered.
+    pub answered: f64,
+    /// Transfers it says it has under way.
+    pub load: u32,
+    /// Whether it failed lately.
+    pub suspected: bool,
+}
+
+impl Way {
+    /// Expected cost, in milliseconds; the smaller the better. The round trip, once for each hop, stretched by the vendor's load
+    /// and by how often it did not answer.
+    #[must_use]
+    pub fn score(&self) -> f64 {
+        let base = self.round_trip_ms.unwrap_or(UNKNOWN_MS) * f64::from(self.hops);
+        let load = 1.0 + f64::from(self.load) / 32.0;
+        let missing = if self.suspected { UNKNOWN_MS * 10.0 } else { 0.0 };
+        base * load / self.answered.clamp(0.05, 1.0).powi(2) + missing
+    }
+}
+
+/// The way to `vendor` as it is known now.
+pub(super) fn way(net: &Net, vendor: NodeId, head: Option<&VendorHead>) -> Way {
+    let behaviour = net.book().behaviour(vendor);
+    Way {
+        round_trip_ms: behaviour.round_trip.map(|time| time.as_secs_f64() * 1e3),
+        hops: 1,
+        answered: behaviour.answered,
+        load: head.map_or(0, |head| head.characteristics.load),
+        suspected: behaviour.suspected,
+    }
+}
+
+impl User {
+    /// Every vendor that the best mirror knows; their addresses are learnt on the way.
+    pub(super) async fn vendors(&self) -> Result<BTreeMap<NodeId, Signed<VendorHead>>, UserError> {
+        let mut heads = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let page = match self.ask_mirrors(&Request::Vendors { after }).await? {
+                Response::Page(page) => page,
+                other => return Err(unexpected(&other)),
+            };
+            let before = after;
+            for record in page.records {
+                let SyncRecord::Vendor(vendor) = record else { continue };
+                let head = vendor.verify()?.head;
+                after = after.max(Some(head.vendor));
+                self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
+                heads.insert(head.vendor, head);
+            }
+            if !page.more || after == before {
+                return Ok(heads);
+            }
+        }
+    }
+
+    /// Measures the round trip to each of `vendors`, in parallel. A silent one costs at most [`PROBE`] and is suspected.
+    pub(super) async fn probe(&self, vendors: impl IntoIterator<Item = NodeId>) {
+        futures::stream::iter(vendors)
+            .for_each_concurrent(PROBES, |vendor| async move {
+                // A failure is noted in the book of peers, which is all that is needed here.
+                let _ = self.net.call(vendor, &Request::Ping, PROBE).await;
+            })
+            .await;
+    }
+
+    /// The vendors in order of preference, with the figures that made it.
+    pub(super) fn order(&self, heads: &BTreeMap<NodeId, Signed<VendorHead>>) -> Vec<(NodeId, Way)> {
+        let mut ways: Vec<(NodeId, Way)> =
+            heads.iter().map(|(vendor, head)| (*vendor, way(&self.net, *vendor, Some(head)))).collect();
+        ways.sort_by(|a, b| a.1.score().total_cmp(&b.1.score()).then(a.0.cmp(&b.0)));
+        ways
+    }
+
+    /// Probes all vendors, or those of one file, and explains the order (figures 7 and 8).
+    ///
+    /// # Errors
+    /// [`UserError`] if no mirror answers or there is no such file.
+    pub async fn explain(&self, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
+        let mut heads = self.vendors().await?;
+        if let Some(name) = name {
+            let catalogue = self.catalogue(None).await?;
+            let holders: Vec<NodeId> = catalogue.select(name)?.iter().flat_map(|file| file.holders()).collect();
+            heads.retain(|vendor, _| holders.contains(vendor));
+        }
+        self.probe(heads.keys().copied()).await;
+        let order = self.order(&heads);
+        Ok(order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way))).collect())
+    }
+
+    /// The order as an event.
+    pub(super) fn path_entries(&self, heads: &BTreeMap<NodeId, Signed<VendorHead>>) -> Vec<PathEntry> {
+        let entry = |(vendor, way): (NodeId, Way)| PathEntry {
+            vendor: vendor.to_string(),
+            zone: heads.get(&vendor).map(|head| head.characteristics.zone.to_string()).unwrap_or_default(),
+            rtt_ms: way.round_trip_ms,
+            score: way.score(),
+        };
+        self.order(heads).into_iter().map(entry).collect()
+    }
+}

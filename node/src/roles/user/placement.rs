@@ -1,0 +1,181 @@
+//! Where the copies of a put's chunks go: the locked locations by column, how much room each has left, and which failed.
+
+use std::collections::BTreeSet;
+
+use fathom_protocol::fat::Place;
+use fathom_protocol::head::Addresses;
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::lease::Lease;
+use fathom_protocol::sign::{Carried, RecordError, SignerId};
+use fathom_protocol::wire::Location;
+
+use super::path::Way;
+
+/// One locked location.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    /// Which copy it serves.
+    pub column: u8,
+    /// Vendor and lease.
+    pub place: Place,
+    /// The vendor's zone.
+    pub zone: String,
+    /// Where to dial the vendor.
+    pub addresses: Addresses,
+    /// The lease as the vendor signed it.
+    pub lease: Carried<Lease>,
+    /// Bytes that were locked for this put and are not spoken for.
+    room: u64,
+    /// Chunks on their way there.
+    in_flight: u32,
+    /// Bytes of chunks with receipts.
+    stored: u64,
+}
+
+/// All locations of one put.
+#[derive(Debug, Default)]
+pub(super) struct Placement {
+    slots: Vec<Slot>,
+    failed: BTreeSet<NodeId>,
+}
+
+/// A location whose records do not fit the request.
+pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, RecordError> {
+    let lease = location.lease.clone().verify()?;
+    let head = location.head.clone().verify()?;
+    if lease.vendor != head.vendor || SignerId::from(lease.owner) != owner || lease.authority != owner {
+        return Err(RecordError::Invalid("a mirror answered with a lease for somebody else"));
+    }
+    if location.granted > lease.room() {
+        return Err(RecordError::Invalid("a mirror promises more room than the lease has"));
+    }
+    Ok(Slot {
+        column: location.column,
+        place: Place { vendor: lease.vendor, lease: lease.id },
+        zone: head.characteristics.zone.to_string(),
+        addresses: head.addresses.clone(),
+        lease: location.lease.clone(),
+        room: location.granted,
+        in_flight: 0,
+        stored: 0,
+    })
+}
+
+impl Placement {
+    /// Adds a location. A lease that is known already grew: its room adds up.
+    pub(super) fn add(&mut self, slot: Slot) {
+        match self.slots.iter_mut().find(|known| known.place == slot.place && known.column == slot.column) {
+            Some(known) => {
+                known.room += slot.room;
+                known.lease = slot.lease;
+            }
+            None => self.slots.push(slot),
+        }
+    }
+
+    /// Speaks for room of `length` bytes in `column`, at a vendor that is not in `avoid`: one that
+    /// did not fail lately, where least is on its way, and then the nearest. Each success is followed by one [`Self::settle`].
+    pub(super) fn take(
+        &mut self,
+        column: u8,
+        length: u64,
+        avoid: &[NodeId],
+        way: impl Fn(NodeId) -> Way,
+    ) -> Option<Slot> {
+        let failed = &self.failed;
+        let best = self
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.column == column && slot.room >= length)
+            .filter(|slot| !failed.contains(&slot.place.vendor) && !avoid.contains(&slot.place.vendor))
+            .map(|slot| (way(slot.place.vendor), slot))
+            .min_by(|(way_a, a), (way_b, b)| {
+                let cost = (way_a.suspected, a.in_flight).cmp(&(way_b.suspected, b.in_flight));
+                cost.then(way_a.score().total_cmp(&way_b.score()))
+            })?
+            .1;
+        best.room -= length;
+        best.in_flight += 1;
+        Some(best.clone())
+    }
+
+    /// Ends what [`Self::take`] began: the copy is stored, or its room is free again.
+    pub(super) fn settle(&mut self, slot: &Slot, length: u64, stored: bool) {
+        if let Some(known) = self.find(slot.place, slot.column) {
+            known.in_flight = known.in_flight.saturating_sub(1);
+            if stored {
+                known.stored += length;
+            } else {
+                known.room += length;
+            }
+        }
+    }
+
+    /// Counts a copy that an earlier run stored.
+    pub(super) fn resumed(&mut self, place: Place, column: u8, length: u64) {
+        if let Some(known) = self.find(place, column) {
+            known.room = known.room.saturating_sub(length);
+            known.stored += length;
+        }
+    }
+
+    /// The lease has no more room for us, whatever we believed.
+    pub(super) fn exhaust(&mut self, slot: &Slot) {
+        if let Some(known) = self.find(slot.place, slot.column) {
+            known.room = 0;
+        }
+    }
+
+    /// The vendor failed: nothing more goes there.
+    pub(super) fn fail(&mut self, vendor: NodeId) {
+        self.failed.insert(vendor);
+    }
+
+    /// Vendors that failed.
+    pub(super) fn failed(&self) -> &BTreeSet<NodeId> {
+        &self.failed
+    }
+
+    /// Room that is not spoken for in a column at vendors that work, bytes.
+    pub(super) fn room(&self, column: u8) -> u64 {
+        self.working(column).map(|slot| slot.room).sum()
+    }
+
+    /// Room that was locked in a column at vendors that failed, bytes: what a replacement should bring.
+    pub(super) fn lost_room(&self, column: u8) -> u64 {
+        self.slots
+            .iter()
+            .filter(|slot| slot.column == column && self.failed.contains(&slot.place.vendor))
+            .map(|slot| slot.room + slot.stored)
+            .sum()
+    }
+
+    /// Vendors that serve other columns than `column`, and their zones.
+    pub(super) fn others(&self, column: u8) -> (Vec<NodeId>, Vec<String>) {
+        let others = self.slots.iter().filter(|slot| slot.column != column);
+        let working: Vec<&Slot> = others.filter(|slot| !self.failed.contains(&slot.place.vendor)).collect();
+        let mut zones: Vec<String> = working.iter().map(|slot| slot.zone.clone()).collect();
+        zones.sort();
+        zones.dedup();
+        (working.iter().map(|slot| slot.place.vendor).collect(), zones)
+    }
+
+    /// The locations with room left over, and how much: to be given back. Afterwards there is none.
+    pub(super) fn take_unused(&mut self) -> Vec<(Place, u64)> {
+        let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room));
+        self.slots.iter_mut().map(unused).filter(|(_, room)| *room > 0).collect()
+    }
+
+    /// All locations.
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    fn working(&self, column: u8) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(move |slot| slot.column == column && !self.failed.contains(&slot.place.vendor))
+    }
+
+    fn find(&mut self, place: Place, column: u8) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.place == place && slot.column == column)
+    }
+}

@@ -1,0 +1,364 @@
+//! Storing files: lock storage, choose the path, send every chunk, hand in the final FATs (figures 5 to 15).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fathom_protocol::codec::{Bounded, Text};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::COPIES_MAX;
+use fathom_protocol::seal::sealed_len;
+use fathom_protocol::sign::Signed;
+use fathom_protocol::wire::{Request, Unused};
+use futures::{StreamExt, TryStreamExt};
+
+use super::catalogue::Catalogue;
+use super::journal::{ChunkRecord, FileRecord, PutRecord};
+use super::placement::{Placement, check};
+use super::source::{SourceFile, chunk_plain, collect};
+use super::store::{PutFile, Putting, lock, places};
+use super::{User, UserError, blocking, nonce, random};
+use crate::clock;
+use crate::control::results::PutResult;
+use crate::control::{ControlEvent, EventSink};
+
+/// Vendors wanted for each copy, so that chunks spread and one that fails has a neighbour.
+const WIDTH: u8 = 2;
+/// How long vendors act on a final FAT as an order to erase, in seconds: longer than any lease lives unrenewed.
+pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
+/// Longest wait for a vendor that failed earlier to show that it is back.
+const LIVENESS: Duration = Duration::from_millis(700);
+
+/// The chunk's copies in the columns that this put has.
+fn within(mut chunk: ChunkRecord, copies: usize) -> ChunkRecord {
+    chunk.copies.retain(|(column, _)| usize::from(*column) < copies);
+    chunk
+}
+
+/// Plaintext bytes and number of the chunks that have all their copies.
+fn complete(files: &[PutFile], copies: usize) -> (u64, u64) {
+    let mut complete = (0, 0);
+    for file in files {
+        for (index, _) in lock(&file.chunks).iter().filter(|(_, chunk)| chunk.copies.len() == copies) {
+            complete.0 += u64::from(file.plain_len(*index));
+            complete.1 += 1;
+        }
+    }
+    complete
+}
+
+impl User {
+    /// Stores the file or tree at `path` under `name`. Interrupted, the same call goes on where it was.
+    ///
+    /// # Errors
+    /// [`UserError`]; what was stored until then is kept for the next attempt.
+    pub async fn put(
+        self: &Arc<Self>,
+        path: &Path,
+        name: &str,
+        copies: Option<usize>,
+        events: EventSink,
+    ) -> Result<PutResult, UserError> {
+        let began = Instant::now();
+        let copies = copies.unwrap_or(self.settings.copies);
+        if copies == 0 || copies > COPIES_MAX {
+            return Err(UserError::Source(format!("copies must be 1 to {COPIES_MAX}")));
+        }
+        let (from, to) = (path.to_owned(), name.to_owned());
+        let (sources, warnings) = blocking(move || collect(&from, &to)).await?;
+        let only = if let [one] = sources.as_slice() { Some(self.keys.file_id(&one.name)) } else { None };
+        let catalogue = self.catalogue(only).await?;
+        let (put, resumed) = self.begin(name, sources, copies, &catalogue, events).await?;
+        let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
+        result.warnings.extend(self.lock_storage(&put).await?);
+        self.store_all(&put).await?;
+        self.replace_dead(&put).await?;
+        result.mirrors_acked = self.hand_in(&put).await? as u64;
+        result.files = put.files.len() as u64;
+        result.bytes = put.bytes_total;
+        result.chunks = put.files.iter().map(PutFile::chunk_count).sum();
+        result.sent_chunks = put.sent.load(Ordering::Relaxed);
+        result.replaced = std::mem::take(&mut *lock(&put.replaced));
+        result.seconds = began.elapsed().as_secs_f64();
+        Ok(result)
+    }
+
+    /// Matches the sources with what the journal and the mirrors know. Returns the put and the copies that an earlier run stored.
+    async fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        sources: Vec<SourceFile>,
+        copies: usize,
+        catalogue: &Catalogue,
+        events: EventSink,
+    ) -> Result<(Arc<Putting>, u64), UserError> {
+        let bytes_total = sources.iter().map(|source| source.size).sum();
+        let mut files = Vec::with_capacity(sources.len());
+        let mut fresh = Vec::new();
+        let mut resumed = 0;
+        for source in sources {
+            let file = self.keys.file_id(&source.name);
+            let stored = catalogue.files.get(&file);
+            let next = stored.map_or(0, |stored| stored.fat.seq) + 1;
+            let noted = self.journal.file(file)?;
+            let record = match noted {
+                Some(record) if record.source == source.identity && record.seq >= next => record,
+                // Chunks of a put that was given up carry its tag; a higher one frees them.
+                other => {
+                    let seq = next.max(other.map_or(0, |record| record.seq + 1));
+                    let record = FileRecord {
+                        put: name.to_owned(),
+                        source: source.identity,
+                        chunk_plain: chunk_plain(source.size),
+                        file_key: random()?,
+                        seq,
+                    };
+                    fresh.push((file, record.clone()));
+                    record
+                }
+            };
+            let chunks: BTreeMap<u64, _> = match fresh.last() {
+                Some((newest, _)) if *newest == file => BTreeMap::new(),
+                _ => self
+                    .journal
+                    .chunks(file)?
+                    .into_iter()
+                    .map(|(index, chunk)| (index, within(chunk, copies)))
+                    .collect(),
+            };
+            resumed += chunks.values().map(|chunk| chunk.copies.len() as u64).sum::<u64>();
+            files.push(PutFile {
+                source,
+                file,
+                seq: record.seq,
+                file_key: record.file_key,
+                chunk_plain: record.chunk_plain,
+                old_holders: stored.map(super::StoredFile::holders).unwrap_or_default(),
+                chunks: Mutex::new(chunks),
+            });
+        }
+        let unit = files
+            .iter()
+            .map(|file| sealed_len(file.chunk_plain.min(u32::try_from(file.source.size).unwrap_or(u32::MAX))));
+        let record = self.journal.put(name)?.unwrap_or_default();
+        let complete = complete(&files, copies);
+        let put = Arc::new(Putting {
+            name: name.to_owned(),
+            copies: u8::try_from(copies).unwrap_or(u8::MAX),
+            unit: unit.max().unwrap_or(1).max(1),
+            placement: Mutex::new(self.known_placement(&record, &files)),
+            record: Mutex::new(record),
+            files,
+            replacing: tokio::sync::Mutex::new(()),
+            replaced: Mutex::default(),
+            sent: AtomicU64::new(0),
+            bytes_done: AtomicU64::new(complete.0),
+            chunks_done: AtomicU64::new(complete.1),
+            bytes_total,
+            events,
+        });
+        self.note(&put, fresh).await?;
+        Ok((put, resumed))
+    }
+
+    async fn note(
+        self: &Arc<Self>,
+        put: &Arc<Putting>,
+        fresh: Vec<(fathom_protocol::ids::FileId, FileRecord)>,
+    ) -> Result<(), UserError> {
+        let (user, name, record) = (Arc::clone(self), put.name.clone(), lock(&put.record).clone());
+        blocking(move || user.journal.begin(&name, &record, &fresh)).await
+    }
+
+    /// The storage that an earlier run locked, less what it filled. What has expired since shows when it is used.
+    fn known_placement(&self, record: &PutRecord, files: &[PutFile]) -> Placement {
+        let mut placement = Placement::default();
+        for location in &record.locations {
+            if let Ok(slot) = check(location, self.owner().into()) {
+                placement.add(slot);
+            }
+        }
+        for file in files {
+            for (index, chunk) in lock(&file.chunks).iter() {
+                for (column, place) in &chunk.copies {
+                    placement.resumed(*place, *column, u64::from(sealed_len(file.plain_len(*index))));
+                }
+            }
+        }
+        placement
+    }
+
+    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). Returns warnings.
+    async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<Vec<String>, UserError> {
+        let mut needed = 0u64;
+        for file in &put.files {
+            let chunks = lock(&file.chunks);
+            let unsent = (0..file.chunk_count())
+                .filter(|index| chunks.get(index).is_none_or(|chunk| chunk.copies.len() < usize::from(put.copies)));
+            needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
+        }
+        let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
+        let mut warnings = Vec::new();
+        if needed > 0 && short {
+            let request = self.request(put.copies, WIDTH, needed, put.unit, vec![self.net.me()], Vec::new())?;
+            let provisional = self.allocate(request).await?;
+            warnings = provisional.warnings.iter().map(ToString::to_string).collect();
+            self.add_locations(put, provisional.locations.into_vec(), None).await?;
+            self.note(put, Vec::new()).await?;
+        }
+        let heads = self.vendors().await?;
+        let chosen: Vec<NodeId> = lock(&put.placement).slots().iter().map(|slot| slot.place.vendor).collect();
+        self.probe(chosen.iter().copied()).await;
+        let heads = heads.into_iter().filter(|(vendor, _)| chosen.contains(vendor)).collect();
+        put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
+        Ok(warnings)
+    }
+
+    async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
+        let jobs =
+            put.files.iter().enumerate().flat_map(|(at, file)| (0..file.chunk_count()).map(move |index| (at, index)));
+        let jobs: Vec<(usize, u64)> = jobs.collect();
+        futures::stream::iter(jobs)
+            .map(|(at, index)| {
+                let (user, put) = (Arc::clone(self), Arc::clone(put));
+                // A task of its own, so that sealing and sending of several chunks use several cores; aborted with this future.
+                let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                    user.store_chunk(&put, at, index).await
+                }));
+                async move {
+                    task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
+                }
+            })
+            .buffer_unordered(self.settings.in_flight.max(1))
+            .try_collect::<()>()
+            .await?;
+        for file in &put.files {
+            file.source.check_unchanged()?;
+        }
+        Ok(())
+    }
+
+    /// A vendor that failed may hold receipted copies. If it is not back by now, they are stored elsewhere (figure 14).
+    async fn replace_dead(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
+        let used: std::collections::BTreeSet<NodeId> = put
+            .files
+            .iter()
+            .flat_map(|file| lock(&file.chunks).values().flat_map(places).map(|place| place.vendor).collect::<Vec<_>>())
+            .collect();
+        let suspects: Vec<NodeId> =
+            used.into_iter().filter(|vendor| self.net.book().behaviour(*vendor).suspected).collect();
+        let asked = suspects.into_iter().map(|vendor| async move {
+            let answer = self.net.call(vendor, &Request::Ping, LIVENESS).await;
+            answer.is_err().then_some(vendor)
+        });
+        for dead in futures::future::join_all(asked).await.into_iter().flatten() {
+            lock(&put.placement).fail(dead);
+        }
+        let incomplete =
+            put.files.iter().any(|file| lock(&file.chunks).values().any(|chunk| !self.missing(put, chunk).is_empty()));
+        if incomplete {
+            put.events.note("a vendor that took copies is gone; they are stored again elsewhere").await;
+            self.store_all(put).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds and hands in the final FATs, gives unused room back, and forgets the put (figure 15).
+    async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>) -> Result<usize, UserError> {
+        let mut unused: BTreeMap<Place, u64> = BTreeMap::new();
+        for (place, bytes) in lock(&put.placement).take_unused() {
+            *unused.entry(place).or_default() += bytes;
+        }
+        let mut fats = Vec::with_capacity(put.files.len());
+        for file in &put.files {
+            fats.push(self.final_fat(put, file, &mut unused)?);
+        }
+        let acked = self.submit(fats).await?;
+        let (user, name) = (Arc::clone(self), put.name.clone());
+        let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
+        blocking(move || user.journal.end(&name, &files)).await?;
+        self.give_back(unused).await;
+        Ok(acked)
+    }
+
+    fn final_fat(
+        &self,
+        put: &Putting,
+        file: &PutFile,
+        unused: &mut BTreeMap<Place, u64>,
+    ) -> Result<Signed<FinalFat>, UserError> {
+        let chunks = lock(&file.chunks);
+        let mut index_of: BTreeMap<Place, u16> = BTreeMap::new();
+        let (mut order, mut refs) = (Vec::new(), Vec::with_capacity(chunks.len()));
+        let mut uses: BTreeMap<Place, u64> = BTreeMap::new();
+        for (index, chunk) in chunks.iter() {
+            let mut copies = Vec::new();
+            for place in places(chunk) {
+                let next = u16::try_from(order.len()).map_err(|_| UserError::Internal("too many places".to_owned()))?;
+                copies.push(*index_of.entry(place).or_insert_with(|| {
+                    order.push(place);
+                    next
+                }));
+                *uses.entry(place).or_default() += u64::from(sealed_len(file.plain_len(*index)));
+            }
+            refs.push(ChunkRef { id: chunk.id, salt: chunk.salt, copies });
+        }
+        let meta = FileMeta {
+            name: Text::new(file.source.name.clone()).map_err(|error| UserError::Source(error.to_string()))?,
+            size: file.source.size,
+            mode: file.source.mode,
+            modified: file.source.modified,
+            chunk_plain: file.chunk_plain,
+        };
+        let manifest = Manifest::new(meta, file.file_key, order, put.copies, &refs)?;
+        let body = self.keys.seal_manifest(&manifest, file.file, file.seq, random()?)?;
+        let mut frees: Vec<NodeId> = file.old_holders.clone();
+        frees.extend(lock(&put.placement).failed().iter().copied());
+        frees.retain(|vendor| !uses.keys().any(|place| place.vendor == *vendor));
+        frees.sort_unstable();
+        frees.dedup();
+        let uses = uses.into_iter().map(|(place, bytes)| Use {
+            vendor: place.vendor,
+            lease: place.lease,
+            bytes,
+            unused: unused.remove(&place).unwrap_or(0),
+        });
+        let now = clock::now();
+        let fat = FinalFat {
+            version: fathom_protocol::tags::VERSION,
+            owner: self.owner(),
+            file: file.file,
+            seq: file.seq,
+            base: file.seq,
+            uses: Bounded::new(uses.collect()).map_err(|error| UserError::Internal(error.to_string()))?,
+            frees: Bounded::first(frees),
+            issued: now,
+            order_expires: now.plus_seconds(ORDER_SECONDS),
+            body,
+        };
+        Ok(Signed::sign(fat, self.signing())?)
+    }
+
+    /// Gives room back that no final FAT of this put could carry. Best effort: it expires by itself.
+    async fn give_back(&self, unused: BTreeMap<Place, u64>) {
+        for (place, bytes) in unused {
+            let Ok(nonce) = nonce() else { return };
+            let unused = Unused {
+                version: fathom_protocol::tags::VERSION,
+                authority: self.owner().into(),
+                vendor: place.vendor,
+                lease: place.lease,
+                bytes,
+                nonce,
+            };
+            if let Ok(unused) = Signed::sign(unused, self.signing())
+                && let Err(error) = self.net.call(place.vendor, &Request::Unused(unused.into_carried()), LIVENESS).await
+            {
+                tracing::debug!(vendor = %place.vendor.short(), %error, "unused room was not given back; it expires");
+            }
+        }
+    }
+}

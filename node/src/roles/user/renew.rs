@@ -1,0 +1,69 @@
+//! Keeping what is stored: the user's node prolongs its leases long before they expire.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fathom_protocol::fat::Place;
+use fathom_protocol::sign::Signed;
+use fathom_protocol::wire::{Renew, Request, Response};
+use tokio_util::sync::CancellationToken;
+
+use super::{User, UserError};
+use crate::clock;
+
+/// Time between two rounds. Leases run for a month by default, so several rounds may fail.
+const EVERY: Duration = Duration::from_secs(7 * 86_400);
+/// Time to the first round of a node that was just started, and between rounds while some vendor did not answer.
+const SOON: Duration = Duration::from_secs(600);
+const ANSWER: Duration = Duration::from_secs(3);
+const REQUEST_SECONDS: u64 = 300;
+
+impl User {
+    /// Renews all leases of this user weekly, until cancelled.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut wait = SOON;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = match self.renew_all().await {
+                Ok(0) => EVERY,
+                Ok(failed) => {
+                    tracing::warn!(failed, "some leases were not renewed; the next attempt is in ten minutes");
+                    SOON
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "leases were not renewed; the next attempt is in ten minutes");
+                    SOON
+                }
+            };
+        }
+    }
+
+    /// Renews every lease that a file uses. Returns how many failed.
+    async fn renew_all(&self) -> Result<usize, UserError> {
+        let catalogue = self.catalogue(None).await?;
+        let manifests = catalogue.files.values().filter_map(|file| file.manifest.as_ref());
+        let places: BTreeSet<Place> = manifests.flat_map(|manifest| manifest.places.iter().copied()).collect();
+        if !places.is_empty() {
+            self.vendors().await?;
+        }
+        let mut failed = 0;
+        for place in places {
+            let renew = Renew {
+                version: fathom_protocol::tags::VERSION,
+                owner: self.owner(),
+                vendor: place.vendor,
+                lease: place.lease,
+                expires: clock::now().plus_seconds(REQUEST_SECONDS),
+            };
+            let renew = Signed::sign(renew, self.signing())?;
+            let answer = self.net.call(place.vendor, &Request::Renew(renew.into_carried()), ANSWER).await;
+            failed += usize::from(!matches!(answer, Ok(Response::Offered { .. })));
+        }
+        Ok(failed)
+    }
+}

@@ -1,0 +1,376 @@
+//! Getting one chunk to all its columns: seal, send, and re-send just the copies that failed (figures 9 to 14).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fathom_protocol::codec::{Bounded, Text};
+use fathom_protocol::fat::{Place, SALT_LEN};
+use fathom_protocol::ids::{ChunkId, FileId, NodeId};
+use fathom_protocol::seal::{seal_chunk, sealed_len};
+use fathom_protocol::wire::{AllocateRequest, RefusalKind};
+
+use super::journal::{ChunkRecord, PutRecord};
+use super::path::way;
+use super::placement::{Placement, Slot, check};
+use super::send::{Outcome, SealedChunk};
+use super::source::SourceFile;
+use super::{User, UserError, blocking, nonce, random};
+use crate::clock;
+use crate::control::results::Replaced;
+use crate::control::{ControlEvent, EventSink, ProvisionalLocation};
+
+/// Rounds of sending for one chunk before the put gives up. Each round excludes the vendors that failed in the ones before.
+const ROUNDS: usize = 6;
+/// Pause before a vendor that was busy is asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+const REQUEST_SECONDS: u64 = 60;
+
+/// A file of a put while it is stored.
+pub(super) struct PutFile {
+    /// The source.
+    pub source: SourceFile,
+    /// Its identifier.
+    pub file: FileId,
+    /// Tag of its chunks.
+    pub seq: u64,
+    /// Key of its chunks.
+    pub file_key: [u8; 32],
+    /// Plaintext bytes of each chunk but the last.
+    pub chunk_plain: u32,
+    /// Vendors that hold an older version.
+    pub old_holders: Vec<NodeId>,
+    /// Chunks with at least one copy, by index.
+    pub chunks: Mutex<BTreeMap<u64, ChunkRecord>>,
+}
+
+impl PutFile {
+    /// Number of chunks.
+    pub(super) fn chunk_count(&self) -> u64 {
+        self.source.size.div_ceil(u64::from(self.chunk_plain))
+    }
+
+    /// Plaintext length of chunk `index`, bytes.
+    pub(super) fn plain_len(&self, index: u64) -> u32 {
+        let left = self.source.size - index * u64::from(self.chunk_plain);
+        u32::try_from(left).unwrap_or(u32::MAX).min(self.chunk_plain)
+    }
+}
+
+/// A put while it runs.
+pub(super) struct Putting {
+    /// Its name, under which the journal knows it.
+    pub name: String,
+    /// Columns.
+    pub copies: u8,
+    /// Length of the longest sealed chunk: the unit of allocation.
+    pub unit: u32,
+    /// The files.
+    pub files: Vec<PutFile>,
+    /// Where copies go.
+    pub placement: Mutex<Placement>,
+    /// The put as the journal has it.
+    pub record: Mutex<PutRecord>,
+    /// One replacement is looked for at a time; the others then find it.
+    pub replacing: tokio::sync::Mutex<()>,
+    /// Copies that were replaced.
+    pub replaced: Mutex<Vec<Replaced>>,
+    /// Copies acknowledged by this run.
+    pub sent: AtomicU64,
+    /// Plaintext bytes whose chunks are complete.
+    pub bytes_done: AtomicU64,
+    /// Chunks that are complete.
+    pub chunks_done: AtomicU64,
+    /// Plaintext bytes in all.
+    pub bytes_total: u64,
+    /// Where to tell of progress.
+    pub events: EventSink,
+}
+
+/// Locks; a panic elsewhere does not spoil the data behind these locks, which hold no half-done change.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl User {
+    /// Brings chunk `index` of file `at` to every column that lacks it.
+    pub(super) async fn store_chunk(
+        self: &Arc<Self>,
+        put: &Arc<Putting>,
+        at: usize,
+        index: u64,
+    ) -> Result<(), UserError> {
+        let file = &put.files[at];
+        let known = lock(&file.chunks).get(&index).cloned();
+        let mut record =
+            known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: random()?, copies: Vec::new() });
+        if self.missing(put, &record).is_empty() {
+            return Ok(());
+        }
+        let counted = record.copies.len() == usize::from(put.copies);
+        let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
+        for round in 0..ROUNDS {
+            let missing = self.missing(put, &record);
+            if missing.is_empty() {
+                break;
+            }
+            let chain = self.choose(put, at, &record, &missing, u64::from(sealed_len(file.plain_len(index)))).await?;
+            let length = chunk.bytes.len() as u64;
+            let outcome = match self.send_chain(&chunk, &chain).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    chain.iter().for_each(|slot| lock(&put.placement).settle(slot, length, false));
+                    return Err(error);
+                }
+            };
+            let busy = self.note_outcome(put, &chunk, &chain, &outcome, &mut record).await;
+            if !record.copies.is_empty() {
+                lock(&file.chunks).insert(index, record.clone());
+                let (journal, noted) = (Arc::clone(self), record.clone());
+                let id = file.file;
+                blocking(move || journal.journal.chunk(id, index, noted)).await?;
+            }
+            if busy && round + 1 < ROUNDS {
+                tokio::time::sleep(BUSY_PAUSE * u32::try_from(round + 1).unwrap_or(1)).await;
+            }
+        }
+        let missing = self.missing(put, &record);
+        if let Some(column) = missing.first() {
+            return Err(UserError::NoPlace {
+                name: file.source.name.clone(),
+                column: usize::from(*column) + 1,
+                reason: format!("{ROUNDS} rounds of vendors failed"),
+            });
+        }
+        // A chunk that was complete and lost a vendor was counted before.
+        let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
+        self.chunk_done(put, plain_len, &record).await;
+        Ok(())
+    }
+
+    async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
+        let bytes = put.bytes_done.fetch_add(plain_len, Ordering::Relaxed) + plain_len;
+        let chunks = put.chunks_done.fetch_add(u64::from(plain_len > 0), Ordering::Relaxed) + u64::from(plain_len > 0);
+        put.events.progress(bytes, put.bytes_total, chunks);
+        let vendors = record.copies.iter().map(|(_, place)| place.vendor.to_string()).collect();
+        put.events.send(ControlEvent::Receipt { chunk: record.id.to_string(), vendors }).await;
+    }
+
+    /// Columns without a copy at a vendor that still works.
+    pub(super) fn missing(&self, put: &Putting, record: &ChunkRecord) -> Vec<u8> {
+        let placement = lock(&put.placement);
+        let has = |column: u8| {
+            record.copies.iter().any(|(at, place)| *at == column && !placement.failed().contains(&place.vendor))
+        };
+        (0..put.copies).filter(|column| !has(*column)).collect()
+    }
+
+    /// Reads and seals the chunk. One that was sealed before must come out the same, else its source changed.
+    async fn seal(
+        &self,
+        put: &Arc<Putting>,
+        at: usize,
+        index: u64,
+        record: &mut ChunkRecord,
+        sealed_before: bool,
+    ) -> Result<SealedChunk, UserError> {
+        let salt: [u8; SALT_LEN] = record.salt;
+        let theirs = Arc::clone(put);
+        let (bytes, id) = blocking(move || {
+            let file = &theirs.files[at];
+            let plain = file.source.read(index * u64::from(file.chunk_plain), file.plain_len(index))?;
+            let sealed = seal_chunk(&file.file_key, index, salt, &plain)?;
+            let id = ChunkId::of(&sealed);
+            Ok((sealed, id))
+        })
+        .await?;
+        let file = &put.files[at];
+        if sealed_before && id != record.id {
+            return Err(UserError::SourceChanged(file.source.path.clone()));
+        }
+        record.id = id;
+        Ok(SealedChunk { file: file.file, seq: file.seq, id, bytes: Arc::new(bytes) })
+    }
+
+    /// A slot for each missing column, nearest first: that is the chain.
+    async fn choose(
+        &self,
+        put: &Arc<Putting>,
+        at: usize,
+        record: &ChunkRecord,
+        missing: &[u8],
+        length: u64,
+    ) -> Result<Vec<Slot>, UserError> {
+        let mut chain: Vec<Slot> = Vec::with_capacity(missing.len());
+        for column in missing {
+            let taken = loop {
+                let mut avoid: Vec<NodeId> = record.copies.iter().map(|(_, place)| place.vendor).collect();
+                avoid.extend(chain.iter().map(|slot| slot.place.vendor));
+                let taken = lock(&put.placement).take(*column, length, &avoid, |vendor| way(&self.net, vendor, None));
+                match taken {
+                    Some(slot) => break Ok(slot),
+                    None => {
+                        if let Err(error) = self.replenish(put, at, *column, length, &avoid).await {
+                            break Err(error);
+                        }
+                    }
+                }
+            };
+            match taken {
+                Ok(slot) => chain.push(slot),
+                Err(error) => {
+                    chain.iter().for_each(|slot| lock(&put.placement).settle(slot, length, false));
+                    return Err(error);
+                }
+            }
+        }
+        let score = |slot: &Slot| way(&self.net, slot.place.vendor, None).score();
+        chain.sort_by(|a, b| score(a).total_cmp(&score(b)));
+        Ok(chain)
+    }
+
+    /// Books what the vendors said. Returns whether one was merely busy.
+    async fn note_outcome(
+        &self,
+        put: &Arc<Putting>,
+        chunk: &SealedChunk,
+        chain: &[Slot],
+        outcome: &Outcome,
+        record: &mut ChunkRecord,
+    ) -> bool {
+        let length = chunk.bytes.len() as u64;
+        let mut busy = false;
+        for slot in chain {
+            let vendor = slot.place.vendor;
+            let said = outcome.get(&vendor);
+            lock(&put.placement).settle(slot, length, matches!(said, Some(Ok(_))));
+            match said {
+                Some(Ok(_)) => {
+                    record.copies.retain(|(column, _)| *column != slot.column);
+                    record.copies.push((slot.column, slot.place));
+                    put.sent.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(Err(refusal)) => {
+                    match refusal.kind {
+                        RefusalKind::Busy => busy = true,
+                        RefusalKind::OverLease
+                        | RefusalKind::LeaseExpired
+                        | RefusalKind::UnknownLease
+                        | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
+                        RefusalKind::WrongHash | RefusalKind::WrongLength => {}
+                        _ => lock(&put.placement).fail(vendor),
+                    }
+                    let replaced = Replaced {
+                        chunk: chunk.id.to_string(),
+                        vendor: vendor.to_string(),
+                        reason: refusal.reason.to_string(),
+                    };
+                    if refusal.kind != RefusalKind::Busy {
+                        let Replaced { chunk, vendor, reason } = replaced.clone();
+                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
+                        lock(&put.replaced).push(replaced);
+                    }
+                }
+                None => {}
+            }
+        }
+        busy
+    }
+
+    /// Locks more room for a column whose vendors failed or are full.
+    async fn replenish(
+        &self,
+        put: &Arc<Putting>,
+        at: usize,
+        column: u8,
+        length: u64,
+        avoid: &[NodeId],
+    ) -> Result<(), UserError> {
+        let before = lock(&put.placement).room(column);
+        let _one = put.replacing.lock().await;
+        let (now, lost) = {
+            let placement = lock(&put.placement);
+            (placement.room(column), placement.lost_room(column))
+        };
+        if now > before && now >= length {
+            return Ok(());
+        }
+        let (mut exclude, zones) = lock(&put.placement).others(column);
+        exclude.extend(lock(&put.placement).failed().iter().copied());
+        exclude.extend(avoid.iter().copied());
+        // A copy on this node's own disks would be lost with it.
+        exclude.push(self.net.me());
+        exclude.sort_unstable();
+        exclude.dedup();
+        // What failed vendors held is wanted elsewhere; it is asked for once, since a growing room makes `now` exceed it.
+        let bytes = lost.saturating_sub(now).clamp(length, length.max(256 << 20));
+        let request = self.request(1, 1, bytes, put.unit, exclude, zones)?;
+        let locations = self.allocate(request).await.map_err(|error| match error {
+            UserError::Refused(refusal) => UserError::NoPlace {
+                name: put.files[at].source.name.clone(),
+                column: usize::from(column) + 1,
+                reason: refusal.reason.to_string(),
+            },
+            other => other,
+        })?;
+        self.add_locations(put, locations.locations.into_vec(), Some(column)).await
+    }
+
+    /// An allocation request in this user's name.
+    pub(super) fn request(
+        &self,
+        copies: u8,
+        width: u8,
+        bytes: u64,
+        unit: u32,
+        exclude: Vec<NodeId>,
+        avoid_zones: Vec<String>,
+    ) -> Result<AllocateRequest, UserError> {
+        Ok(AllocateRequest {
+            version: fathom_protocol::tags::VERSION,
+            owner: self.owner(),
+            authority: self.owner().into(),
+            file: None,
+            copies,
+            width,
+            bytes,
+            unit,
+            exclude: Bounded::first(exclude),
+            avoid_zones: Bounded::first(avoid_zones.iter().map(|zone| Text::cut(zone))),
+            nonce: nonce()?,
+            expires: clock::now().plus_seconds(REQUEST_SECONDS),
+        })
+    }
+
+    /// Takes locations of a provisional FAT into the placement and the journal, and shows them. `column` overrides theirs.
+    pub(super) async fn add_locations(
+        &self,
+        put: &Arc<Putting>,
+        mut locations: Vec<fathom_protocol::wire::Location>,
+        column: Option<u8>,
+    ) -> Result<(), UserError> {
+        let mut shown = Vec::new();
+        for location in &mut locations {
+            location.column = column.unwrap_or(location.column);
+            let slot = check(location, self.owner().into())?;
+            shown.push(ProvisionalLocation {
+                vendor: slot.place.vendor.to_string(),
+                zone: slot.zone.clone(),
+                lease: slot.place.lease.to_string(),
+                bytes: location.granted,
+            });
+            lock(&put.placement).add(slot);
+        }
+        lock(&put.record).locations.append(&mut locations);
+        put.events.send(ControlEvent::Provisional { locations: shown }).await;
+        Ok(())
+    }
+}
+
+/// The places of a chunk's copies that count, in the order of columns.
+pub(super) fn places(record: &ChunkRecord) -> Vec<Place> {
+    let mut copies = record.copies.clone();
+    copies.sort_unstable_by_key(|(column, _)| *column);
+    copies.into_iter().map(|(_, place)| place).collect()
+}

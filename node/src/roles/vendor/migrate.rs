@@ -1,0 +1,308 @@
+//! Away with data when there is too much (figures 15b to 15e): room at another vendor, the chunk over there, its receipt,
+//! a move that both sign, the mirrors' word, and after a hold time the erase here.
+//!
+//! Each step is safe to be cut off after: before the cosigned move is on disk the chunk is simply here, and a copy at the
+//! destination lapses there; once it is, a restart hands the same move in again and goes on.
+//!
+//! ```text
+//! Committed --send, receipt, cosign--> Committed, move on disk --a mirror took it--> Leaving --hold time--> erased
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fathom_protocol::codec;
+use fathom_protocol::ids::{FileId, NodeId, OwnerId};
+use fathom_protocol::limits::CHUNK_BYTES_MAX;
+use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
+use futures::StreamExt;
+use futures::future::join_all;
+
+use super::report::{MIRROR_WAIT, MIRRORS_TOLD};
+use super::{Vendor, fat_refusal, lock};
+
+/// How often it is looked whether anything must be moved or erased.
+const TICK: Duration = Duration::from_millis(500);
+/// Bytes of one owner's file that one allocation moves, at most.
+const BATCH_BYTES: u64 = 64 * 1024 * 1024;
+/// Chunks on their way at once.
+const IN_FLIGHT: usize = 4;
+/// Chunks looked at in one round.
+const LOOKED_AT_MAX: usize = 16_384;
+/// After a round in which nothing could be moved, the next one waits so long.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Bytes moved away for the transfer rate's sake in one round; the rate is then measured anew.
+const RATE_ROUND_BYTES: u64 = 64 * 1024 * 1024;
+/// Largest stored move, in bytes, with its signatures.
+const STORED_MOVE_BYTES_MAX: usize = MOVE_BYTES_MAX + 512;
+
+/// A chunk that is elsewhere and is kept for a while.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    since: Instant,
+    length: u32,
+}
+
+/// Chunks of one file that go together.
+pub(super) struct Batch {
+    pub(super) owner: OwnerId,
+    pub(super) file: FileId,
+    pub(super) chunks: Vec<ChunkEntry>,
+}
+
+impl Batch {
+    /// Length of the longest chunk, in bytes.
+    pub(super) fn unit(&self) -> u32 {
+        self.chunks.iter().map(|chunk| chunk.length).max().unwrap_or(1).clamp(1, CHUNK_BYTES_MAX as u32)
+    }
+}
+
+impl Vendor {
+    /// Keeps this vendor below its overload, for as long as it runs.
+    pub(super) async fn migrating(self: &Arc<Self>) {
+        let mut pause = Instant::now();
+        loop {
+            tokio::time::sleep(TICK).await;
+            if let Err(refusal) = self.erase_left().await {
+                tracing::warn!(%refusal, "chunks that were moved away are not erased yet");
+            }
+            if Instant::now() < pause {
+                continue;
+            }
+            if self.moves_open.load(Ordering::Relaxed) && !self.resume().await {
+                pause = Instant::now() + PAUSE;
+                continue;
+            }
+            let excess = self.excess();
+            if excess > 0 && self.round(excess).await == 0 {
+                pause = Instant::now() + PAUSE;
+            }
+        }
+    }
+
+    /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
+    pub(super) fn excess(&self) -> u64 {
+        let (used, capacity) = {
+            let ledger = lock(&self.ledger);
+            (ledger.leases().map(|lease| lease.used).sum::<u64>(), ledger.capacity())
+        };
+        let leaving: u64 = lock(&self.leaving).values().map(|left| u64::from(left.length)).sum();
+        let stays = used.saturating_sub(leaving);
+        let share = |percent: u8| (u128::from(capacity) * u128::from(percent) / 100) as u64;
+        if capacity > 0 && stays > 0 && stays >= share(self.settings.overload_percent) {
+            return stays.saturating_sub(share(self.settings.relief_percent)).max(1);
+        }
+        let threshold = self.settings.bandwidth_mb_per_s.saturating_mul(1_000_000);
+        if threshold > 0 && self.transfers.above(threshold) {
+            self.transfers.measure_anew();
+            return RATE_ROUND_BYTES.min(stays);
+        }
+        0
+    }
+
+    /// Moves about `excess` bytes away. Returns how many chunks were moved.
+    async fn round(self: &Arc<Self>, excess: u64) -> usize {
+        let batches = match self.blocking(move |vendor| vendor.choose(excess)).await {
+            Ok(batches) => batches,
+            Err(refusal) => {
+                tracing::warn!(%refusal, "no chunks chosen to be moved");
+                return 0;
+            }
+        };
+        let mut moved = 0;
+        for batch in batches {
+            let places = match self.allocate(&batch).await {
+                Ok(places) => places,
+                Err(refusal) => {
+                    tracing::info!(%refusal, "overloaded, and no storage for what should go");
+                    continue;
+                }
+            };
+            let sends = self.place(&batch, &places).into_iter().map(|(entry, at)| {
+                let place = &places[at];
+                async move {
+                    let chunk = entry.chunk;
+                    let done = self.move_chunk(entry, place).await;
+                    if let Err(refusal) = &done {
+                        let to = place.vendor.short();
+                        tracing::warn!(%chunk, %to, %refusal, "chunk not moved; it stays here");
+                    }
+                    usize::from(done.is_ok())
+                }
+            });
+            let done: Vec<usize> = futures::stream::iter(sends).buffer_unordered(IN_FLIGHT).collect().await;
+            moved += done.iter().sum::<usize>();
+            self.return_room(&places).await;
+        }
+        if moved > 0 {
+            tracing::info!(chunks = moved, "chunks moved to other vendors");
+        }
+        moved
+    }
+
+    /// Chunks to move: named by a final FAT, whole files first, until `excess` bytes are reached. Blocks.
+    fn choose(&self, excess: u64) -> Result<Vec<Batch>, Refusal> {
+        let pending: BTreeSet<ChunkKey> =
+            self.fat.moves().map_err(|error| fat_refusal(&error))?.into_iter().map(|(key, _)| key).collect();
+        let damaged = lock(&self.damaged).clone();
+        let mut batches: BTreeMap<(OwnerId, FileId), Batch> = BTreeMap::new();
+        let (mut bytes, mut looked, mut after) = (0, 0, None);
+        while bytes < excess && looked < LOOKED_AT_MAX {
+            let page = self.fat.chunks_after(after.as_ref(), 1_024).map_err(|error| fat_refusal(&error))?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key());
+            looked += page.len();
+            for entry in page {
+                let key = entry.key();
+                let came_here = pending.contains(&key) && !self.goes_away(&key)?;
+                let free = !pending.contains(&key) || came_here;
+                if bytes >= excess || entry.state != ChunkState::Committed || !free || damaged.contains(&key) {
+                    continue;
+                }
+                let batch = batches.entry((entry.owner, entry.file)).or_insert_with(|| Batch {
+                    owner: entry.owner,
+                    file: entry.file,
+                    chunks: Vec::new(),
+                });
+                let held: u64 = batch.chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+                if held + u64::from(entry.length) <= BATCH_BYTES {
+                    bytes += u64::from(entry.length);
+                    batch.chunks.push(entry);
+                }
+            }
+        }
+        Ok(batches.into_values().collect())
+    }
+
+    /// Whether the stored move of a chunk leads away from here.
+    fn goes_away(&self, key: &ChunkKey) -> Result<bool, Refusal> {
+        let stored = self.fat.move_of(key).map_err(|error| fat_refusal(&error))?;
+        Ok(stored
+            .and_then(|bytes| stored_move(&bytes))
+            .is_some_and(|moved| moved.proposal().is_ok_and(|body| body.from == self.me)))
+    }
+
+    /// Hands a move in; done when one mirror has it.
+    pub(super) async fn submit(&self, moved: &CarriedMove) -> Result<(), Refusal> {
+        let mirrors: Vec<NodeId> = self.net.book().mirrors().into_iter().take(MIRRORS_TOLD).collect();
+        let request = Request::SubmitMove(moved.clone());
+        let asked = mirrors.iter().map(|mirror| self.net.call(*mirror, &request, MIRROR_WAIT));
+        let mut last = Refusal::new(RefusalKind::Unreachable, "no mirror is known");
+        let mut taken = false;
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(Response::Done) => taken = true,
+                Ok(_) => last = Refusal::new(RefusalKind::BadRequest, "a mirror answered a move strangely"),
+                Err(refusal) => last = refusal,
+            }
+        }
+        if taken { Ok(()) } else { Err(last) }
+    }
+
+    /// A mirror has the move: the chunk leaves. Blocks.
+    pub(super) fn mark_leaving(&self, key: &ChunkKey, moved: &CarriedMove) -> Result<(), Refusal> {
+        let state = ChunkState::Leaving { moved: codec::encode(moved) };
+        let length = self.durable(|tx| {
+            let Some(entry) = tx.chunk(key)?.filter(|entry| entry.state == ChunkState::Committed) else {
+                return Ok(None);
+            };
+            tx.set_state(key, state)?;
+            self.count_migration(tx)?;
+            Ok(Some(entry.length))
+        })?;
+        if let Some(length) = length {
+            lock(&self.leaving).insert(*key, Leaving { since: Instant::now(), length });
+        }
+        Ok(())
+    }
+
+    /// Goes on with moves that a stop cut off. Whether all of them are through.
+    async fn resume(self: &Arc<Self>) -> bool {
+        let Ok(open) = self.blocking(|vendor| vendor.open_moves()).await else { return false };
+        self.moves_open.store(false, Ordering::Relaxed);
+        let mut through = true;
+        for (key, moved) in open {
+            match self.submit(&moved).await {
+                Ok(()) => {
+                    through &= self.blocking(move |vendor| vendor.mark_leaving(&key, &moved)).await.is_ok();
+                }
+                Err(refusal) if matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict) => {
+                    // The file was released, or the chunk left by another move: a final FAT decides about it.
+                    let forgot = self.blocking(move |vendor| vendor.durable(|tx| tx.remove_move(&key)));
+                    through &= forgot.await.is_ok();
+                }
+                Err(refusal) => {
+                    tracing::debug!(%refusal, "a move waits for a mirror");
+                    through = false;
+                }
+            }
+        }
+        self.moves_open.fetch_or(!through, Ordering::Relaxed);
+        through
+    }
+
+    /// Moves away from here whose chunk has not begun to leave; forgets those whose chunk is gone. Blocks.
+    fn open_moves(&self) -> Result<Vec<(ChunkKey, CarriedMove)>, Refusal> {
+        let mut open = Vec::new();
+        for (key, bytes) in self.fat.moves().map_err(|error| fat_refusal(&error))? {
+            let entry = self.fat.chunk(key.owner, key.chunk).map_err(|error| fat_refusal(&error))?;
+            match (entry.map(|entry| (entry.state, entry.length)), stored_move(&bytes)) {
+                (Some((ChunkState::Committed, _)), Some(moved)) => {
+                    if moved.proposal().is_ok_and(|body| body.from == self.me) {
+                        open.push((key, moved));
+                    }
+                }
+                (Some((ChunkState::Leaving { .. }, length)), _) => {
+                    let left = Leaving { since: Instant::now(), length };
+                    lock(&self.leaving).entry(key).or_insert(left);
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    self.durable(|tx| tx.remove_move(&key))?;
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Erases chunks whose hold time is over. It is counted from when this run first saw them leave, so no clock that
+    /// jumps can cut it short.
+    async fn erase_left(self: &Arc<Self>) -> Result<(), Refusal> {
+        let hold = Duration::from_secs(self.settings.hold_seconds);
+        let due: Vec<ChunkKey> = {
+            let leaving = lock(&self.leaving);
+            leaving.iter().filter(|(_, left)| left.since.elapsed() >= hold).map(|(key, _)| *key).collect()
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.blocking(move |vendor| {
+            let erased = vendor.durable(|tx| {
+                let mut erased = Vec::new();
+                for key in &due {
+                    // The owner may have released it meanwhile, and even stored it again.
+                    if tx.chunk(key)?.is_some_and(|entry| matches!(entry.state, ChunkState::Leaving { .. })) {
+                        erased.extend(tx.erase_chunk(key)?);
+                        tx.remove_move(key)?;
+                    }
+                }
+                Ok(erased)
+            })?;
+            vendor.erased(&erased)?;
+            let mut leaving = lock(&vendor.leaving);
+            for key in &due {
+                leaving.remove(key);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn stored_move(bytes: &[u8]) -> Option<CarriedMove> {
+    codec::decode(bytes, STORED_MOVE_BYTES_MAX).ok()
+}

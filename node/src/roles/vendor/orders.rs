@@ -1,0 +1,97 @@
+//! Final FATs as orders: commit what they name, erase what they release (figures 15 and 22).
+
+use fathom_protocol::codec;
+use fathom_protocol::fat::FinalFat;
+use fathom_protocol::sign::{Carried, Signed, SignerId};
+use fathom_protocol::wire::{Refusal, RefusalKind, Response};
+use fathom_store::{CommitFile, CommitOutcome, ErasedChunk};
+
+use super::accounts::in_transaction;
+use super::{Vendor, fat_refusal, lock};
+use crate::clock;
+
+impl Vendor {
+    /// Acts on a final FAT, from whomever it comes: its owner's signature is what counts. Showing it again changes nothing,
+    /// nor does one that is older than the newest known. Blocks.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: not signed by its owner, expired, or another one with this sequence number is known.
+    pub(super) fn order(&self, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
+        let fat = fat.verify()?;
+        if fat.order_expires < clock::now() {
+            return Err(Refusal::new(
+                RefusalKind::LeaseExpired,
+                "this final FAT is too old to act on; submit a new one",
+            ));
+        }
+        // One at a time: the same order may be on its way twice, and what it gives back counts once.
+        let turn = lock(&self.ordering);
+        let known = self.fat.final_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+        let newest = known.as_ref().map(|known| known.seq);
+        if newest.is_some_and(|seq| seq > fat.seq) {
+            return Ok(Response::Done);
+        }
+        if known.is_none() && !self.concerns(&fat)? {
+            // Keeping it would let anybody fill this disk with final FATs of files that are not here.
+            return Ok(Response::Done);
+        }
+        let erased = self.apply(&fat, newest == Some(fat.seq))?;
+        drop(turn);
+        self.touch();
+        self.erased(&erased)?;
+        Ok(Response::Done)
+    }
+
+    /// Whether this vendor holds a chunk of the file, or room that the final FAT speaks of.
+    fn concerns(&self, fat: &FinalFat) -> Result<bool, Refusal> {
+        let leased = {
+            let ledger = lock(&self.ledger);
+            fat.uses.iter().any(|used| {
+                used.vendor == self.me && ledger.lease(used.lease).is_some_and(|lease| lease.owner == fat.owner)
+            })
+        };
+        let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+        Ok(leased || !chunks.is_empty())
+    }
+
+    /// Commits and forgets chunks, and commits their leases, in one durable transaction.
+    fn apply(&self, fat: &Signed<FinalFat>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
+        let commit = CommitFile {
+            owner: fat.owner,
+            file: fat.file,
+            base: fat.base,
+            seq: fat.seq,
+            record: codec::encode(fat.carried()),
+        };
+        let now = clock::now();
+        let outcome = self.durable(|tx| {
+            let outcome = tx.commit_and_erase(&commit)?;
+            if matches!(outcome, CommitOutcome::Applied { .. }) && !repeated {
+                self.commit_leases(fat, now).map_err(|refusal| in_transaction(&refusal))?;
+            }
+            Ok(outcome)
+        })?;
+        match outcome {
+            CommitOutcome::Applied { erased, .. } => Ok(erased),
+            CommitOutcome::Stale { .. } => Ok(Vec::new()),
+            CommitOutcome::Forked { .. } => Err(Refusal::new(
+                RefusalKind::Conflict,
+                "another final FAT of this file has the same sequence number; nothing was erased",
+            )),
+        }
+    }
+
+    fn commit_leases(&self, fat: &FinalFat, now: fathom_protocol::time::UnixMs) -> Result<(), Refusal> {
+        let mut ledger = lock(&self.ledger);
+        for used in fat.uses.iter().filter(|used| used.vendor == self.me) {
+            let Some(lease) = ledger.lease(used.lease) else { continue };
+            if lease.owner != fat.owner {
+                continue;
+            }
+            // Room that another vendor locked for a move is not the owner's to give back.
+            let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
+            ledger.commit(now, used.lease, unused)?;
+        }
+        Ok(())
+    }
+}

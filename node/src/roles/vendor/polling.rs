@@ -1,0 +1,119 @@
+//! Orders that were missed while this vendor was away: it asks mirrors for the final FATs that concern it, and learns
+//! their clocks on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fathom_protocol::codec;
+use fathom_protocol::ids::{Hash, NodeId};
+use fathom_protocol::time::UnixMs;
+use fathom_protocol::wire::{Page, Request, Response, SyncRecord};
+
+use super::report::MIRROR_WAIT;
+use super::{Vendor, fat_refusal, lock};
+use crate::clock;
+
+/// How often mirrors are asked.
+const POLL: Duration = Duration::from_secs(3);
+/// How often a mirror is looked for while none is known.
+const LOOK: Duration = Duration::from_millis(500);
+/// Mirrors asked each time.
+const MIRRORS_ASKED: usize = 2;
+/// Pages taken from one mirror before the next one has its turn.
+const PAGES_AT_ONCE: usize = 64;
+/// Mirrors whose clocks are remembered.
+const CLOCKS_MAX: usize = 64;
+/// Largest cursor as stored, in bytes.
+const CURSOR_BYTES_MAX: usize = 128;
+
+type Cursor = (Hash, u64);
+
+fn cursor_key(mirror: NodeId) -> String {
+    format!("orders/{mirror}")
+}
+
+impl Vendor {
+    /// Asks mirrors for orders, for as long as the vendor runs.
+    pub(super) async fn polling(self: &Arc<Self>) {
+        let mut turn = 0;
+        loop {
+            let mirrors = self.net.book().mirrors();
+            let wait = if mirrors.is_empty() { LOOK } else { POLL };
+            for index in 0..mirrors.len().min(MIRRORS_ASKED) {
+                // The best mirror each time, and one of the others in turn: an order may be at one mirror only.
+                let at = if index == 0 { 0 } else { 1 + turn % (mirrors.len() - 1) };
+                self.poll(mirrors[at]).await;
+            }
+            turn += 1;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn poll(self: &Arc<Self>, mirror: NodeId) {
+        for _ in 0..PAGES_AT_ONCE {
+            let cursor = self.blocking(move |vendor| vendor.cursor(mirror)).await.unwrap_or((Hash([0; Hash::LEN]), 0));
+            let request = Request::Orders { vendor: self.me, log: cursor.0, cursor: cursor.1 };
+            let page = match self.net.call(mirror, &request, MIRROR_WAIT).await {
+                Ok(Response::Page(page)) => page,
+                Ok(_) => return,
+                Err(refusal) => {
+                    tracing::debug!(mirror = %mirror.short(), %refusal, "no orders heard");
+                    return;
+                }
+            };
+            self.note_clock(mirror, page.clock);
+            let (more, next) = (page.more, (page.log, page.next));
+            if next != cursor || !page.records.is_empty() {
+                let taken = self.blocking(move |vendor| vendor.take_orders(mirror, page)).await;
+                if let Err(refusal) = taken {
+                    tracing::warn!(mirror = %mirror.short(), %refusal, "orders not taken; they are asked for again");
+                    return;
+                }
+            }
+            if !more || next == cursor {
+                return;
+            }
+        }
+    }
+
+    fn cursor(&self, mirror: NodeId) -> Result<Cursor, fathom_protocol::wire::Refusal> {
+        let stored = self.fat.kv(&cursor_key(mirror)).map_err(|error| fat_refusal(&error))?;
+        Ok(stored.and_then(|bytes| codec::decode(&bytes, CURSOR_BYTES_MAX).ok()).unwrap_or((Hash([0; Hash::LEN]), 0)))
+    }
+
+    /// Acts on a page, then remembers that it did. Blocks.
+    fn take_orders(&self, mirror: NodeId, page: Page) -> Result<(), fathom_protocol::wire::Refusal> {
+        for record in page.records {
+            if let SyncRecord::Fat(fat) = record
+                && let Err(refusal) = self.order(fat)
+            {
+                use fathom_protocol::wire::RefusalKind::{Internal, NoSpace};
+                if matches!(refusal.kind, Internal | NoSpace) {
+                    return Err(refusal);
+                }
+                tracing::debug!(%refusal, "order not acted on");
+            }
+        }
+        let cursor: Cursor = (page.log, page.next);
+        let pairs = [(cursor_key(mirror), codec::encode(&cursor))];
+        let pairs: Vec<(&str, &[u8])> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
+        self.fat.put_many(&pairs).map_err(|error| fat_refusal(&error))
+    }
+
+    fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
+        let ahead = i128::from(theirs.0) - i128::from(clock::now().0);
+        let mut clocks = lock(&self.clocks);
+        if clocks.len() < CLOCKS_MAX || clocks.contains_key(&mirror) {
+            clocks.insert(mirror, i64::try_from(ahead).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The median of the mirrors' clocks, if any was heard; of an even number the earlier one, so that nothing is
+    /// reclaimed early.
+    pub(super) fn agreed_clock(&self, now: UnixMs) -> Option<UnixMs> {
+        let mut ahead: Vec<i64> = lock(&self.clocks).values().copied().collect();
+        ahead.sort_unstable();
+        let median = *ahead.get(ahead.len().checked_sub(1)? / 2)?;
+        Some(UnixMs(now.0.saturating_add_signed(median)))
+    }
+}

@@ -1,0 +1,119 @@
+//! What others ask of a vendor by rpc.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fathom_protocol::codec;
+use fathom_protocol::ids::{LeaseId, NodeId};
+use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::sign::{Carried, SignerId};
+use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation};
+use fathom_store::{ChunkKey, ChunkState};
+
+use super::accounts::in_transaction;
+use super::{Vendor, fat_refusal, lock};
+use crate::clock;
+
+fn refused(kind: RefusalKind, reason: &str) -> Refusal {
+    Refusal::new(kind, reason)
+}
+
+impl Vendor {
+    /// Answers one request of the authenticated peer `from`.
+    pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
+        let answer = self
+            .blocking(move |vendor| match request {
+                Request::Offer { request, bytes } => vendor.offer(request, bytes),
+                Request::Order(fat) => vendor.order(fat),
+                Request::Cosign(moved) => vendor.cosign(moved),
+                Request::Validate(validation) => vendor.validate(validation),
+                Request::Unused(unused) => vendor.unused(unused),
+                Request::Renew(renew) => vendor.renew(renew),
+                _ => Err(refused(RefusalKind::WrongRole, "a vendor does not answer this")),
+            })
+            .await;
+        answer.unwrap_or_else(|refusal| {
+            tracing::debug!(from = %from.short(), %refusal, "request refused");
+            Response::Refused(refusal)
+        })
+    }
+
+    /// Countersigns room (figure 6).
+    fn offer(&self, request: Carried<AllocateRequest>, bytes: u64) -> Result<Response, Refusal> {
+        let request = request.verify()?;
+        let mut fresh = [0; LeaseId::LEN];
+        getrandom::fill(&mut fresh)
+            .map_err(|error| refused(RefusalKind::Internal, &format!("no randomness for a lease: {error}")))?;
+        let (lease, granted) = self.account(|ledger| ledger.offer(clock::now(), &request, bytes, LeaseId(fresh)))?;
+        Ok(Response::Offered { lease: lease.into_carried(), granted })
+    }
+
+    /// Signs that a moved chunk is here, and takes it as named by its owner's final FAT (figure 15d).
+    fn cosign(&self, moved: CarriedMove) -> Result<Response, Refusal> {
+        let body = moved.proposal()?;
+        self.holds(&body)?;
+        let now = clock::now();
+        let cosigned = moved.cosign(self.net.key());
+        let key = ChunkKey { owner: body.owner, chunk: body.chunk };
+        self.durable(|tx| {
+            tx.set_state(&key, ChunkState::Committed)?;
+            tx.put_move(&key, &codec::encode(&cosigned))?;
+            lock(&self.ledger).commit(now, body.to_lease, 0).map_err(|refusal| in_transaction(&refusal))?;
+            Ok(())
+        })?;
+        self.touch();
+        Ok(Response::Cosigned(cosigned))
+    }
+
+    /// Whether the chunk of a move is here as the move says, stored by its source.
+    fn holds(&self, moved: &Move) -> Result<(), Refusal> {
+        if moved.to != self.me {
+            return Err(refused(RefusalKind::NotAuthorised, "the move goes to another vendor"));
+        }
+        let entry = self.fat.chunk(moved.owner, moved.chunk).map_err(|error| fat_refusal(&error))?;
+        let entry = entry.ok_or_else(|| refused(RefusalKind::NotFound, "the moved chunk is not here"))?;
+        let here = (entry.file, entry.seq, entry.length, entry.lease);
+        if here != (moved.file, moved.seq, moved.length, moved.to_lease) {
+            return Err(refused(RefusalKind::Conflict, "the chunk here is not the one of the move"));
+        }
+        if matches!(entry.state, ChunkState::Leaving { .. }) {
+            return Err(refused(RefusalKind::Conflict, "the chunk leaves this vendor itself"));
+        }
+        let authority = lock(&self.ledger).lease(moved.to_lease).map(|lease| lease.authority);
+        if authority != Some(SignerId::from(moved.from)) {
+            return Err(refused(RefusalKind::NotAuthorised, "the lease was not filled by the source of the move"));
+        }
+        Ok(())
+    }
+
+    /// Takes a user's word on a download.
+    fn validate(&self, validation: Carried<Validation>) -> Result<Response, Refusal> {
+        let validation = validation.verify()?;
+        if validation.vendor != self.me {
+            return Err(refused(RefusalKind::NotAuthorised, "the validation is about another vendor"));
+        }
+        self.validated.fetch_add(validation.good.len() as u64, Ordering::Relaxed);
+        self.invalidated.fetch_add(validation.bad.len() as u64, Ordering::Relaxed);
+        Ok(Response::Done)
+    }
+
+    /// Takes room back (figure 14).
+    fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {
+        let unused = unused.verify()?;
+        if unused.vendor != self.me {
+            return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
+        }
+        self.account(|ledger| ledger.give_back(clock::now(), &unused))?;
+        Ok(Response::Done)
+    }
+
+    /// Prolongs a lease.
+    fn renew(&self, renew: Carried<Renew>) -> Result<Response, Refusal> {
+        let renew = renew.verify()?;
+        if renew.vendor != self.me {
+            return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
+        }
+        let lease = self.account(|ledger| ledger.renew(clock::now(), &renew))?;
+        Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
+    }
+}
