@@ -51,7 +51,7 @@ fn fig_11_chunks_hop_by_hop() {
     for (number, proxy) in (1..).zip(&proxies) {
         // As many as a record may carry: there is no place left for the address behind the relay.
         let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", proxy.port());
-        let addresses = serde_json::to_string(&vec![address; 8]).unwrap();
+        let addresses = vec![address; 8].join(",");
         let other = VendorOverride { set: set(&[("node.external", &addresses)]), ..VendorOverride::default() };
         spec.overrides.insert(number, other);
     }
