@@ -56,13 +56,10 @@ impl Vendor {
 
     /// Commits and forgets chunks, and commits their leases, in one durable transaction.
     fn apply(&self, fat: &Signed<FinalFat>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
-        let uses_me = fat.uses.iter().any(|used| used.vendor == self.me);
-        // A vendor that died in the middle of a put is freed by name: what it had of this very version is elsewhere now.
-        let freed = fat.frees.contains(&self.me) && !uses_me;
         let commit = CommitFile {
             owner: fat.owner,
             file: fat.file,
-            base: if freed { fat.seq.saturating_add(1) } else { fat.base },
+            base: fat.base,
             seq: fat.seq,
             record: codec::encode(fat.carried()),
         };
