@@ -110,6 +110,8 @@ impl User {
         }
         let counted = record.copies.len() == usize::from(put.copies);
         let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
+        // Noted before it is sent: an attempt that is cut off is repeated with the same bytes, which vendors that have them know.
+        self.note_chunk(file.file, index, &record).await?;
         for round in 0..ROUNDS {
             let missing = self.missing(put, &record);
             if missing.is_empty() {
@@ -127,9 +129,7 @@ impl User {
             let busy = self.note_outcome(put, &chunk, &chain, &outcome, &mut record).await;
             if !record.copies.is_empty() {
                 lock(&file.chunks).insert(index, record.clone());
-                let (journal, noted) = (Arc::clone(self), record.clone());
-                let id = file.file;
-                blocking(move || journal.journal.chunk(id, index, noted)).await?;
+                self.note_chunk(file.file, index, &record).await?;
             }
             if busy && round + 1 < ROUNDS {
                 tokio::time::sleep(BUSY_PAUSE * u32::try_from(round + 1).unwrap_or(1)).await;
@@ -147,6 +147,11 @@ impl User {
         let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
         self.chunk_done(put, plain_len, &record).await;
         Ok(())
+    }
+
+    async fn note_chunk(self: &Arc<Self>, file: FileId, index: u64, record: &ChunkRecord) -> Result<(), UserError> {
+        let (user, record) = (Arc::clone(self), record.clone());
+        blocking(move || user.journal.chunk(file, index, record)).await
     }
 
     async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
@@ -251,27 +256,23 @@ impl User {
                     record.copies.push((slot.column, slot.place));
                     put.sent.fetch_add(1, Ordering::Relaxed);
                 }
-                Some(Err(refusal)) => {
-                    match refusal.kind {
-                        RefusalKind::Busy => busy = true,
-                        RefusalKind::OverLease
-                        | RefusalKind::LeaseExpired
-                        | RefusalKind::UnknownLease
-                        | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
-                        RefusalKind::WrongHash | RefusalKind::WrongLength => {}
-                        _ => lock(&put.placement).fail(vendor),
-                    }
-                    let replaced = Replaced {
-                        chunk: chunk.id.to_string(),
-                        vendor: vendor.to_string(),
-                        reason: refusal.reason.to_string(),
-                    };
-                    if refusal.kind != RefusalKind::Busy {
+                Some(Err(refusal)) => match refusal.kind {
+                    RefusalKind::Busy => busy = true,
+                    // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
+                    RefusalKind::OverLease
+                    | RefusalKind::LeaseExpired
+                    | RefusalKind::UnknownLease
+                    | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
+                    RefusalKind::WrongHash | RefusalKind::WrongLength => {}
+                    _ => {
+                        lock(&put.placement).fail(vendor);
+                        let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
+                        let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };
                         let Replaced { chunk, vendor, reason } = replaced.clone();
-                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
                         lock(&put.replaced).push(replaced);
+                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
                     }
-                }
+                },
                 None => {}
             }
         }

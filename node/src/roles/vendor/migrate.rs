@@ -91,6 +91,10 @@ impl Vendor {
 
     /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
     pub(super) fn excess(&self) -> u64 {
+        // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
+        if self.device_away.load(Ordering::Relaxed) {
+            return 0;
+        }
         let (used, capacity) = {
             let ledger = lock(&self.ledger);
             (ledger.leases().map(|lease| lease.used).sum::<u64>(), ledger.capacity())
