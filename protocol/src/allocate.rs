@@ -94,13 +94,16 @@ pub enum Shortage {
 /// [`Shortage`].
 pub fn plan(mut candidates: Vec<Candidate>, want: &Want) -> Result<Plan, Shortage> {
     let unit = u64::from(want.unit.max(1));
-    let needed = want.bytes.div_ceil(unit).saturating_mul(unit);
     candidates.retain(|candidate| candidate.free >= unit);
     if candidates.len() < usize::from(want.copies) {
         return Err(Shortage::Vendors { copies: want.copies, vendors: candidates.len() });
     }
     candidates
         .sort_by(|a, b| rank(a, want).cmp(&rank(b, want)).then(b.free.cmp(&a.free)).then(a.vendor.cmp(&b.vendor)));
+    let Some(needed) = want.bytes.div_ceil(unit).checked_mul(unit) else {
+        let free = room(&candidates.iter().collect::<Vec<_>>(), unit);
+        return Err(Shortage::Space { copy: 1, needed: want.bytes, free });
+    };
     let mut shortage = None;
     for spread in Spread::ALL {
         for largest_first in [false, true] {
@@ -228,9 +231,8 @@ fn split(column: u8, vendors: &[&Candidate], want: &Want, units: u64, unit: u64,
             active += 1;
             continue;
         }
-        let each = left.div_ceil(open.len() as u64);
-        for i in open {
-            let take = each.min(vendors[i].free / unit - taken[i]).min(left);
+        for (i, open) in open.iter().copied().zip((1..=open.len() as u64).rev()) {
+            let take = left.div_ceil(open).min(vendors[i].free / unit - taken[i]).min(left);
             taken[i] += take;
             left -= take;
         }

@@ -28,6 +28,9 @@ mod requests;
 mod serve;
 mod transfers;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -58,6 +61,8 @@ use transfers::Transfers;
 const FAT_FILE: &str = "local-fat.redb";
 /// Name in the local FAT of the number of chunks that were moved away.
 const MIGRATIONS_KEY: &str = "migrations";
+/// Name in the local FAT of the note that the devices held parts before it was made.
+const UNADOPTED_KEY: &str = "unadopted";
 
 /// How a vendor is run.
 #[derive(Clone, Debug)]
@@ -309,17 +314,20 @@ fn capacity(reports: &[DeviceReport]) -> u64 {
 
 /// Brings local FAT and devices together before anything is stored.
 fn tidy(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
-    let holds_parts = devices.report().iter().any(|report| report.parts > 0);
-    if new && holds_parts {
-        // A local FAT that was lost knows none of its chunks: what looks like an orphan now is somebody's data.
-        tracing::warn!(
-            "the devices hold parts and the local FAT is new: they are kept, and take room, until they are adopted or removed"
-        );
+    let found = new && devices.report().iter().any(|report| report.parts > 0);
+    if found {
+        fat.put_many(&[(UNADOPTED_KEY, &[])])?;
+    }
+    if found || fat.kv(UNADOPTED_KEY)?.is_some() {
+        // A local FAT that was lost knows none of its chunks: what looks like an orphan is somebody's data.
+        tracing::warn!("the local FAT was made after what the devices hold: parts that it does not know are kept");
+        fat.finish_erases(devices)?;
         return Ok(());
     }
     let report = fat.recover(devices)?;
     if report.orphans > 0 || !report.missing.is_empty() {
-        tracing::warn!(orphans = report.orphans, missing = report.missing.len(), "parts removed and parts missing");
+        let missing = report.missing.len();
+        tracing::warn!(orphans = report.orphans, missing, "parts without an entry removed, and parts missing");
     }
     Ok(())
 }

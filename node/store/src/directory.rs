@@ -193,6 +193,21 @@ impl DirectoryDevice {
         self.hook.as_ref().map_or(Ok(()), |hook| hook.before(step, path))
     }
 
+    /// An intact part of that name is there, durably.
+    fn holds(&self, part: Hash) -> bool {
+        let path = self.part_path(part);
+        let durable = || -> io::Result<bool> {
+            if hash_file(&path)? != part {
+                return Ok(false);
+            }
+            File::open(&path)?.sync_data()?;
+            sync_dir(path.parent().unwrap_or(&self.config.path))?;
+            Ok(true)
+        };
+        // Whatever is wrong with it, the write that follows finds out.
+        durable().unwrap_or(false)
+    }
+
     /// Writes, syncs and reads back a temporary file.
     fn write_temporary(&self, path: &Path, part: Hash, bytes: &[u8]) -> Result<(), DeviceError> {
         let write = || -> io::Result<File> {
@@ -321,6 +336,9 @@ impl Device for DirectoryDevice {
         self.writable()?;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let validation = PartValidation { device: self.id, part, length };
+        if self.holds(part) {
+            return Ok(validation);
+        }
         let reservation = self.budget.reserve(bytes.len() as u64, self.medium_free())?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.tmp_dir().join(number.to_string());

@@ -34,7 +34,8 @@ pub use device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, Par
 pub use directory::{DirectoryConfig, DirectoryDevice};
 pub use fat::{
     ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, EraseReport, ErasedChunk, FatConfig, FatError,
-    FatHealth, FatTotals, FatTx, FinalEntry, Inserted, LeaseEntry, LocalFat, MissingPart, RebuildReport, RecoverReport,
+    FatHealth, FatTotals, FatTx, FinalEntry, Inserted, LeaseEntry, LocalFat, MissingPart, OpenDeviceError,
+    RebuildReport, RecoverReport,
 };
 pub use memory::MemoryDevice;
 pub use part::{ChunkTag, PART_HEADER_BYTES};

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 const ALPHA: f64 = 0.2;
 
 /// The monotonic clock: for deadlines and speeds only.
-#[allow(clippy::disallowed_methods, reason = "the one clock of this crate")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -263,7 +263,8 @@ impl Work<'_> {
                     u32::from(column) + 1
                 ));
             }
-            shares.extend(found);
+            // The plan was for one column, and calls it the first.
+            shares.extend(found.into_iter().map(|share| Share { column, ..share }));
         }
         Ok(shares)
     }

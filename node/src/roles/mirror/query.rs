@@ -6,12 +6,12 @@ use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::SYNC_RECORDS_MAX;
 use fathom_protocol::sign::Carried;
-use fathom_protocol::table::{Key, Verified};
+use fathom_protocol::table::Key;
 use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
 
 use super::Mirror;
 use super::store::{LogPage, PAGE_BYTES, parse_key};
-use super::writer::{Shared, State, encoded_max};
+use super::writer::{Shared, State, vendor_max};
 use crate::clock;
 
 impl Mirror {
@@ -49,7 +49,7 @@ impl Mirror {
             let mut page = LogPage::default();
             let mut bytes = 0;
             for vendor in shared.state().table.vendors_after(after) {
-                bytes += encoded_max(&Verified::Vendor(vendor.clone()));
+                bytes += vendor_max(vendor);
                 if !page.records.is_empty() && (bytes > PAGE_BYTES || page.records.len() == SYNC_RECORDS_MAX) {
                     page.more = true;
                     break;

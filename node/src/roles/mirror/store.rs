@@ -10,6 +10,8 @@
 //! ```
 //! Positions start at 1 and are never used twice, so a cursor of 0 has seen nothing.
 
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -17,7 +19,7 @@ use std::sync::{PoisonError, RwLock};
 use fathom_protocol::codec;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::{FRAME_BYTES_MAX, SYNC_RECORDS_MAX};
-use fathom_protocol::table::{Key, Table, Verified, verify};
+use fathom_protocol::table::{Key, Table};
 use fathom_protocol::wire::SyncRecord;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
@@ -31,8 +33,6 @@ pub(super) const PAGE_BYTES: usize = 6 * 1024 * 1024;
 pub(super) const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - 4096;
 /// Log entries looked at for one page.
 const SCANNED_MAX: usize = 65_536;
-/// Bytes of records read at a time while opening.
-const LOAD_BYTES: usize = 32 * 1024 * 1024;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
@@ -249,96 +249,6 @@ impl Store {
             Ok(meta.get("next")?.map_or(1, |bytes| u64_of(bytes.value())).saturating_sub(1))
         })
     }
-
-    /// Reads and verifies everything. Records that do not verify are removed, and all cursors with them, so that the other
-    /// mirrors are read from the start and bring sound ones.
-    fn load(&self) -> Result<Content, redb::Error> {
-        let mut content = Content::default();
-        let mut bad = Vec::new();
-        // Final FATs before vendors: one that was kept when its lease was not known yet must not be judged anew.
-        for (from, to) in [(2u8, 4u8), (1, 2), (4, u8::MAX)] {
-            self.load_range(from, to, &mut content.table, &mut bad)?;
-        }
-        if !bad.is_empty() {
-            tracing::error!(records = bad.len(), file = %self.path.display(), "damaged records were removed; the other mirrors are read from the start");
-            self.heal(&bad)?;
-        }
-        self.read(|transaction| {
-            for entry in transaction.open_table(CURSORS)?.iter()? {
-                let (mirror, value) = entry?;
-                let parts = value.value().split_at_checked(Hash::LEN);
-                if let (Some(mirror), Some((log, cursor))) = (NodeId::from_slice(mirror.value()), parts)
-                    && let Some(log) = Hash::from_slice(log)
-                {
-                    content.cursors.insert(mirror, (log, u64_of(cursor)));
-                }
-            }
-            for entry in transaction.open_table(ORDERS)?.iter()? {
-                let (key, vendors) = entry?;
-                if let Some(Key::Fat(owner, file)) = parse_key(key.value()) {
-                    content.also.insert((owner, file), nodes(vendors.value()).collect());
-                }
-            }
-            Ok(())
-        })?;
-        Ok(content)
-    }
-
-    fn load_range(&self, from: u8, to: u8, table: &mut Table, bad: &mut Vec<Vec<u8>>) -> Result<(), redb::Error> {
-        self.read(|transaction| {
-            let records = transaction.open_table(RECORDS)?;
-            let mut batch: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-            let mut bytes = 0;
-            for entry in records.range([from].as_slice()..[to].as_slice())? {
-                let (key, record) = entry?;
-                bytes += record.value().len();
-                batch.push((key.value().to_vec(), record.value().to_vec()));
-                if bytes >= LOAD_BYTES {
-                    merge_loaded(std::mem::take(&mut batch), table, bad);
-                    bytes = 0;
-                }
-            }
-            merge_loaded(batch, table, bad);
-            Ok(())
-        })
-    }
-
-    fn heal(&self, bad: &[Vec<u8>]) -> Result<(), redb::Error> {
-        self.with(|database| {
-            let transaction = begin(database)?;
-            {
-                let mut batch = Batch::open(&transaction)?;
-                for key in bad {
-                    batch.forget(key)?;
-                }
-                batch.cursors.retain(|_, _| false)?;
-            }
-            transaction.commit()?;
-            Ok(())
-        })
-    }
-}
-
-/// Verifies `batch` on all cores and merges it.
-fn merge_loaded(batch: Vec<(Vec<u8>, Vec<u8>)>, table: &mut Table, bad: &mut Vec<Vec<u8>>) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let verified: Vec<Option<Verified>> = std::thread::scope(|scope| {
-        let check = |(key, bytes): &(Vec<u8>, Vec<u8>)| {
-            let record = verify(decode(bytes)?).ok()?;
-            (record.key().to_bytes() == *key).then_some(record)
-        };
-        let parts = batch.chunks(batch.len().div_ceil(threads).max(1));
-        let workers: Vec<_> =
-            parts.map(|part| (part.len(), scope.spawn(move || part.iter().map(check).collect::<Vec<_>>()))).collect();
-        let joined = workers.into_iter().map(|(len, worker)| worker.join().unwrap_or_else(|_| vec![None; len]));
-        joined.flatten().collect()
-    });
-    for (at, (key, _)) in batch.into_iter().enumerate() {
-        let kept = verified.get(at).and_then(Option::as_ref).is_some_and(|record| table.merge(record).is_ok());
-        if !kept {
-            bad.push(key);
-        }
-    }
 }
 
 /// Records that make up one answer.
@@ -437,8 +347,8 @@ impl<'t> Batch<'t> {
 fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    // Opening after kill -9 then takes no walk through the whole file.
-    transaction.set_quick_repair(true);
+    // No quick repair: it doubles the time of each commit, measured, and spares a walk through the file after kill -9 that
+    // loading makes in any case.
     Ok(transaction)
 }
 
@@ -482,7 +392,9 @@ fn prepare(database: &Database, path: &Path) -> Result<Hash, StoreError> {
 fn open_error(path: &Path, error: redb::DatabaseError) -> StoreError {
     match error {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        redb::DatabaseError::Storage(redb::StorageError::Io(source)) => {
+        redb::DatabaseError::Storage(redb::StorageError::Io(source))
+            if source.kind() != std::io::ErrorKind::InvalidData =>
+        {
             StoreError::Io { path: path.to_owned(), source }
         }
         error => damaged(path, error.into()),

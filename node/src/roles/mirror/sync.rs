@@ -165,7 +165,8 @@ impl Mirror {
         });
     }
 
-    async fn judge(&self, bytes: &[u8]) -> Verdict {
+    /// What becomes of a gossip message, after its record is on disk.
+    pub(super) async fn judge(&self, bytes: &[u8]) -> Verdict {
         match codec::decode::<Gossip>(bytes, GOSSIP_BYTES_MAX) {
             Ok(Gossip::Record(record)) => self.judge_record(*record).await,
             Ok(Gossip::Grew { mirror, cursor }) => self.judge_hint(mirror, cursor),

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use fathom_protocol::codec;
+use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::FAT_USES_MAX;
 use fathom_protocol::table::{Key, Merged, Table, Verified};
@@ -24,6 +25,8 @@ const JOBS_QUEUED_MAX: usize = 1_024;
 const JOBS_PER_COMMIT: usize = 512;
 /// Bytes of records after which a transaction takes no further batch.
 const COMMIT_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of signature, lengths and tags around one carried body, at most.
+const AROUND: usize = 160;
 
 /// What happened to one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,15 +321,16 @@ fn size(job: &Job) -> usize {
 
 /// At least the bytes of the encoded record: bodies, and what surrounds each.
 pub(super) fn encoded_max(record: &Verified) -> usize {
-    /// Signature, lengths and tags around one carried body.
-    const AROUND: usize = 160;
     match record {
-        Verified::Vendor(vendor) => {
-            let leases: usize = vendor.leases.iter().map(|lease| lease.carried().body_len() + AROUND).sum();
-            leases + vendor.head.carried().body_len() + AROUND
-        }
+        Verified::Vendor(vendor) => vendor_max(vendor),
         Verified::Fat(fat) => fat.carried().body_len() + AROUND,
         Verified::Move(..) => fathom_protocol::moves::MOVE_BYTES_MAX + AROUND,
         Verified::Peer(peer) => peer.carried().body_len() + AROUND,
     }
+}
+
+/// As [`encoded_max`], for a vendor's head and leases.
+pub(super) fn vendor_max(vendor: &VerifiedVendor) -> usize {
+    let leases: usize = vendor.leases.iter().map(|lease| lease.carried().body_len() + AROUND).sum();
+    leases + vendor.head.carried().body_len() + AROUND
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use fathom_protocol::codec;
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::ledger::Ledger;
-use fathom_protocol::wire::{Refusal, RefusalKind};
+use fathom_protocol::wire::Refusal;
 use fathom_store::fat::FatTx;
 use fathom_store::{ErasedChunk, FatError, LocalFat};
 
@@ -126,6 +126,5 @@ fn write(tx: &mut FatTx<'_>, changes: &Changes) -> Result<(), FatError> {
 
 /// The refusal for a ledger that could not sign, within a transaction.
 pub(super) fn in_transaction(refusal: &Refusal) -> FatError {
-    debug_assert!(refusal.kind != RefusalKind::NoSpace);
     FatError::Refused(refusal.to_string())
 }

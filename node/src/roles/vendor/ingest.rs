@@ -133,7 +133,14 @@ impl Vendor {
             if known.is_some_and(|known| known.base > hop.seq) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
-            lock(&vendor.ledger).admit(clock::now(), &hop, lease.id)?;
+            let now = clock::now();
+            lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {
+                // This vendor signed the lease, so one that is unknown by now has lapsed.
+                RefusalKind::UnknownLease if lease.room_expires < now => {
+                    Refusal::new(RefusalKind::LeaseExpired, "the lease's room has expired; ask for storage again")
+                }
+                _ => refusal,
+            })?;
             let length = u64::from(hop.length);
             Ok((Task::Store(Admission { vendor: Arc::clone(vendor), lease: lease.id, length, open: true }), None))
         })

@@ -25,7 +25,7 @@ impl Vendor {
             ));
         }
         // One at a time: the same order may be on its way twice, and what it gives back counts once.
-        let _turn = lock(&self.ordering);
+        let turn = lock(&self.ordering);
         let known = self.fat.final_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
         let newest = known.as_ref().map(|known| known.seq);
         if newest.is_some_and(|seq| seq > fat.seq) {
@@ -36,6 +36,7 @@ impl Vendor {
             return Ok(Response::Done);
         }
         let erased = self.apply(&fat, newest == Some(fat.seq))?;
+        drop(turn);
         self.touch();
         self.erased(&erased)?;
         Ok(Response::Done)

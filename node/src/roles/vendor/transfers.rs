@@ -11,13 +11,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Vendor, lock};
 
-/// Chunks that are held in memory at once while they come in.
-const INCOMING_MAX: usize = 64;
+/// Chunks that are held in memory at once while they come in. Each costs up to twice its length while it is stored.
+const INCOMING_MAX: usize = 32;
 /// Of these, chunks of one peer, so that a slow peer leaves room for others.
-const INCOMING_PER_PEER_MAX: usize = 32;
-/// Chunks that are held in memory at once while they go out.
-const OUTGOING_MAX: usize = 32;
-/// How long a transfer waits for its place.
+const INCOMING_PER_PEER_MAX: usize = 24;
+/// Chunks that are held in memory at once while they go out. Each costs up to three times its length.
+const OUTGOING_MAX: usize = 16;
+/// How long a transfer waits for its place. Bytes of a chunk that waits fill its connection's window, so not for long.
 const PLACE_WAIT: Duration = Duration::from_millis(1_500);
 /// Seconds over which the rate of bytes is looked at.
 const RATE_SECONDS: usize = 10;

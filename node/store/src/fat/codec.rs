@@ -227,3 +227,88 @@ impl Row for Opaque {
         Some(Self(value.into_vec()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn entry() -> ChunkEntry {
+        ChunkEntry {
+            owner: OwnerId([1; 32]),
+            chunk: ChunkId([2; 32]),
+            file: FileId([3; 16]),
+            seq: 4,
+            lease: LeaseId([5; 16]),
+            length: 6,
+            parts: vec![StoredPart { device: DeviceId([7; 16]), part: Hash([8; 32]), offset: 0, length: 6 }],
+            state: ChunkState::Leaving { moved: vec![9] },
+            receipt: vec![10, 11],
+            stored_at: UnixMs(12),
+        }
+    }
+
+    /// Golden bytes of format 1. They are never edited: another layout is another row version.
+    #[test]
+    fn rows_keep_their_bytes() {
+        let entry = entry();
+        let key = chunk_key(&entry.key());
+        let bytes = seal("chunks", &key, &entry).unwrap();
+        assert_eq!(hex(&bytes), include_str!("golden/chunk-v1.hex").trim());
+        assert_eq!(open::<ChunkEntry>("chunks", &key, &bytes).unwrap(), entry);
+
+        let lease = LeaseEntry { signed: vec![1, 2, 3], bytes: 1 << 30, used: 77 };
+        let bytes = seal("leases", &[5; 16], &lease).unwrap();
+        assert_eq!(hex(&bytes), include_str!("golden/lease-v1.hex").trim());
+        assert_eq!(open::<LeaseEntry>("leases", &[5; 16], &bytes).unwrap(), lease);
+
+        let last = FinalEntry { seq: 9, base: 8, record: vec![4, 5] };
+        let bytes = seal("finals", &[6; 48], &last).unwrap();
+        assert_eq!(hex(&bytes), include_str!("golden/final-v1.hex").trim());
+        assert_eq!(open::<FinalEntry>("finals", &[6; 48], &bytes).unwrap(), last);
+
+        let part = crate::part::PartHeader {
+            tag: crate::part::ChunkTag {
+                owner: entry.owner,
+                chunk: entry.chunk,
+                file: entry.file,
+                seq: entry.seq,
+                lease: entry.lease,
+            },
+            chunk_length: 6,
+            offset: 2,
+        };
+        let bytes = part.frame([0xaa; 16], b"data");
+        assert_eq!(hex(&bytes), include_str!("golden/part-v1.hex").trim());
+        assert_eq!(crate::part::PartHeader::parse(&bytes), Some((part, b"data".as_slice())));
+        for length in 0..136 {
+            assert_eq!(crate::part::PartHeader::parse(&bytes[..length]), None);
+        }
+        assert_eq!(crate::part::PartHeader::parse(&part.frame([0; 16], b"datas")), None, "beyond the chunk");
+    }
+
+    /// Keeps away: a row that rotted, was cut, or ended up in another place being taken for valid.
+    #[test]
+    fn fault_07_a_row_is_valid_only_whole_and_in_its_place() {
+        let entry = entry();
+        let key = chunk_key(&entry.key());
+        let bytes = seal("chunks", &key, &entry).unwrap();
+        for at in 0..bytes.len() * 8 {
+            let mut rotten = bytes.clone();
+            rotten[at / 8] ^= 1 << (at % 8);
+            assert!(open::<ChunkEntry>("chunks", &key, &rotten).is_err(), "bit {at}");
+        }
+        for length in 0..bytes.len() {
+            assert!(open::<ChunkEntry>("chunks", &key, &bytes[..length]).is_err(), "length {length}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(open::<ChunkEntry>("chunks", &key, &longer).is_err());
+        assert!(open::<ChunkEntry>("moves", &key, &bytes).is_err());
+        assert!(open::<ChunkEntry>("chunks", &[0; 64], &bytes).is_err());
+    }
+}

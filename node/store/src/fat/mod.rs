@@ -7,23 +7,30 @@
 //! and writes are refused with [`FatError::NoSpace`], until there is space, or [`FatError::Failed`], until
 //! [`LocalFat::reopen`].
 
+mod batch;
 mod codec;
 mod engine;
+mod read;
 mod recover;
+mod storage;
 mod tx;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, OwnerId};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::time::UnixMs;
 
+use crate::device::{Device, DeviceError};
+use crate::directory::{DirectoryConfig, DirectoryDevice};
 use crate::part::ChunkTag;
 use crate::set::StoredPart;
-use engine::{Engine, FileStorage};
+use batch::Batcher;
+use engine::Engine;
+use storage::FileStorage;
 
-pub use engine::FatStorage;
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
+pub use storage::FatStorage;
 pub use tx::FatTx;
 
 /// Format of the file. Another one is refused.
@@ -300,10 +307,22 @@ pub enum FatError {
     Refused(String),
 }
 
+/// Why a directory could not be opened as a device.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDeviceError {
+    /// The device's own reason.
+    #[error("the device failed to {0}")]
+    Device(#[from] DeviceError),
+    /// The local FAT could not be asked or told.
+    #[error("the local FAT failed to {0}")]
+    Fat(#[from] FatError),
+}
+
 /// The vendor's local FAT. Methods block; each that changes something is one durable transaction.
 #[derive(Debug)]
 pub struct LocalFat {
     engine: Engine,
+    batcher: Batcher,
 }
 
 impl LocalFat {
@@ -320,7 +339,7 @@ impl LocalFat {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_in(storage: Arc<dyn FatStorage>, config: FatConfig) -> Result<Self, FatError> {
-        Ok(Self { engine: Engine::open(storage, config)? })
+        Ok(Self { engine: Engine::open(storage, config)?, batcher: Batcher::default() })
     }
 
     /// Whether it can be written.
@@ -345,7 +364,8 @@ impl LocalFat {
         self.engine.write(change)
     }
 
-    /// Stores `entry`, counts it under its lease, and if given replaces the signed lease and the signed head.
+    /// Stores `entry`, counts it under its lease, and if given replaces the signed lease and the signed head, all in one durable
+    /// transaction, which inserts of other threads may share.
     ///
     /// A receipt may leave only after this has returned: also for a replay, ask here and not [`Self::chunk`], since
     /// this refuses when the file is not known to be durable.
@@ -358,18 +378,7 @@ impl LocalFat {
         lease_signed: Option<&[u8]>,
         head: Option<&[u8]>,
     ) -> Result<Inserted, FatError> {
-        self.write(|tx| {
-            let inserted = tx.insert_chunk(entry)?;
-            if inserted == Inserted::New {
-                if let Some(signed) = lease_signed {
-                    tx.sign_lease(entry.lease, signed)?;
-                }
-                if let Some(head) = head {
-                    tx.put_kv(HEAD_KEY, head)?;
-                }
-            }
-            Ok(inserted)
-        })
+        self.insert_batched(entry, lease_signed, head)
     }
 
     /// Applies a final FAT record: see [`CommitFile`] and [`CommitOutcome`].
@@ -431,6 +440,21 @@ impl LocalFat {
     /// As for [`Self::write`].
     pub fn put_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), FatError> {
         self.write(|tx| pairs.iter().try_for_each(|(key, value)| tx.put_kv(key, value)))
+    }
+
+    /// Opens a directory as a device of `vendor`, as the one that it was when this path was opened before: a path that is
+    /// known and has no marker now is unplugged, and opens suspended.
+    ///
+    /// # Errors
+    /// As for [`DirectoryDevice::open`] and [`Self::write`].
+    pub fn open_device(&self, config: DirectoryConfig, vendor: NodeId) -> Result<DirectoryDevice, OpenDeviceError> {
+        let path = config.path.clone();
+        let known = self.device_at(&path)?;
+        let device = DirectoryDevice::open(config, vendor, known)?;
+        if known.is_none() {
+            self.put_device(&path, device.id())?;
+        }
+        Ok(device)
     }
 
     /// Notes that the directory at `path` is `device`, so that it is known when it is unplugged.

@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use fathom_protocol::ids::{DeviceId, Hash};
+use fathom_protocol::ids::{DeviceId, Hash, LeaseId};
 use fathom_protocol::time::UnixMs;
 
 use super::codec;
 use super::tx::PENDING_ERASE;
 use super::{ChunkEntry, ChunkKey, FatError, Inserted, LocalFat, PAGE_ROWS_MAX};
+use crate::device::DeviceError;
 use crate::part::{ChunkTag, PartHeader};
-use crate::set::{DeviceSet, StoredPart};
+use crate::set::{DeviceSet, StoreError, StoredPart};
 
 /// Chunks inserted in one transaction of a rebuild.
 const REBUILD_BATCH: usize = 512;
@@ -42,6 +43,9 @@ pub struct RecoverReport {
     pub orphans: u64,
     /// Their bytes.
     pub orphan_bytes: u64,
+    /// Parts without an entry that were kept, since the local FAT does not know their lease: no crash leaves such parts, but a local FAT that is
+    /// new or older than the devices does. Put the leases, then [`LocalFat::rebuild`].
+    pub kept: u64,
     /// Parts that entries name and healthy devices do not have.
     pub missing: Vec<MissingPart>,
     /// Devices that could not be listed: nothing is said about their parts.
@@ -95,6 +99,9 @@ impl LocalFat {
     /// Brings devices and local FAT together after a start: finishes erases, removes parts that no entry names, and reports
     /// entries whose parts are gone. Must be done before the first store, whose parts it would take for orphans.
     ///
+    /// A local FAT that was lost, or restored from a backup (the mirrors then know a newer head of this vendor), needs
+    /// [`Self::rebuild`] first: what was stored since the backup has no entry, and would be removed.
+    ///
     /// # Errors
     /// As for [`Self::write`].
     pub fn recover(&self, devices: &DeviceSet) -> Result<RecoverReport, FatError> {
@@ -125,18 +132,46 @@ impl LocalFat {
                 parts.remove(&key.1);
             }
         }
+        let leases: HashSet<LeaseId> = self.leases()?.into_iter().map(|(lease, _)| lease).collect();
         for (device, parts) in unclaimed {
-            let orphans: Vec<StoredPart> =
-                parts.keys().map(|part| StoredPart { device, part: *part, offset: 0, length: 0 }).collect();
-            let kept: HashSet<Hash> = devices.remove_parts(&orphans).iter().map(|(part, _)| part.part).collect();
-            for (part, length) in parts {
-                if !kept.contains(&part) {
-                    report.orphans += 1;
-                    report.orphan_bytes += length;
-                }
-            }
+            self.remove_orphans(devices, device, &parts, &leases, &mut report);
         }
         Ok(report)
+    }
+
+    /// Removes those of `parts`, which no entry names, that a crash can have left behind.
+    fn remove_orphans(
+        &self,
+        devices: &DeviceSet,
+        device: DeviceId,
+        parts: &HashMap<Hash, u64>,
+        leases: &HashSet<LeaseId>,
+        report: &mut RecoverReport,
+    ) {
+        let names: Vec<Hash> = parts.keys().copied().collect();
+        let mut orphans = Vec::new();
+        devices.headers(device, &names, |part, header| {
+            let remove = match header {
+                Ok(Some((header, _))) => leases.contains(&header.tag.lease),
+                Ok(None) => false,
+                Err(StoreError::Part { source: DeviceError::Corrupt { .. }, .. }) => !leases.is_empty(),
+                Err(_) => false,
+            };
+            if remove {
+                orphans.push(StoredPart { device, part, offset: 0, length: 0 });
+            } else {
+                report.kept += 1;
+            }
+        });
+        let failed: HashSet<Hash> = devices.remove_parts(&orphans).iter().map(|(part, _)| part.part).collect();
+        for orphan in orphans {
+            if failed.contains(&orphan.part) {
+                report.kept += 1;
+            } else {
+                report.orphans += 1;
+                report.orphan_bytes += parts.get(&orphan.part).copied().unwrap_or(0);
+            }
+        }
     }
 
     /// Enters every complete chunk that the devices hold and the local FAT does not know: as stored, without a receipt, at

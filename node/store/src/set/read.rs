@@ -8,7 +8,7 @@ use fathom_protocol::limits::CHUNK_BYTES_MAX;
 
 use super::worker::{Lane, Ticket};
 use super::{DeviceSet, StoreError, StoredPart};
-use crate::device::{Device, DeviceError, PartEntry};
+use crate::device::{Device, DeviceError, DeviceState, PartEntry};
 use crate::meter::now;
 use crate::part::PartHeader;
 
@@ -106,6 +106,13 @@ impl DeviceSet {
     /// `UnknownDevice`, `Silent`, `Device`.
     pub fn reopen(&self, device: DeviceId) -> Result<(), StoreError> {
         self.whole(device, |device| device.reopen())
+    }
+
+    /// Reopens every device that is suspended, and names those that are healthy now: to be called now and then, so that a disk
+    /// that was plugged in again is used again.
+    pub fn reopen_suspended(&self) -> Vec<DeviceId> {
+        let away = self.report().into_iter().filter(|report| report.state == DeviceState::Suspended);
+        away.map(|report| report.id).filter(|device| self.reopen(*device).is_ok()).collect()
     }
 
     /// The header of a part, and the length of its payload in bytes; the part is verified. `None` for a part of an unknown layout.

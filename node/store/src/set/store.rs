@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::{DeviceId, Hash};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, DEVICES_MAX, PARTS_MAX};
@@ -19,6 +19,9 @@ use crate::part::{ChunkTag, PartHeader, SALT_BYTES};
 const TRIES_PER_DEVICE: u32 = 2;
 /// Answers that may wait for the storing thread: every attempt of every part.
 const ANSWERS_MAX: usize = PARTS_MAX * DEVICES_MAX * TRIES_PER_DEVICE as usize;
+
+/// How long an answer may take from being given to lying in the channel.
+const GRACE: Duration = Duration::from_millis(100);
 
 struct Answer {
     index: usize,
@@ -37,6 +40,8 @@ struct Flight {
     /// Every refusal so far was for want of room.
     only_space: bool,
     stored: Option<StoredPart>,
+    /// The latest attempt is over, one way or the other.
+    over: bool,
 }
 
 /// One call of [`DeviceSet::store_chunk`].
@@ -109,6 +114,7 @@ impl Storing<'_> {
                 refused: Vec::new(),
                 only_space: true,
                 stored: None,
+                over: false,
             });
             self.send(self.flights.len() - 1, promise)?;
         }
@@ -119,6 +125,7 @@ impl Storing<'_> {
     fn send(&mut self, index: usize, promise: Promise) -> Result<(), StoreError> {
         let flight = &mut self.flights[index];
         flight.tries += 1;
+        flight.over = false;
         flight.ticket = Ticket::default();
         flight.deadline = (now() + self.set.config.validation_deadline).min(self.until);
         let mut salt = [0; SALT_BYTES];
@@ -169,14 +176,10 @@ impl Storing<'_> {
 
     fn answered(&mut self, answer: Answer) -> Result<(), StoreError> {
         let flight = &mut self.flights[answer.index];
+        flight.over = true;
         match answer.result {
             Ok(validation) => {
-                flight.stored = Some(StoredPart {
-                    device: validation.device,
-                    part: validation.part,
-                    offset: flight.range.start,
-                    length: flight.range.end - flight.range.start,
-                });
+                flight.keep(&validation);
                 Ok(())
             }
             Err(error) => {
@@ -205,9 +208,10 @@ impl Storing<'_> {
             }
             if !flight.ticket.abandon() {
                 // The answer came in this very moment and is in the channel, or about to be.
-                flight.deadline = now + std::time::Duration::from_millis(100);
+                flight.deadline = now + GRACE;
                 continue;
             }
+            flight.over = true;
             flight.only_space = false;
             tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, "device silent, its part goes elsewhere");
             self.elsewhere(index, "answer in time".to_owned())?;
@@ -243,30 +247,42 @@ impl Storing<'_> {
 
     /// Nothing of this chunk stays.
     fn undo(&mut self) {
-        // A part that is being written is removed by its own job once it is abandoned; one whose answer is already
-        // out is in the channel.
-        let mut running = 0;
-        for flight in self.flights.iter().filter(|flight| flight.stored.is_none()) {
-            running += usize::from(!flight.ticket.abandon());
-        }
-        let mut parts: Vec<StoredPart> = self.flights.iter().filter_map(|flight| flight.stored).collect();
-        while running > 0 {
-            running -= 1;
-            if let Ok(Answer { index, result: Ok(validation) }) =
-                self.receiver.recv_timeout(std::time::Duration::from_millis(100))
-            {
-                let range = &self.flights[index].range;
-                parts.push(StoredPart {
-                    device: validation.device,
-                    part: validation.part,
-                    offset: range.start,
-                    length: range.end - range.start,
-                });
+        // What has not begun never will. What is being written is waited for as long as it may take, so that the
+        // counts are right when the caller gets its error; a silent device removes its part itself when it wakes up.
+        let open = |flight: &Flight| !flight.over && !flight.ticket.cancel();
+        let mut running: Vec<usize> = (0..self.flights.len()).filter(|index| open(&self.flights[*index])).collect();
+        while let Some(deadline) = running.iter().map(|index| self.flights[*index].deadline).max() {
+            let Ok(Answer { index, result }) = self.receiver.recv_timeout(deadline.saturating_duration_since(now()))
+            else {
+                break;
+            };
+            running.retain(|other| *other != index);
+            if let Ok(validation) = result {
+                self.flights[index].keep(&validation);
             }
         }
+        // An answer that was given in the very moment of the deadline is on its way.
+        running.retain(|index| !self.flights[*index].ticket.abandon());
+        for _ in running {
+            if let Ok(Answer { index, result: Ok(validation) }) = self.receiver.recv_timeout(GRACE) {
+                self.flights[index].keep(&validation);
+            }
+        }
+        let parts: Vec<StoredPart> = self.flights.iter().filter_map(|flight| flight.stored).collect();
         for (part, error) in self.set.remove_parts(&parts) {
             tracing::warn!(device = %part.device, part = %part.part, %error, "a part of a failed store stays until the next start");
         }
+    }
+}
+
+impl Flight {
+    fn keep(&mut self, validation: &PartValidation) {
+        self.stored = Some(StoredPart {
+            device: validation.device,
+            part: validation.part,
+            offset: self.range.start,
+            length: self.range.end - self.range.start,
+        });
     }
 }
 

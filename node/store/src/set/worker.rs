@@ -37,6 +37,14 @@ impl Ticket {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state != DONE).then_some(ABANDONED)).is_ok()
     }
 
+    /// Keeps the job from starting. False if it has started, or is done.
+    pub(crate) fn cancel(&self) -> bool {
+        match self.0.compare_exchange(QUEUED, ABANDONED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(state) => state == ABANDONED,
+        }
+    }
+
     /// The worker has a result. False if nobody wants it any more.
     pub(crate) fn finish(&self) -> bool {
         self.0.compare_exchange(RUNNING, DONE, Ordering::AcqRel, Ordering::Acquire).is_ok()

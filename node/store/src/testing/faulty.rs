@@ -54,6 +54,8 @@ struct Plan {
     always: Vec<(Operation, Fault)>,
     hung: bool,
     unplugged: bool,
+    /// Plugged in again or not, it is out of use until it is reopened.
+    suspended: bool,
 }
 
 impl<D: Device> FaultyDevice<D> {
@@ -88,14 +90,17 @@ impl<D: Device> FaultyDevice<D> {
         self.released.notify_all();
     }
 
-    /// Every operation finds the device gone, until [`Self::clear`].
+    /// Every operation finds the device gone, until [`Self::clear`] and then [`Device::reopen`].
     pub fn unplug(&self) {
-        self.lock().unplugged = true;
+        let mut plan = self.lock();
+        (plan.unplugged, plan.suspended) = (true, true);
     }
 
     /// No more faults; lets blocked operations go on.
     pub fn clear(&self) {
-        *self.lock() = Plan::default();
+        let mut plan = self.lock();
+        *plan = Plan { suspended: plan.suspended, ..Plan::default() };
+        drop(plan);
         self.released.notify_all();
     }
 
@@ -109,8 +114,8 @@ impl<D: Device> FaultyDevice<D> {
         while plan.hung {
             plan = self.released.wait(plan).unwrap_or_else(PoisonError::into_inner);
         }
-        if plan.unplugged {
-            return Err(DeviceError::Suspended { reason: "unplugged by a test".to_owned() });
+        if plan.suspended {
+            return Err(unplugged());
         }
         let mut met = plan.always.iter().find(|(at, _)| *at == operation).map(|(_, fault)| *fault);
         for planned in &mut plan.planned {
@@ -146,7 +151,7 @@ impl<D: Device> Device for FaultyDevice<D> {
 
     fn report(&self) -> DeviceReport {
         let mut report = self.inner.report();
-        if self.lock().unplugged {
+        if self.lock().suspended {
             report.state = DeviceState::Suspended;
             report.free = 0;
         }
@@ -183,6 +188,15 @@ impl<D: Device> Device for FaultyDevice<D> {
     }
 
     fn reopen(&self) -> Result<(), DeviceError> {
-        self.inner.reopen()
+        if self.lock().unplugged {
+            return Err(unplugged());
+        }
+        self.inner.reopen()?;
+        self.lock().suspended = false;
+        Ok(())
     }
+}
+
+fn unplugged() -> DeviceError {
+    DeviceError::Suspended { reason: "unplugged by a test".to_owned() }
 }

@@ -40,6 +40,11 @@ impl FailOnce {
         Self { armed: Mutex::new(Some((step, errno))) }
     }
 
+    /// Nothing fails.
+    pub fn disarm(&self) {
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Arms it anew.
     pub fn arm(&self, step: IoStep, errno: i32) {
         *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some((step, errno));

@@ -1,0 +1,204 @@
+//! Reports to mirrors, orders from them, and migration (figures 2, 3, 15b to 15e, 22).
+
+use fathom_protocol::wire::FetchRequest;
+
+use super::mirror::TestMirror;
+use super::*;
+
+async fn introduce(to: &TestVendor, mirror: &Peer) {
+    to.peer.net.book().learn(mirror.net.announcement().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fig_03_a_vendor_reports_what_changes() {
+    let user = TestUser::start(80).await;
+    let vendor = TestVendor::start(81).await;
+    let (peer, mirror) = TestMirror::start(82).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let head = || mirror.heads.lock().unwrap().get(&vendor.node()).cloned();
+    eventually("a first head", || head().is_some()).await;
+    let first = head().unwrap();
+    assert_eq!((first.head.capacity, first.head.root.sum, first.head.devices.len()), (64 * MIB, 0, 1));
+    let receipt = user.store(&vendor, &bytes(300_000, 1)).await;
+    eventually("the stored chunk shows", || head().unwrap().head.used == 300_000).await;
+    let second = head().unwrap();
+    assert!(second.head.seq > first.head.seq);
+    assert_eq!(second.leases[0].id, receipt.lease);
+    assert_eq!(second.head.capacity, 64 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_vendor_on_an_old_state_begins_a_new_epoch() {
+    let vendor = TestVendor::start(83).await;
+    let (peer, mirror) = TestMirror::start(84).await;
+    // A mirror heard a head of this vendor's future: its own key, a later sequence number.
+    let head = vendor.vendor.sign_head(vendor.peer.net.addresses().await).unwrap().verify().unwrap();
+    let mut newer = head.clone();
+    let mut body = (*head.head).clone();
+    body.seq = 500;
+    newer.head = Signed::sign(body, vendor.peer.net.key()).unwrap();
+    mirror.heads.lock().unwrap().insert(vendor.node(), newer);
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    eventually("a new epoch", || mirror.heads.lock().unwrap()[&vendor.node()].head.epoch == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fig_22_orders_that_were_missed_are_asked_for() {
+    let user = TestUser::start(85).await;
+    let vendor = TestVendor::start(86).await;
+    let receipt = user.store(&vendor, &bytes(300_000, 1)).await;
+    let (peer, mirror) = TestMirror::start(87).await;
+    mirror.fats.lock().unwrap().push(user.sealed(user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new())));
+    mirror.fats.lock().unwrap().push(user.sealed(user.fat(2, 2, Vec::new(), vec![vendor.node()])));
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    eventually("the release is acted on", || vendor.counts() == (0, 0, 0, 0) && vendor.files() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_no_final_fat_names_are_erased_in_the_end() {
+    let user = TestUser::start(88).await;
+    let vendor = TestVendor::with(89, 64 * MIB, |settings| settings.terms.lock_ms = 1_500).await;
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    vendor.run();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(vendor.counts().0, 1, "without a mirror's clock nothing is erased");
+    let (peer, _mirror) = TestMirror::start(90).await;
+    introduce(&vendor, &peer).await;
+    eventually("the chunk is erased", || vendor.counts() == (0, 0, 0, 0) && vendor.files() == 0).await;
+}
+
+/// A full vendor, an empty one, and a mirror; the full one holds eight committed chunks of 1 MiB.
+struct Move {
+    user: TestUser,
+    source: TestVendor,
+    target: TestVendor,
+    mirror: (Peer, Arc<TestMirror>),
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Move {
+    async fn new(seed: u8) -> Self {
+        let user = TestUser::start(seed).await;
+        let source = TestVendor::with(seed + 1, 10 * MIB, |settings| {
+            settings.overload_percent = 75;
+            settings.relief_percent = 50;
+        })
+        .await;
+        let target = TestVendor::start(seed + 2).await;
+        let mirror = TestMirror::start(seed + 3).await;
+        let stop = user.lock(&source, 8 * MIB).await;
+        let bodies: Vec<Vec<u8>> = (0..8).map(|i| bytes(MIB as usize, i)).collect();
+        let mut receipt = None;
+        for body in &bodies {
+            let answers = user.send(source.node(), &user.header(body, &[&stop]), body).await;
+            receipt = Some(receipts(&answers).remove(0));
+        }
+        let receipt = receipt.unwrap();
+        let mut used = user.uses(&receipt, 0);
+        used.bytes = 8 * MIB;
+        let order = Request::Order(user.sealed(user.fat(1, 1, vec![used], Vec::new())));
+        user.peer.net.call(source.node(), &order, WAIT).await.unwrap();
+        Self { user, source, target, mirror, bodies }
+    }
+
+    async fn begin(&self) {
+        self.target.run();
+        introduce(&self.target, &self.mirror.0).await;
+        let mirror = &self.mirror.1;
+        eventually("the target reports", || mirror.heads.lock().unwrap().contains_key(&self.target.node())).await;
+        self.source.run();
+        introduce(&self.source, &self.mirror.0).await;
+    }
+
+    async fn readable(&self, at: &TestVendor) -> usize {
+        self.user.know(&at.peer.net).await;
+        let mut found = 0;
+        for body in &self.bodies {
+            let request = FetchRequest {
+                version: tags::VERSION,
+                owner: self.user.owner(),
+                vendor: at.node(),
+                chunk: ChunkId::of(body),
+                offset: 0,
+                length: MIB as u32,
+                expires: hour(),
+            };
+            found += usize::from(self.user.fetch(request).await.is_ok_and(|found| found == *body));
+        }
+        found
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fig_15_an_overloaded_vendor_moves_chunks_away_and_erases_them_after_the_hold() {
+    let scene = Move::new(91).await;
+    scene.begin().await;
+    eventually("chunks are moved and erased here", || scene.source.counts().0 == 5).await;
+    assert_eq!(scene.source.vendor.status()["migrations"], 3);
+    assert_eq!(scene.source.counts().2, 5 * MIB);
+    assert_eq!(scene.source.counts().3, 5 * MIB, "the room is free again");
+    assert_eq!(scene.target.counts().0, 3);
+    let moves = scene.mirror.1.moves.lock().unwrap().clone();
+    assert_eq!(moves.len(), 3);
+    assert!(moves.iter().all(|moved| moved.from == scene.source.node() && moved.to == scene.target.node()));
+    assert_eq!((scene.readable(&scene.source).await, scene.readable(&scene.target).await), (5, 3));
+    // The moved chunks live as long as their file: the release reaches them at the target.
+    let release = scene.user.sealed(scene.user.fat(2, 2, Vec::new(), vec![scene.target.node()]));
+    scene.user.peer.net.call(scene.target.node(), &Request::Order(release), WAIT).await.unwrap();
+    assert_eq!(scene.target.counts(), (0, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_16_without_the_mirrors_word_the_source_keeps_its_chunks() {
+    let scene = Move::new(95).await;
+    scene.mirror.1.refuse_moves.store(true, Ordering::SeqCst);
+    scene.begin().await;
+    eventually("chunks arrive at the target", || scene.target.counts().0 == 3).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((scene.source.counts().0, scene.readable(&scene.source).await), (8, 8));
+    assert!(scene.mirror.1.moves.lock().unwrap().is_empty());
+    // The moves wait on disk, and go on once a mirror takes them.
+    scene.mirror.1.refuse_moves.store(false, Ordering::SeqCst);
+    eventually("the moves go on", || scene.source.counts().0 == 5).await;
+    assert_eq!((scene.readable(&scene.source).await, scene.readable(&scene.target).await), (5, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_15_stopped_in_mid_migration_every_chunk_is_readable_and_it_goes_on() {
+    for after in [0, 1, 2, 3] {
+        let seed = 110 + 4 * after as u8;
+        let mut scene = Move::new(seed).await;
+        scene.begin().await;
+        eventually("some chunks are over there", || scene.target.counts().0 >= after).await;
+        scene.source = scene.source.restart(seed + 1).await;
+        let here = scene.readable(&scene.source).await;
+        let moved = scene.mirror.1.moves.lock().unwrap().len();
+        assert!(here == 8 || here + scene.readable(&scene.target).await >= 8, "{here} readable at the source");
+        assert!(here + moved >= 8, "nothing is erased without a move that a mirror has");
+        scene.source.run();
+        introduce(&scene.source, &scene.mirror.0).await;
+        eventually("the rest is moved and erased", || scene.source.counts().0 == 5).await;
+        assert!(scene.readable(&scene.source).await == 5 && scene.readable(&scene.target).await >= 3);
+        eventually("the room is free again", || scene.source.counts().3 == 5 * MIB).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_16_a_target_that_dies_leaves_everything_at_the_source() {
+    let scene = Move::new(101).await;
+    scene.target.run();
+    introduce(&scene.target, &scene.mirror.0).await;
+    let mirror = &scene.mirror.1;
+    eventually("the target reports", || mirror.heads.lock().unwrap().contains_key(&scene.target.node())).await;
+    scene.target.peer.cancel.cancel();
+    scene.target.peer.net.overlay().shutdown().await;
+    scene.source.run();
+    introduce(&scene.source, &scene.mirror.0).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!((scene.source.counts().0, scene.readable(&scene.source).await), (8, 8));
+    assert!(mirror.moves.lock().unwrap().is_empty());
+    assert_eq!(scene.source.vendor.status()["migrations"], 0);
+}

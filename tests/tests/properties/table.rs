@@ -1,0 +1,247 @@
+//! Mirrors that saw the same records hold the same table, whatever the order.
+
+use std::collections::BTreeMap;
+
+use fathom_protocol::fat::FinalFat;
+use fathom_protocol::head::{VendorHead, VendorRecord};
+use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
+use fathom_protocol::time::UnixMs;
+use fathom_protocol::wire::{PeerRecord, RefusalKind, SyncRecord};
+use fathom_tests::samples::{self, key, node, signed};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum What {
+    /// Different `variant`s of one `(epoch, seq)` are two heads that contradict each other.
+    Vendor {
+        vendor: u8,
+        epoch: u64,
+        seq: u64,
+        variant: u8,
+    },
+    /// `more` tags live than the newest alone.
+    Fat {
+        owner: u8,
+        file: u8,
+        seq: u64,
+        more: bool,
+        variant: u8,
+    },
+    Move {
+        file: u8,
+        chunk: u8,
+        lease: u8,
+        seq: u64,
+        to: u8,
+    },
+    Peer {
+        node: u8,
+        issued: u64,
+        mirror: bool,
+    },
+}
+
+fn what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        2 => (1..4u8, 0..2u64, 0..3u64, 0..2u8)
+            .prop_map(|(vendor, epoch, seq, variant)| What::Vendor { vendor, epoch, seq, variant }),
+        3 => (1..3u8, 1..3u8, 1..5u64, any::<bool>(), 0..2u8)
+            .prop_map(|(owner, file, seq, more, variant)| What::Fat { owner, file, seq, more, variant }),
+        3 => (1..3u8, 1..3u8, 1..3u8, 0..6u64, 5..8u8)
+            .prop_map(|(file, chunk, lease, seq, to)| What::Move { file, chunk, lease, seq, to }),
+        1 => (1..3u8, 0..3u64, any::<bool>()).prop_map(|(node, issued, mirror)| What::Peer { node, issued, mirror }),
+    ]
+}
+
+fn owner(number: u8) -> OwnerId {
+    OwnerId(node(40 + number).0)
+}
+
+fn file(number: u8) -> FileId {
+    FileId([number; 16])
+}
+
+fn record(what: &What) -> SyncRecord {
+    match *what {
+        What::Vendor { vendor, epoch, seq, variant } => {
+            let record = samples::vendor_record(vendor, seq);
+            let head = record.head.peek().unwrap();
+            let head = VendorHead { epoch, used: u64::from(variant), ..head };
+            SyncRecord::Vendor(VendorRecord { head: signed(head, &key(vendor)).into_carried(), ..record })
+        }
+        What::Fat { owner: number, file: at, seq, more, variant } => {
+            // A user's oldest live tag never goes back: what one final FAT freed, no later one takes up again.
+            let base = if more { seq - 1 } else { seq };
+            let issued = UnixMs(u64::from(variant));
+            let fat = FinalFat { owner: owner(number), file: file(at), seq, base, issued, ..samples::final_fat() };
+            SyncRecord::Fat(signed(fat, &key(40 + number)).into_carried())
+        }
+        What::Move { file: at, chunk, lease, seq, to } => {
+            let body = Move {
+                owner: owner(1),
+                file: file(at),
+                seq,
+                chunk: ChunkId([chunk; 32]),
+                from_lease: LeaseId([lease; 16]),
+                to: node(to),
+                ..samples::move_body()
+            };
+            SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
+        }
+        What::Peer { node: number, issued, mirror } => {
+            let mut peer = PeerRecord { node: node(number), issued: UnixMs(issued), ..samples::peer() };
+            peer.roles.mirror = mirror;
+            SyncRecord::Peer(signed(peer, &key(number)).into_carried())
+        }
+    }
+}
+
+/// A mirror: the table, and the store that its answers keep.
+#[derive(Default)]
+struct Mirror {
+    table: Table,
+    store: BTreeMap<Key, Verified>,
+}
+
+impl Mirror {
+    fn take(&mut self, record: &Verified) -> Result<(), TestCaseError> {
+        let before = self.heights();
+        let digest = self.table.digest();
+        match self.table.merge(record) {
+            Ok(Merged::New { drops, .. }) => {
+                for key in drops {
+                    prop_assert!(self.store.remove(&key).is_some(), "{key:?} was dropped and never stored");
+                }
+                self.store.insert(record.key(), record.clone());
+                prop_assert_eq!(self.table.merge(record), Ok(Merged::Known), "twice is once");
+            }
+            Ok(Merged::Known) => prop_assert_eq!(self.table.digest(), digest),
+            Err(refusal) => {
+                prop_assert!(matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict));
+                prop_assert_eq!(self.table.digest(), digest, "what was refused changed something");
+            }
+        }
+        for (key, height) in before {
+            prop_assert!(self.heights().get(&key).is_some_and(|now| *now >= height), "{key:?} was replaced by a lower");
+        }
+        Ok(())
+    }
+
+    fn heights(&self) -> BTreeMap<Key, (u64, u64)> {
+        let vendors =
+            self.table.vendors().map(|vendor| (Key::Vendor(vendor.head.vendor), (vendor.head.epoch, vendor.head.seq)));
+        let fats = (1..3u8).flat_map(|number| {
+            self.table
+                .fats_after(owner(number), None)
+                .map(move |(file, entry)| (Key::Fat(owner(number), file), (entry.seq, entry.base)))
+        });
+        vendors.chain(fats).collect()
+    }
+
+    fn peers(&self) -> Vec<(NodeId, Hash)> {
+        self.table.peers().map(|peer| (peer.node, peer.hash())).collect()
+    }
+}
+
+fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
+    prop_assert_eq!(a.table.digest(), b.table.digest());
+    prop_assert_eq!(a.peers(), b.peers());
+    prop_assert_eq!(a.store.keys().collect::<Vec<_>>(), b.store.keys().collect::<Vec<_>>());
+    for number in 1..3u8 {
+        let of = |mirror: &Mirror| -> Vec<_> {
+            mirror.table.fats_after(owner(number), None).map(|(file, entry)| (file, entry.clone())).collect()
+        };
+        prop_assert_eq!(of(a), of(b));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(crate::config(128))]
+
+    #[test]
+    fn any_order_ends_in_the_same_table(
+        whats in prop::collection::vec(what(), 1..24),
+        shuffle in prop::collection::vec(any::<u32>(), 24),
+        again in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let records: Vec<Verified> = whats.iter().map(|what| verify(record(what)).unwrap()).collect();
+        let mut first = Mirror::default();
+        for record in &records {
+            first.take(record)?;
+        }
+        let mut order: Vec<usize> = (0..records.len()).collect();
+        order.sort_by_key(|index| shuffle[*index]);
+        let repeated = again.iter().map(|index| index.index(records.len()));
+        let mut second = Mirror::default();
+        for index in order.into_iter().chain(repeated) {
+            second.take(&records[index])?;
+        }
+        same(&first, &second)?;
+        // A mirror that joins gets what the first still holds, in the order of its keys, and ends alike.
+        let mut joined = Mirror::default();
+        for record in first.store.values() {
+            joined.take(&verify(record.to_record()).unwrap())?;
+        }
+        same(&first, &joined)?;
+        let digest = first.table.digest();
+        prop_assert_eq!(digest.heads + digest.moves, first.table.vendors().count() as u64 + moves(&first));
+    }
+
+    /// Two keys are written apart, and in the order in which they compare: a store that is ordered by bytes pages by owner.
+    #[test]
+    fn keys_are_ordered_as_their_bytes(a in what(), b in what()) {
+        let (a, b) = (verify(record(&a)).unwrap().key(), verify(record(&b)).unwrap().key());
+        prop_assert_eq!(a.cmp(&b), a.to_bytes().cmp(&b.to_bytes()));
+    }
+}
+
+fn moves(mirror: &Mirror) -> u64 {
+    (1..3u8).map(|at| mirror.table.moves_of(owner(1), file(at)).count() as u64).sum()
+}
+
+fn merge(table: &mut Table, what: &What) -> Result<Merged, RefusalKind> {
+    table.merge(&verify(record(what)).unwrap()).map_err(|refusal| refusal.kind)
+}
+
+#[test]
+fn a_lower_head_never_replaces_a_higher() {
+    let at = |epoch, seq| What::Vendor { vendor: 1, epoch, seq, variant: 0 };
+    let mut table = Table::default();
+    assert!(matches!(merge(&mut table, &at(1, 1)), Ok(Merged::New { .. })));
+    assert_eq!(merge(&mut table, &at(1, 1)), Ok(Merged::Known));
+    assert_eq!(merge(&mut table, &at(1, 0)), Err(RefusalKind::Stale));
+    assert_eq!(merge(&mut table, &at(0, 2)), Err(RefusalKind::Stale));
+    assert!(matches!(merge(&mut table, &at(2, 0)), Ok(Merged::New { .. })));
+}
+
+/// Who held the file before, and where its chunks moved, is told of the final FAT that frees them.
+#[test]
+fn everybody_who_holds_a_chunk_is_told() {
+    let mut table = Table::default();
+    let fat = |seq| What::Fat { owner: 1, file: 1, seq, more: false, variant: 0 };
+    merge(&mut table, &fat(1)).unwrap();
+    merge(&mut table, &What::Move { file: 1, chunk: 1, lease: 1, seq: 1, to: 7 }).unwrap();
+    assert_eq!(table.holders(owner(1), file(1)).len(), 3);
+    let Ok(Merged::New { drops, tell }) = merge(&mut table, &fat(2)) else { panic!("a newer final FAT is new") };
+    assert_eq!(drops.len(), 1);
+    for number in [1, 2, 3, 7] {
+        assert!(tell.contains(&node(number)), "vendor {number} was not told");
+    }
+}
+
+/// Once, a mirror that knew the lease refused a record that a mirror without it had kept, and the two never agreed again.
+#[test]
+fn a_foreign_lease_is_refused_at_submission_and_not_in_a_merge() {
+    let mut table = Table::default();
+    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
+    // The sample vendor's leases are the sample user's, not those of owner 1.
+    let what = What::Fat { owner: 1, file: 1, seq: 1, more: false, variant: 0 };
+    let Verified::Fat(fat) = verify(record(&what)).unwrap() else { panic!("a final FAT") };
+    assert_eq!(table.check_uses(&fat).unwrap_err().kind, RefusalKind::NotAuthorised);
+    assert!(matches!(merge(&mut table, &what), Ok(Merged::New { .. })));
+    let own = signed(samples::final_fat(), samples::user().signing());
+    assert_eq!(table.check_uses(&own), Ok(()));
+}
