@@ -1,6 +1,6 @@
 //! The user's files as mirrors hold them: final FATs with the moves laid over them (figure 16).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fathom_protocol::fat::{FinalFat, Manifest};
@@ -35,7 +35,16 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
-    /// Vendors that may hold chunks of it.
+    /// Vendors from which it can be fetched: those that hold a copy of one of its chunks.
+    #[must_use]
+    pub fn sources(&self) -> Vec<NodeId> {
+        let Some(manifest) = &self.manifest else { return Vec::new() };
+        let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
+        let places = used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)));
+        places.map(|place| place.vendor).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Vendors that may hold chunks of it, those included that were to give it up: who must hear of a release.
     #[must_use]
     pub fn holders(&self) -> Vec<NodeId> {
         let places = self.manifest.iter().flat_map(|manifest| manifest.places.iter().map(|place| place.vendor));

@@ -66,8 +66,8 @@ impl User {
         let selected: Vec<StoredFile> = catalogue.select(name)?.into_iter().cloned().collect();
         let files = self.prepare(name, output, &selected).await?;
         let heads = self.vendors().await?;
-        let holders: Vec<NodeId> = selected.iter().flat_map(StoredFile::holders).collect();
-        let heads: BTreeMap<_, _> = heads.into_iter().filter(|(vendor, _)| holders.contains(vendor)).collect();
+        let wanted: Vec<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
+        let heads: BTreeMap<_, _> = heads.into_iter().filter(|(vendor, _)| wanted.contains(vendor)).collect();
         self.probe(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 

@@ -110,8 +110,8 @@ impl User {
         let mut heads = self.vendors().await?;
         if let Some(name) = name {
             let catalogue = self.catalogue(None).await?;
-            let holders: Vec<NodeId> = catalogue.select(name)?.iter().flat_map(|file| file.holders()).collect();
-            heads.retain(|vendor, _| holders.contains(vendor));
+            let sources: Vec<NodeId> = catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect();
+            heads.retain(|vendor, _| sources.contains(vendor));
         }
         self.probe(heads.keys().copied()).await;
         let order = self.order(&heads);
