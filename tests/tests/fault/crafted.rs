@@ -32,6 +32,10 @@ use tokio::runtime::Runtime;
 
 /// Longest wait for anything.
 const SOON: Duration = Duration::from_secs(30);
+/// Longest silence of who owes an answer: they say every half second that they are alive.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How often something is asked of a node that was killed and restarted.
+const ATTEMPTS: usize = 3;
 /// Bytes of one leaf of a chunk's hash tree as it is sent.
 const GROUP: usize = 16 * 1024;
 /// Bytes of one pair of hashes.
@@ -110,7 +114,7 @@ impl Trap {
     pub(crate) fn new(name: &str) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         socket.set_nonblocking(true).expect("a socket that does not wait");
-        Self { key: SigningKey::from_bytes(&seed(name)), socket }
+        Self { key: SigningKey::from_bytes(&seed(&format!("trap of {name}"))), socket }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -262,17 +266,42 @@ impl Client {
         self.runtime.block_on(limited).expect("an end within a minute")
     }
 
+    /// Sends `message` on a stream of its own, and gives the first answer that `last` takes, with what follows it still in
+    /// the stream. A connection to a process that was killed since is made anew.
+    async fn talk<T>(
+        &self,
+        node: &NodeHandle,
+        proto: Proto,
+        message: &[u8],
+        last: impl Fn(&[u8]) -> Option<T>,
+    ) -> (T, PeerStream) {
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            let mut stream = self.open(node, proto).await;
+            let mut talk = frame::write_frame_within(&mut stream, message, SILENCE).await;
+            while talk.is_ok() {
+                match frame::read_frame_within(&mut stream, FRAME_BYTES_MAX, SILENCE).await {
+                    Ok(answer) => {
+                        if let Some(last) = last(&answer) {
+                            return (last, stream);
+                        }
+                    }
+                    Err(error) => talk = Err(error),
+                }
+            }
+            failed = talk.err();
+            self.overlay.disconnect(id(node)).await;
+        }
+        panic!("{} does not answer: {failed:?}", node.name);
+    }
+
     /// Asks `node` one thing.
     pub(crate) async fn ask(&self, node: &NodeHandle, request: &Request) -> Response {
-        let mut stream = self.open(node, Proto::Rpc).await;
-        frame::write_frame_within(&mut stream, &encode(request), SOON).await.expect("the request is sent");
-        loop {
-            let answer = frame::read_frame_within(&mut stream, FRAME_BYTES_MAX, SOON).await.expect("an answer");
-            let answer: Response = decode(&answer, FRAME_BYTES_MAX).expect("a response");
-            if answer != Response::Alive {
-                return answer;
-            }
-        }
+        let last = |answer: &[u8]| {
+            let answer: Response = decode(answer, FRAME_BYTES_MAX).expect("a response");
+            (answer != Response::Alive).then_some(answer)
+        };
+        self.talk(node, Proto::Rpc, &encode(request), last).await.0
     }
 
     /// As [`Client::ask`], from outside.
@@ -417,22 +446,18 @@ impl Client {
     /// # Errors
     /// What the vendor refused with.
     pub(crate) async fn fetch(&self, vendor: &NodeHandle, request: &Carried<FetchRequest>) -> Result<Vec<u8>, Refusal> {
-        let mut stream = self.open(vendor, Proto::Fetch).await;
-        frame::write_frame_within(&mut stream, &encode(request), SOON).await.expect("the request is sent");
-        loop {
-            let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SOON).await.expect("an answer");
-            match decode(&answer, ANSWER_BYTES_MAX).expect("an answer") {
-                FetchAnswer::Alive => {}
-                FetchAnswer::Refused(refusal) => return Err(refusal),
-                FetchAnswer::Found { chunk_length, encoded_length } => {
-                    let mut encoded = vec![0; encoded_length as usize];
-                    stream.read_exact(&mut encoded).await.expect("what was announced");
-                    let mut plain = Vec::new();
-                    leaves(&mut encoded.as_slice(), chunk_length as usize, &mut plain);
-                    return Ok(plain);
-                }
-            }
-        }
+        let last = |answer: &[u8]| match decode(answer, ANSWER_BYTES_MAX).expect("an answer") {
+            FetchAnswer::Alive => None,
+            FetchAnswer::Refused(refusal) => Some(Err(refusal)),
+            FetchAnswer::Found { chunk_length, encoded_length } => Some(Ok((chunk_length, encoded_length))),
+        };
+        let (found, mut stream) = self.talk(vendor, Proto::Fetch, &encode(request), last).await;
+        let (chunk_length, encoded_length) = found?;
+        let mut encoded = vec![0; encoded_length as usize];
+        stream.read_exact(&mut encoded).await.expect("what was announced");
+        let mut plain = Vec::new();
+        leaves(&mut encoded.as_slice(), chunk_length as usize, &mut plain);
+        Ok(plain)
     }
 
     /// Whether `vendor` serves `chunk`, byte by byte.

@@ -69,9 +69,8 @@ fn fault_08_a_flipped_bit_is_never_served_and_the_get_names_its_source() {
     check(&net);
 }
 
-/// A chunk of a mebibyte, and what its two parts take on devices.
+/// A mebibyte.
 const CHUNK: usize = 1 << 20;
-const ROOM: u64 = 3 * CHUNK as u64 + 3 * 2 * 136;
 
 #[test]
 fn fault_12_a_full_vendor_refuses_by_kind_and_leaves_nothing_half_written() {

@@ -32,7 +32,9 @@ fn fault_31_a_replayed_header_gets_the_same_receipt_and_counts_once() {
     let header = stage.client.header(&chunk, &[&stage.lock(ROOM)]);
     let first = stage.client.store(&stage.vendor, &header, &chunk);
     let before = stage.held();
-    let replay = async { futures::future::join_all((0..8).map(|_| stage.client.send(&stage.vendor, &header, &chunk, false))).await };
+    let replay = async {
+        futures::future::join_all((0..8).map(|_| stage.client.send(&stage.vendor, &header, &chunk, false))).await
+    };
     for again in stage.client.run(replay) {
         assert_eq!(encode(again.stored()), encode(first.stored()), "another receipt");
     }
@@ -97,7 +99,9 @@ fn fault_33_a_destination_that_never_consented_is_not_dialled() {
     let stranger = crate::crafted::Client::new(&stage.net, "fault 33 stranger");
     let for_other = Slot { lease: victim.slot(&stranger).lease, ..victim.slot(client) };
     let before = stage.held();
-    for (what, slot) in [("signed by the user", by_user), ("of another vendor", by_other), ("for another user", for_other)] {
+    for (what, slot) in
+        [("signed by the user", by_user), ("of another vendor", by_other), ("for another user", for_other)]
+    {
         let said = client.store(&stage.vendor, &client.header(&chunk, &[&room, &slot]), &chunk);
         assert_eq!(said.refused(), RefusalKind::NotAuthorised, "a lease {what}");
     }

@@ -173,7 +173,8 @@ fn fault_04_mirrors_killed_after_they_acknowledged_have_the_final_fat() {
     let answer = user.put(&file, "file");
     // At once, both: neither can learn it from the other.
     for mirror in ["mirror-1", "mirror-2"] {
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid(&net, mirror) as i32).unwrap(), Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid(&net, mirror) as i32).unwrap(), Signal::KILL)
+            .unwrap();
     }
     for mirror in ["mirror-1", "mirror-2"] {
         net.kill(mirror).unwrap();

@@ -19,12 +19,8 @@ fn fault_22_a_user_stopped_past_its_leases_stores_everything_or_ends_typed() {
     const CHUNKS: usize = 16;
     let spec = Spec {
         devices: 2,
-        vendor_set: set(&[
-            ("lease.offer_seconds", "2"),
-            ("lease.lock_seconds", "2"),
-            ("vendor.report_seconds", "1"),
-        ]),
-        user_set: set(&[("user.copies", "2"), ("user.in_flight", "2")]),
+        vendor_set: set(&[("lease.offer_seconds", "3"), ("lease.lock_seconds", "6"), ("vendor.report_seconds", "1")]),
+        user_set: set(&[("user.copies", "2"), ("user.in_flight", "2"), ("lease.lock_seconds", "6")]),
         ..small(1, 2)
     };
     let net = Network::up(spec);

@@ -14,7 +14,8 @@ const BYTES: usize = CHUNKS << 20;
 #[test]
 fn fault_16_a_migration_whose_target_stops_and_dies_loses_nothing() {
     // One vendor with half of its space in use, which is too much for it; where to is not there yet.
-    let source = set(&[("vendor.overload_percent", "40"), ("vendor.relief_percent", "5"), ("vendor.hold_seconds", "1")]);
+    let source =
+        set(&[("vendor.overload_percent", "40"), ("vendor.relief_percent", "5"), ("vendor.hold_seconds", "1")]);
     let spec = Spec {
         devices: 2,
         device_quota: BYTES as u64,
@@ -32,7 +33,7 @@ fn fault_16_a_migration_whose_target_stops_and_dies_loses_nothing() {
         zone: "zone-2".to_owned(),
         operator: "operator-2".to_owned(),
         devices: 1,
-        device_quota: 2 * BYTES as u64,
+        device_quota: 8 * BYTES as u64,
         device_reserve: Some(0),
         set: set(&[("vendor.report_seconds", "1"), ("vendor.overload_percent", "100")]),
     };
@@ -86,7 +87,8 @@ fn readable_where_not_moved(net: &Network, shadow: &Client, how: &str) -> usize 
     let (mirror, source) = (net.node("mirror-1").unwrap(), net.node("vendor-1").unwrap());
     let copies = shadow.copies(mirror);
     assert_eq!(copies.len(), CHUNKS);
-    let (here, moved): (Vec<_>, Vec<_>) = copies.iter().partition(|(vendor, _, _)| *vendor == crate::crafted::id(source));
+    let (here, moved): (Vec<_>, Vec<_>) =
+        copies.iter().partition(|(vendor, _, _)| *vendor == crate::crafted::id(source));
     assert!(moved.len() < CHUNKS, "all had moved before the target was {how}");
     for (_, chunk, length) in here.into_iter().copied() {
         if let Err(refusal) = shadow.read(source, chunk, length) {
