@@ -175,6 +175,7 @@ pub fn shared() -> Shared {
 }
 
 /// Leaves a process behind that ends the network and removes its files when this one is gone.
+#[allow(clippy::zombie_processes, reason = "it outlives this process, by which it could only be waited for")]
 fn clean_up_after_us(scratch: PathBuf) {
     use std::os::unix::process::CommandExt;
     let script = r#"

@@ -59,7 +59,7 @@ pub fn text<const MAX: usize>(text: &str) -> Text<MAX> {
 }
 
 fn list<T, const MAX: usize>(values: Vec<T>) -> Bounded<T, MAX> {
-    Bounded::new(values).ok().expect("a sample is within its bound")
+    Bounded::new(values).expect("a sample is within its bound")
 }
 
 /// Two addresses of a node.

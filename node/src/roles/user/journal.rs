@@ -52,7 +52,7 @@ pub(super) struct FileRecord {
     pub seq: u64,
 }
 
-/// A chunk with at least one receipt.
+/// A chunk with the receipts that came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ChunkRecord {
     /// BLAKE3 of the ciphertext.
@@ -169,7 +169,7 @@ impl Journal {
         begin.commit().map_err(failed)
     }
 
-    /// Notes a chunk's receipts. Durable soon, with others.
+    /// Notes a chunk and its receipts. Durable soon, with others.
     pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord) -> Result<(), UserError> {
         self.writer.send(Job::Chunk(file, index, record)).map_err(|_| failed("its writer has ended"))
     }

@@ -26,6 +26,8 @@ pub(super) struct Slot {
     pub lease: Carried<Lease>,
     /// Bytes that were locked for this put and are not spoken for.
     room: u64,
+    /// Room that we counted on and the vendor denied: given back at the end, in case it is there after all.
+    denied: u64,
     /// Chunks on their way there.
     in_flight: u32,
     /// Bytes of chunks with receipts.
@@ -56,6 +58,7 @@ pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, Record
         addresses: head.addresses.clone(),
         lease: location.lease.clone(),
         room: location.granted,
+        denied: 0,
         in_flight: 0,
         stored: 0,
     })
@@ -122,7 +125,7 @@ impl Placement {
     /// The lease has no more room for us, whatever we believed.
     pub(super) fn exhaust(&mut self, slot: &Slot) {
         if let Some(known) = self.find(slot.place, slot.column) {
-            known.room = 0;
+            known.denied += std::mem::take(&mut known.room);
         }
     }
 
@@ -162,7 +165,7 @@ impl Placement {
 
     /// The locations with room left over, and how much: to be given back. Afterwards there is none.
     pub(super) fn take_unused(&mut self) -> Vec<(Place, u64)> {
-        let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room));
+        let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room) + std::mem::take(&mut slot.denied));
         self.slots.iter_mut().map(unused).filter(|(_, room)| *room > 0).collect()
     }
 

@@ -130,9 +130,7 @@ impl User {
             let busy = self.note_outcome(put, &chunk, &chain, &outcome, &mut record).await;
             if !record.copies.is_empty() {
                 lock(&file.chunks).insert(index, record.clone());
-                let (journal, noted) = (Arc::clone(self), record.clone());
-                let id = file.file;
-                blocking(move || journal.journal.chunk(id, index, noted)).await?;
+                self.note_chunk(file.file, index, &record).await?;
             }
             if busy && round + 1 < ROUNDS {
                 tokio::time::sleep(BUSY_PAUSE * u32::try_from(round + 1).unwrap_or(1)).await;
@@ -150,6 +148,11 @@ impl User {
         let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
         self.chunk_done(put, plain_len, &record).await;
         Ok(())
+    }
+
+    async fn note_chunk(self: &Arc<Self>, file: FileId, index: u64, record: &ChunkRecord) -> Result<(), UserError> {
+        let (user, record) = (Arc::clone(self), record.clone());
+        blocking(move || user.journal.chunk(file, index, record)).await
     }
 
     async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
@@ -257,28 +260,24 @@ impl User {
                     record.copies.push(CopyRecord { column: slot.column, place, acked: clock::now() });
                     put.sent.fetch_add(1, Ordering::Relaxed);
                 }
-                Some(Err(refusal)) => {
-                    match refusal.kind {
-                        RefusalKind::Busy => busy = true,
-                        RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
-                            lock(&put.lapsed).insert(vendor, clock::now());
-                            lock(&put.placement).exhaust(slot);
-                        }
-                        RefusalKind::OverLease | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
-                        RefusalKind::WrongHash | RefusalKind::WrongLength => {}
-                        _ => lock(&put.placement).fail(vendor),
+                Some(Err(refusal)) => match refusal.kind {
+                    RefusalKind::Busy => busy = true,
+                    // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
+                    RefusalKind::OverLease | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
+                    RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
+                        lock(&put.lapsed).insert(vendor, clock::now());
+                        lock(&put.placement).exhaust(slot);
                     }
-                    let replaced = Replaced {
-                        chunk: chunk.id.to_string(),
-                        vendor: vendor.to_string(),
-                        reason: refusal.reason.to_string(),
-                    };
-                    if refusal.kind != RefusalKind::Busy {
+                    RefusalKind::WrongHash | RefusalKind::WrongLength => {}
+                    _ => {
+                        lock(&put.placement).fail(vendor);
+                        let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
+                        let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };
                         let Replaced { chunk, vendor, reason } = replaced.clone();
-                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
                         lock(&put.replaced).push(replaced);
+                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
                     }
-                }
+                },
                 None => {}
             }
         }

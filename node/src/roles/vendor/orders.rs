@@ -4,7 +4,7 @@ use fathom_protocol::codec;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
-use fathom_store::{CommitFile, CommitOutcome, ErasedChunk};
+use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk};
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
@@ -64,8 +64,14 @@ impl Vendor {
             record: codec::encode(fat.carried()),
         };
         let now = clock::now();
+        let freed = self.freed(fat)?;
         let outcome = self.durable(|tx| {
-            let outcome = tx.commit_and_erase(&commit)?;
+            let mut outcome = tx.commit_and_erase(&commit)?;
+            if let CommitOutcome::Applied { erased, .. } = &mut outcome {
+                for key in &freed {
+                    erased.extend(tx.erase_chunk(key)?);
+                }
+            }
             if matches!(outcome, CommitOutcome::Applied { .. }) && !repeated {
                 self.commit_leases(fat, now).map_err(|refusal| in_transaction(&refusal))?;
             }
@@ -79,6 +85,19 @@ impl Vendor {
                 "another final FAT of this file has the same sequence number; nothing was erased",
             )),
         }
+    }
+
+    /// Chunks that this final FAT gives up although their tag is one that it commits: this vendor failed in the middle of
+    /// the put, and what it had taken was stored elsewhere. What another vendor moved here is none of it.
+    fn freed(&self, fat: &FinalFat) -> Result<Vec<ChunkKey>, Refusal> {
+        if !fat.frees.contains(&self.me) || fat.uses.iter().any(|used| used.vendor == self.me) {
+            return Ok(Vec::new());
+        }
+        let mut chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+        let ledger = lock(&self.ledger);
+        let own = |id| ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
+        chunks.retain(|chunk| chunk.seq <= fat.seq && own(chunk.lease));
+        Ok(chunks.iter().map(ChunkEntry::key).collect())
     }
 
     fn commit_leases(&self, fat: &FinalFat, now: fathom_protocol::time::UnixMs) -> Result<(), Refusal> {

@@ -91,7 +91,7 @@ async fn peer(seed: u8, roles: Roles, make: impl FnOnce(&Net) -> Role) -> Peer {
         limits: ConnectionCaps::default(),
     };
     let (overlay, mut incoming) = fathom_overlay::start(config).await.unwrap();
-    let net = Net::new(overlay, key(seed), roles, Vec::new(), PeerBook::default());
+    let net = Net::new(overlay, key(seed), roles, PeerBook::default());
     let role = make(&net);
     let (streams, cancel) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let (count, stop) = (Arc::clone(&streams), cancel.clone());

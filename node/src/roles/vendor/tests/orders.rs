@@ -70,6 +70,22 @@ async fn fig_22_a_commit_and_then_a_release_erase_everything() {
     assert_eq!(failures(&answers), [(vendor.node(), RefusalKind::Stale)]);
 }
 
+/// Keeps away: a vendor that died in the middle of a put, and was replaced, commits what it had taken when it is back, and
+/// holds it for ever although no manifest names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn fig_14_a_replaced_vendor_erases_what_the_final_fat_frees() {
+    let user = TestUser::start(78).await;
+    let vendor = TestVendor::start(79).await;
+    let body = bytes(400_000, 1);
+    let receipt = user.store(&vendor, &body).await;
+    let elsewhere = Use { vendor: NodeId([9; 32]), ..user.uses(&receipt, 0) };
+    let fat = user.fat(1, 1, vec![elsewhere], vec![vendor.node()]);
+    for _ in 0..2 {
+        assert_eq!(user.order(&vendor, fat.clone()).await.unwrap(), Response::Done);
+        assert_eq!((vendor.files(), lease_of(&vendor, receipt.lease).map_or(0, |lease| lease.used)), (0, 0));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_45_forged_foreign_and_expired_orders_change_nothing() {
     let (user, stranger) = (TestUser::start(72).await, TestUser::start(73).await);
