@@ -1,6 +1,6 @@
 //! kill -9 of vendors, users and mirrors (cases 1 to 4).
 
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fathom_testnet::{Spec, Stopwatch};
@@ -96,25 +96,28 @@ fn fault_02_a_vendor_killed_around_its_commits_counts_each_chunk_once() {
     // Each chunk becomes two parts: an odd number is the middle of one, an even one is between the last part, the
     // commit in the local FAT and the receipt.
     for wanted in [1, 6, 13] {
-        let (killed, done) = sync_channel(1);
-        let put = user.start_put(&file, "file");
+        let mut put = user.start_put(&file, "file");
+        let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let watch = Stopwatch::start();
-                while parts(&vendor).len() < wanted && watch.elapsed() < PUT_MAX {
+            let killer = scope.spawn(|| {
+                while parts(&vendor).len() < wanted && !over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 net.kill("vendor-1").unwrap();
-                killed.send(()).unwrap();
             });
-            let (code, _, answer) = put.finish();
-            done.recv().unwrap();
-            // With its only vendor dead it cannot succeed, unless all was stored before the kill.
-            if code != 0 {
-                println!("killed at part {wanted}: {}", typed(code, &answer));
-            }
+            while put.event().is_some() {}
+            over.store(true, Ordering::SeqCst);
+            killer.join().unwrap();
         });
+        let (code, _, answer) = put.finish();
+        let parts = parts(&vendor).len();
+        // With its only vendor dead it cannot succeed.
+        println!("killed with {parts} parts of at least {wanted}: {}", typed(code, &answer));
         net.start("vendor-1").unwrap();
+        wait_for("the user reaches the vendor again", || {
+            let path = user.ok(&["path"]);
+            if path["vendors"][0]["chosen"] == true { Ok(()) } else { Err(path.to_string()) }
+        });
     }
     let answer = wait_for("the vendor is offered work again", || {
         let output = user.cli(&["put", file.to_str().unwrap(), "--as", "file"]);
