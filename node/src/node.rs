@@ -169,8 +169,7 @@ async fn open_roles(home: &Home, config: &Config, net: &Net) -> Result<Roles, No
         roles.mirror = Some(tokio::task::spawn_blocking(move || Mirror::open(&dir, net, &settings)).await??);
     }
     if config.has(Role::Vendor) {
-        home.vendor_dir()?;
-        let (dir, net, settings) = (home.dir().to_owned(), net.clone(), vendor_settings(config));
+        let (dir, net, settings) = (home.vendor_dir()?, net.clone(), vendor_settings(config));
         roles.vendor = Some(tokio::task::spawn_blocking(move || Vendor::open(&dir, net, settings)).await??);
     }
     Ok(roles)
@@ -230,6 +229,9 @@ impl RunningNode {
     pub async fn shutdown(self) {
         if let Some(control) = self.control {
             control.shutdown().await;
+        }
+        if self.options.temporary {
+            self.commands.renew_if_due().await;
         }
         self.cancel.cancel();
         self.tasks.close();

@@ -24,6 +24,8 @@ pub struct Candidate {
     pub load: u32,
     /// Whether the mirror failed to reach it lately.
     pub suspected: bool,
+    /// Whether it may hold a copy of the very chunks that are to be placed.
+    pub may_hold: bool,
 }
 
 /// What is wanted.
@@ -88,7 +90,7 @@ pub enum Shortage {
     },
 }
 
-/// Chooses vendors for `want`. Suspected vendors come last.
+/// Chooses vendors for `want`. Suspected vendors come last, before them those that may hold a copy.
 ///
 /// # Errors
 /// [`Shortage`].
@@ -169,8 +171,8 @@ fn room(vendors: &[&Candidate], unit: u64) -> u64 {
     vendors.iter().fold(0, |sum, candidate| sum.saturating_add(candidate.free / unit * unit))
 }
 
-fn rank(candidate: &Candidate, want: &Want) -> (bool, bool, u32) {
-    (candidate.suspected, want.avoid_zones.contains(&candidate.zone), candidate.load)
+fn rank(candidate: &Candidate, want: &Want) -> (bool, bool, bool, u32) {
+    (candidate.suspected, candidate.may_hold, want.avoid_zones.contains(&candidate.zone), candidate.load)
 }
 
 /// Deals the groups out to columns, in rank order or the largest first; `None` if there are fewer than columns.

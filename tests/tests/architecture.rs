@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// Lines of the longest source file. 500 is the aim; past this a file has to be taken apart.
 const LINES_MAX: usize = 700;
 const FOLDERS: [&str; 5] = ["bootstrap", "node", "protocol", "testnet", "tests"];
+/// Text and pictures for people; no code.
+const DOCS: &str = "docs";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -136,7 +138,7 @@ fn the_top_level_folders_are_the_architecture() {
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().into_string().unwrap())
-        .filter(|name| !name.starts_with('.') && name != "target")
+        .filter(|name| !name.starts_with('.') && name != "target" && name != DOCS)
         .collect();
     folders.sort();
     assert_eq!(folders, FOLDERS);

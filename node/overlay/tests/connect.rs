@@ -55,7 +55,7 @@ async fn a_peer_that_stops_is_noticed() {
     let (runtime, server) = node_in_a_process(config(1)).await;
     let (id, addresses) = (server.id(), server.addresses.clone());
     client.overlay.connect(id, &addresses, SOON).await.unwrap();
-    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let (hold, held) = std::sync::mpsc::sync_channel::<()>(1);
     runtime.spawn(async move { held.recv() });
     let begun = Instant::now();
     until("the silence is noticed", || async { client.overlay.connected().await.is_empty() }).await;

@@ -72,6 +72,15 @@ impl NodeCommands {
         }
     }
 
+    /// Renews what is due, for a node that ends with its command.
+    pub(super) async fn renew_if_due(&self) {
+        if let Ok(user) = self.user()
+            && let Err(error) = user.renew_if_due().await
+        {
+            tracing::warn!(%error, "leases were not renewed; the next command tries again");
+        }
+    }
+
     fn user(&self) -> Result<Arc<User>, CommandError> {
         let user = self.user.read().unwrap_or_else(PoisonError::into_inner).clone();
         user.ok_or_else(|| match self.config.has(Role::User) {

@@ -240,12 +240,18 @@ impl Mirror {
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
         for record in verified {
-            match record {
+            let fits = record.map_err(Refusal::from).and_then(|record| {
+                if let Verified::Fat(fat) = &record {
+                    self.writer.shared().state().table.check_uses(fat)?;
+                }
+                Ok(record)
+            });
+            match fits {
                 Ok(record) => {
                     good.push(record);
                     answers.push(None);
                 }
-                Err(error) => answers.push(Some(error.into())),
+                Err(refusal) => answers.push(Some(refusal)),
             }
         }
         let mut kept = self.keep(good).await?.into_iter();

@@ -18,7 +18,7 @@ mod send;
 mod source;
 mod store;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
@@ -48,6 +48,8 @@ pub struct User {
     net: Net,
     settings: UserSettings,
     journal: Journal,
+    /// When all leases were last renewed, Unix milliseconds as text.
+    renewed_file: PathBuf,
 }
 
 impl std::fmt::Debug for User {
@@ -63,7 +65,7 @@ impl User {
     /// [`UserError::Journal`].
     pub fn open(dir: &Path, net: Net, keys: UserKeys, settings: UserSettings) -> Result<Arc<Self>, UserError> {
         let journal = Journal::open(&dir.join("journal.redb"))?;
-        Ok(Arc::new(Self { keys, net, settings, journal }))
+        Ok(Arc::new(Self { keys, net, settings, journal, renewed_file: dir.join("renewed") }))
     }
 
     /// The user's public identity.

@@ -124,6 +124,10 @@ pub struct Vendor {
     clocks: Mutex<BTreeMap<NodeId, i64>>,
     /// Chunks whose bytes were found damaged in this run.
     damaged: Mutex<BTreeSet<ChunkKey>>,
+    /// Whether a device is away: its capacity is missing, and its data is not.
+    device_away: AtomicBool,
+    /// Vendors that hold a copy of a chunk which was to be moved there, while this one is overloaded.
+    held_at: Mutex<BTreeMap<ChunkKey, BTreeSet<NodeId>>>,
     migrations: AtomicU64,
     /// Chunks that were moved away and are kept for their hold time.
     leaving: Mutex<BTreeMap<ChunkKey, Leaving>>,
@@ -227,6 +231,8 @@ impl Vendor {
             transfers: Transfers::new(),
             clocks: Mutex::default(),
             damaged: Mutex::default(),
+            device_away: AtomicBool::new(false),
+            held_at: Mutex::default(),
             migrations: AtomicU64::new(migrations.unwrap_or(0)),
             leaving: Mutex::default(),
             moves_open: AtomicBool::new(true),

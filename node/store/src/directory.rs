@@ -311,6 +311,9 @@ impl Device for DirectoryDevice {
     }
 
     fn report(&self) -> DeviceReport {
+        // A disk that was pulled out is to be seen here before anything is written to where it was. Its absence is the news;
+        // the error says no more.
+        let _ = self.present();
         let state = self.status().state;
         let counts = self.budget.counts();
         let (write_bytes_per_s, latency_ms) = self.meter.means();

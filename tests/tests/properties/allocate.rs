@@ -14,6 +14,7 @@ fn candidate(vendor: u8, zone: u8, operator: u8, free: u64) -> Candidate {
         free,
         load: 0,
         suspected: false,
+        may_hold: false,
     }
 }
 
@@ -26,6 +27,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
             .map(|((zone, operator, free, load, suspected), vendor)| Candidate {
                 load,
                 suspected,
+                may_hold: false,
                 ..candidate(vendor, zone, operator, free)
             })
             .collect()

@@ -96,7 +96,7 @@ impl Draw {
 
     fn list<T, const MAX: usize>(&mut self, mut value: impl FnMut(&mut Self) -> T) -> Bounded<T, MAX> {
         let length = self.length(MAX, 4);
-        Bounded::new((0..length).map(|_| value(self)).collect()).ok().unwrap()
+        Bounded::new((0..length).map(|_| value(self)).collect()).unwrap()
     }
 
     fn maybe<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
@@ -207,7 +207,7 @@ impl Draw {
             .collect();
         leases.sort_by_key(|lease| lease.id);
         let head = Self::sign(self.head_over(&key, &leases), &key);
-        let leases = Bounded::new(leases.into_iter().map(Signed::into_carried).collect()).ok().unwrap();
+        let leases = Bounded::new(leases.into_iter().map(Signed::into_carried).collect()).unwrap();
         VendorRecord { head: head.into_carried(), leases }
     }
 
@@ -264,14 +264,15 @@ impl Draw {
     pub(crate) fn final_fat(&mut self) -> Signed<FinalFat> {
         let key = self.key();
         let seq = self.number();
+        let body = self.length(fathom_protocol::limits::FAT_BODY_BYTES_MAX, 300);
+        let released = body == 0;
         let uses: Bounded<Use, _> = self.list(|draw| Use {
             vendor: draw.node(),
             lease: LeaseId(draw.bytes()),
             bytes: draw.number(),
             unused: draw.number(),
         });
-        let released = uses.is_empty();
-        let body = if released { 0 } else { self.length(fathom_protocol::limits::FAT_BODY_BYTES_MAX, 300) };
+        let uses = if released { Bounded::default() } else { uses };
         let fat = FinalFat {
             version: VERSION,
             owner: Self::owner_of(&key),

@@ -192,8 +192,13 @@ fn contradictions_are_not_signed_and_not_accepted() {
     let fat = samples::final_fat();
     let past = fathom_protocol::fat::FinalFat { base: 5, ..fat.clone() };
     assert!(matches!(Signed::sign(past, user.signing()), Err(RecordError::Invalid(_))));
-    let unplaced = fathom_protocol::fat::FinalFat { uses: Default::default(), ..fat };
-    assert!(matches!(Signed::sign(unplaced, user.signing()), Err(RecordError::Invalid(_))));
+    // Without a manifest it is a release, which uses nothing and leaves no tag; an empty file has one, and uses nothing.
+    let half = fathom_protocol::fat::FinalFat { body: Default::default(), ..fat.clone() };
+    assert!(matches!(Signed::sign(half, user.signing()), Err(RecordError::Invalid(_))));
+    let left = fathom_protocol::fat::FinalFat { base: 4, ..samples::release() };
+    assert!(matches!(Signed::sign(left, user.signing()), Err(RecordError::Invalid(_))));
+    let empty = fathom_protocol::fat::FinalFat { uses: Default::default(), ..fat };
+    assert!(Signed::sign(empty, user.signing()).is_ok_and(|fat| !fat.is_release()));
     let mut receipt = samples::receipt();
     receipt.length += 1;
     assert!(matches!(Signed::sign(receipt, &key), Err(RecordError::Invalid(_))));

@@ -86,14 +86,16 @@ impl Mirror {
         Ok(ProvisionalFat { locations, warnings })
     }
 
-    /// Vendors that may be chosen for a request.
+    /// Vendors that may be chosen for a request. Of a file that moves it is not known here which vendor holds which chunk, as
+    /// its manifest is sealed: those that hold some of it come last, except for the asking vendor's own zone, where the same
+    /// copy was spread. A destination that has the chunk says so.
     fn candidates(&self, request: &AllocateRequest) -> Vec<Candidate> {
         let state = self.writer.shared().state();
         let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
         let holders = request.file.map(|file| state.table.holders(request.owner, file)).unwrap_or_default();
-        let barred = |vendor: &NodeId| {
-            request.exclude.contains(vendor) || holders.contains(vendor) || *vendor == request.authority.node()
-        };
+        let asker = request.authority.node();
+        let zone = state.table.vendor(asker).map(|vendor| vendor.head.characteristics.zone.clone());
+        let barred = |vendor: &NodeId| request.exclude.contains(vendor) || *vendor == asker;
         let vendors = state.table.vendors().filter(|vendor| !barred(&vendor.head.vendor));
         vendors
             .map(|known| {
@@ -106,6 +108,7 @@ impl Mirror {
                     free: head.free().saturating_sub(offered.since(head.vendor, (head.epoch, head.seq))),
                     load: head.characteristics.load,
                     suspected: quiet || self.net.book().behaviour(head.vendor).suspected,
+                    may_hold: holders.contains(&head.vendor) && zone.as_ref() != Some(&head.characteristics.zone),
                 }
             })
             .collect()

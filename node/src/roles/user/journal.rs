@@ -51,7 +51,7 @@ pub(super) struct FileRecord {
     pub seq: u64,
 }
 
-/// A chunk with at least one receipt.
+/// A chunk that was sealed, with the receipts that came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ChunkRecord {
     /// BLAKE3 of the ciphertext.
@@ -124,7 +124,7 @@ impl Journal {
         table.get(&file.0[..]).map_err(failed)?.map(|value| read(value.value())).transpose()
     }
 
-    /// Chunks of `file` that have receipts, by index.
+    /// Chunks of `file` that were sealed, by index.
     pub(super) fn chunks(&self, file: FileId) -> Result<Vec<(u64, ChunkRecord)>, UserError> {
         let table = self.db.begin_read().map_err(failed)?.open_table(CHUNKS).map_err(failed)?;
         let range = table.range(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..]).map_err(failed)?;
@@ -157,7 +157,7 @@ impl Journal {
         begin.commit().map_err(failed)
     }
 
-    /// Notes a chunk's receipts. Durable soon, with others.
+    /// Notes a chunk and its receipts. Durable soon, with others.
     pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord) -> Result<(), UserError> {
         self.writer.send(Job::Chunk(file, index, record)).map_err(|_| failed("its writer has ended"))
     }

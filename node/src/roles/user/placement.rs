@@ -26,6 +26,8 @@ pub(super) struct Slot {
     pub lease: Carried<Lease>,
     /// Bytes that were locked for this put and are not spoken for.
     room: u64,
+    /// Room that we counted on and the vendor denied: given back at the end, in case it is there after all.
+    denied: u64,
     /// Chunks on their way there.
     in_flight: u32,
     /// Bytes of chunks with receipts.
@@ -58,6 +60,7 @@ pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, Record
         addresses: head.addresses.clone(),
         lease: location.lease.clone(),
         room: location.granted,
+        denied: 0,
         in_flight: 0,
         stored: 0,
         exhausted: false,
@@ -126,7 +129,7 @@ impl Placement {
     /// chunks behind whose receipts it never saw, so each of its leases may hold less than it knows.
     pub(super) fn exhaust(&mut self, slot: &Slot) -> bool {
         self.find(slot.place, slot.column).is_some_and(|known| {
-            known.room = 0;
+            known.denied += std::mem::take(&mut known.room);
             !std::mem::replace(&mut known.exhausted, true)
         })
     }
@@ -167,7 +170,7 @@ impl Placement {
 
     /// The locations with room left over, and how much: to be given back. Afterwards there is none.
     pub(super) fn take_unused(&mut self) -> Vec<(Place, u64)> {
-        let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room));
+        let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room) + std::mem::take(&mut slot.denied));
         self.slots.iter_mut().map(unused).filter(|(_, room)| *room > 0).collect()
     }
 

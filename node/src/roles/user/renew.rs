@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fathom_protocol::fat::Place;
 use fathom_protocol::sign::Signed;
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ const REQUEST_SECONDS: u64 = 300;
 impl User {
     /// Renews all leases of this user weekly, until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let mut wait = SOON;
+        let mut wait = self.until_due().max(SOON);
         loop {
             tokio::select! {
                 biased;
@@ -30,7 +31,10 @@ impl User {
                 () = tokio::time::sleep(wait) => {}
             }
             wait = match self.renew_all().await {
-                Ok(0) => EVERY,
+                Ok(0) => {
+                    self.note_renewed();
+                    EVERY
+                }
                 Ok(failed) => {
                     tracing::warn!(failed, "some leases were not renewed; the next attempt is in ten minutes");
                     SOON
@@ -40,6 +44,29 @@ impl User {
                     SOON
                 }
             };
+        }
+    }
+
+    /// Renews now if a week has passed since the last time: for those who run a node only for the length of a command.
+    ///
+    /// # Errors
+    /// [`UserError`] if the catalogue cannot be read; leases whose vendor did not answer are tried again with the next command.
+    pub async fn renew_if_due(&self) -> Result<(), UserError> {
+        if self.until_due().is_zero() && self.renew_all().await? == 0 {
+            self.note_renewed();
+        }
+        Ok(())
+    }
+
+    fn until_due(&self) -> Duration {
+        let text = std::fs::read_to_string(&self.renewed_file).unwrap_or_default();
+        let last = UnixMs(text.trim().parse().unwrap_or(0));
+        EVERY.saturating_sub(Duration::from_millis(clock::now().since_ms(last)))
+    }
+
+    fn note_renewed(&self) {
+        if let Err(error) = std::fs::write(&self.renewed_file, clock::now().0.to_string()) {
+            tracing::warn!(%error, "the time of the renewal was not noted; it will be repeated");
         }
     }
 

@@ -122,6 +122,8 @@ impl User {
         }
         let counted = record.copies.len() == usize::from(put.copies);
         let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
+        // Noted before it is sent: an attempt that is cut off is repeated with the same bytes, which vendors that have them know.
+        self.note_chunk(file.file, index, &record).await?;
         let mut round = Round::default();
         let mut fruitless = 0;
         while fruitless < ROUNDS {
@@ -142,9 +144,7 @@ impl User {
             fruitless = if round.useful { 0 } else { fruitless + 1 };
             if !record.copies.is_empty() {
                 lock(&file.chunks).insert(index, record.clone());
-                let (journal, noted) = (Arc::clone(self), record.clone());
-                let id = file.file;
-                blocking(move || journal.journal.chunk(id, index, noted)).await?;
+                self.note_chunk(file.file, index, &record).await?;
             }
             if round.busy && fruitless < ROUNDS {
                 tokio::time::sleep(BUSY_PAUSE * u32::try_from(fruitless + 1).unwrap_or(1)).await;
@@ -162,6 +162,11 @@ impl User {
         let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
         self.chunk_done(put, plain_len, &record).await;
         Ok(())
+    }
+
+    async fn note_chunk(self: &Arc<Self>, file: FileId, index: u64, record: &ChunkRecord) -> Result<(), UserError> {
+        let (user, record) = (Arc::clone(self), record.clone());
+        blocking(move || user.journal.chunk(file, index, record)).await
     }
 
     async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
@@ -271,22 +276,20 @@ impl User {
                     round.reason = refusal.to_string();
                     match refusal.kind {
                         RefusalKind::Busy => round.busy = true,
+                        // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
                         RefusalKind::OverLease
                         | RefusalKind::LeaseExpired
                         | RefusalKind::UnknownLease
                         | RefusalKind::NoSpace => round.useful |= lock(&put.placement).exhaust(slot),
                         RefusalKind::WrongHash | RefusalKind::WrongLength => {}
-                        _ => lock(&put.placement).fail(vendor),
-                    }
-                    let replaced = Replaced {
-                        chunk: chunk.id.to_string(),
-                        vendor: vendor.to_string(),
-                        reason: refusal.reason.to_string(),
-                    };
-                    if refusal.kind != RefusalKind::Busy {
-                        let Replaced { chunk, vendor, reason } = replaced.clone();
-                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
-                        lock(&put.replaced).push(replaced);
+                        _ => {
+                            lock(&put.placement).fail(vendor);
+                            let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
+                            let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };
+                            let Replaced { chunk, vendor, reason } = replaced.clone();
+                            lock(&put.replaced).push(replaced);
+                            put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
+                        }
                     }
                 }
                 None => {}

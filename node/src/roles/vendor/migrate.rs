@@ -52,6 +52,8 @@ pub(super) struct Batch {
     pub(super) owner: OwnerId,
     pub(super) file: FileId,
     pub(super) chunks: Vec<ChunkEntry>,
+    /// Vendors that are no destination: they hold a copy, or are near their own overload.
+    pub(super) exclude: BTreeSet<NodeId>,
 }
 
 impl Batch {
@@ -78,6 +80,9 @@ impl Vendor {
                 continue;
             }
             let excess = self.excess();
+            if excess == 0 {
+                lock(&self.held_at).clear();
+            }
             if excess > 0 && self.round(excess).await == 0 {
                 pause = Instant::now() + PAUSE;
             }
@@ -86,6 +91,10 @@ impl Vendor {
 
     /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
     pub(super) fn excess(&self) -> u64 {
+        // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
+        if self.device_away.load(Ordering::Relaxed) {
+            return 0;
+        }
         let (used, capacity) = {
             let ledger = lock(&self.ledger);
             (ledger.leases().map(|lease| lease.used).sum::<u64>(), ledger.capacity())
@@ -114,8 +123,8 @@ impl Vendor {
             }
         };
         let mut moved = 0;
-        for batch in batches {
-            let places = match self.allocate(&batch).await {
+        for mut batch in batches {
+            let places = match self.allocate(&mut batch).await {
                 Ok(places) => places,
                 Err(refusal) => {
                     tracing::info!(%refusal, "overloaded, and no storage for what should go");
@@ -125,9 +134,12 @@ impl Vendor {
             let sends = self.place(&batch, &places).into_iter().map(|(entry, at)| {
                 let place = &places[at];
                 async move {
-                    let chunk = entry.chunk;
+                    let (chunk, key) = (entry.chunk, entry.key());
                     let done = self.move_chunk(entry, place).await;
                     if let Err(refusal) = &done {
+                        if refusal.kind == RefusalKind::Conflict {
+                            lock(&self.held_at).entry(key).or_default().insert(place.vendor);
+                        }
                         let to = place.vendor.short();
                         tracing::warn!(%chunk, %to, %refusal, "chunk not moved; it stays here");
                     }
@@ -144,8 +156,23 @@ impl Vendor {
         moved
     }
 
-    /// Chunks to move: named by a final FAT, whole files first, until `excess` bytes are reached. Blocks.
+    /// Chunks to move: named by a final FAT, whole files first, until `excess` bytes are reached. Those that were to be moved to
+    /// a vendor which has a copy are tried again, elsewhere, when there are no others. Blocks.
     fn choose(&self, excess: u64) -> Result<Vec<Batch>, Refusal> {
+        let held_at = lock(&self.held_at).clone();
+        let untried = self.choose_among(excess, |key| !held_at.contains_key(key))?;
+        if !untried.is_empty() || held_at.is_empty() {
+            return Ok(untried);
+        }
+        let mut again = self.choose_among(excess, |key| held_at.contains_key(key))?;
+        for batch in &mut again {
+            let keys = batch.chunks.iter().map(ChunkEntry::key);
+            batch.exclude = keys.filter_map(|key| held_at.get(&key)).flatten().copied().collect();
+        }
+        Ok(again)
+    }
+
+    fn choose_among(&self, excess: u64, among: impl Fn(&ChunkKey) -> bool) -> Result<Vec<Batch>, Refusal> {
         let pending: BTreeSet<ChunkKey> =
             self.fat.moves().map_err(|error| fat_refusal(&error))?.into_iter().map(|(key, _)| key).collect();
         let damaged = lock(&self.damaged).clone();
@@ -160,13 +187,15 @@ impl Vendor {
                 let key = entry.key();
                 let came_here = pending.contains(&key) && !self.goes_away(&key)?;
                 let free = !pending.contains(&key) || came_here;
-                if bytes >= excess || entry.state != ChunkState::Committed || !free || damaged.contains(&key) {
+                let fit = entry.state == ChunkState::Committed && free && !damaged.contains(&key) && among(&key);
+                if bytes >= excess || !fit {
                     continue;
                 }
                 let batch = batches.entry((entry.owner, entry.file)).or_insert_with(|| Batch {
                     owner: entry.owner,
                     file: entry.file,
                     chunks: Vec::new(),
+                    exclude: BTreeSet::new(),
                 });
                 let held: u64 = batch.chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
                 if held + u64::from(entry.length) <= BATCH_BYTES {

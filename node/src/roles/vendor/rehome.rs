@@ -29,6 +29,8 @@ const ALLOCATE_WAIT: Duration = Duration::from_secs(10);
 const VENDOR_WAIT: Duration = Duration::from_secs(5);
 /// Longest time for one chunk to arrive and be stored.
 const SEND_WAIT: Duration = Duration::from_secs(60);
+/// Destinations that are asked for in vain before a batch waits for the next round.
+const DESTINATIONS_TRIED: usize = 8;
 /// How long a request or header stays good.
 const GOOD_MS: u64 = 120_000;
 /// Largest sub-chunk at the destination, in bytes.
@@ -54,8 +56,27 @@ fn nonce() -> Result<Hash, Refusal> {
 }
 
 impl Vendor {
-    /// Asks the mirrors for room for a batch (figure 15b). Vendors that are near their own overload get theirs back.
-    pub(super) async fn allocate(&self, batch: &Batch) -> Result<Vec<Place>, Refusal> {
+    /// Asks the mirrors for room for a batch (figure 15b). Vendors that are near their own overload get theirs back, and others
+    /// are asked for.
+    pub(super) async fn allocate(&self, batch: &mut Batch) -> Result<Vec<Place>, Refusal> {
+        batch.exclude.insert(self.me);
+        for _ in 0..DESTINATIONS_TRIED {
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            for location in self.ask_for_room(batch).await? {
+                if let Some((place, fit)) = self.location(batch, location) {
+                    if fit { good.push(place) } else { bad.push(place) }
+                }
+            }
+            self.return_room(&bad).await;
+            if !good.is_empty() || bad.is_empty() {
+                return Ok(good);
+            }
+            batch.exclude.extend(bad.iter().map(|place| place.vendor));
+        }
+        Err(Refusal::new(RefusalKind::NoSpace, "the vendors with room are near their own limit"))
+    }
+
+    async fn ask_for_room(&self, batch: &Batch) -> Result<Vec<Location>, Refusal> {
         let unit = batch.unit();
         let request = AllocateRequest {
             version: tags::VERSION,
@@ -66,33 +87,18 @@ impl Vendor {
             width: 1,
             bytes: u64::from(unit) * batch.chunks.len() as u64,
             unit,
-            exclude: Bounded::first([self.me]),
+            exclude: Bounded::first(batch.exclude.iter().copied()),
             avoid_zones: Bounded::default(),
             nonce: nonce()?,
             expires: clock::now().plus_ms(GOOD_MS),
         };
-        let request = Signed::sign(request, self.net.key())?.into_carried();
+        let request = Request::Allocate(Signed::sign(request, self.net.key())?.into_carried());
         let mut last = Refusal::new(RefusalKind::Unreachable, "no mirror is known");
         for mirror in self.net.book().mirrors().into_iter().take(MIRRORS_TOLD) {
-            match self.net.call(mirror, &Request::Allocate(request.clone()), ALLOCATE_WAIT).await {
-                Ok(Response::Provisional(provisional)) => {
-                    let (mut good, mut bad) = (Vec::new(), Vec::new());
-                    for location in provisional.locations {
-                        if let Some((place, fit)) = self.location(batch, location) {
-                            if fit { good.push(place) } else { bad.push(place) }
-                        }
-                    }
-                    self.return_room(&bad).await;
-                    if good.is_empty() {
-                        return Err(Refusal::new(
-                            RefusalKind::NoSpace,
-                            "the vendors with room are near their own limit",
-                        ));
-                    }
-                    return Ok(good);
-                }
+            match self.net.call(mirror, &request, ALLOCATE_WAIT).await {
+                Ok(Response::Provisional(provisional)) => return Ok(provisional.locations.into_vec()),
                 Ok(_) => {
-                    last = Refusal::new(RefusalKind::BadRequest, "a mirror answered a request for storage strangely")
+                    last = Refusal::new(RefusalKind::BadRequest, "a mirror answered a request for storage strangely");
                 }
                 Err(refusal) => last = refusal,
             }
@@ -205,6 +211,10 @@ impl Vendor {
         self.transfers.count(length);
         let wanted = (self.me == receipt.vendor, entry.owner, entry.chunk, entry.length, entry.file, entry.seq);
         let found = (false, receipt.owner, receipt.chunk, receipt.length, receipt.file, receipt.seq);
+        if receipt.vendor == place.vendor && receipt.lease != place.id && wanted == found {
+            // It answered with the receipt it gave to the chunk's owner.
+            return Err(Refusal::new(RefusalKind::Conflict, "the destination holds a copy of this chunk"));
+        }
         if wanted != found || receipt.vendor != place.vendor || receipt.lease != place.id {
             return Err(Refusal::new(RefusalKind::BadRequest, "the receipt is not for the chunk that was moved"));
         }

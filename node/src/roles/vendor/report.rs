@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fathom_protocol::codec::{self, Bounded, Text};
@@ -75,6 +76,7 @@ impl Vendor {
     /// Signs a head over everything as it is now and makes it durable. Blocks.
     pub(super) fn sign_head(&self, addresses: Addresses) -> Result<VendorRecord, Refusal> {
         let reports = self.devices.report();
+        self.note_away(&reports);
         lock(&self.ledger).set_capacity(capacity(&reports));
         let (record, next) = self.durable(|tx| {
             let before = *lock(&self.head);
@@ -87,6 +89,11 @@ impl Vendor {
         // Only one task signs heads, so none can have come between.
         *lock(&self.head) = next;
         Ok(record)
+    }
+
+    fn note_away(&self, reports: &[DeviceReport]) {
+        let away = reports.iter().any(|report| report.state == DeviceState::Suspended);
+        self.device_away.store(away, Ordering::Relaxed);
     }
 
     fn describe(
@@ -195,6 +202,7 @@ impl Vendor {
         loop {
             let next = Instant::now() + every;
             if let Ok(reports) = self.blocking(|vendor| Ok(vendor.devices.report())).await {
+                self.note_away(&reports);
                 let now = reports.iter().map(|report| (report.id, (report.state, report.quota))).collect();
                 if known != now {
                     known = now;

@@ -304,27 +304,33 @@ impl TestUser {
     async fn send_raw(&self, to: NodeId, header: &[u8], body: &[u8], end: bool) -> Vec<ChunkAnswer> {
         let stream = self.peer.net.open(to, Proto::Chunk).await.unwrap();
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let (header, body) = (header.to_vec(), body.to_vec());
-        let sending = tokio::spawn(async move {
-            frame::write_frame(&mut writer, &header).await?;
-            writer.write_all(&body).await?;
+        // In one task with the reading: before a stream's name is agreed on, its two halves share one waker.
+        let sending = async {
+            frame::write_frame(&mut writer, header).await?;
+            writer.write_all(body).await?;
             writer.flush().await?;
             if end {
                 writer.shutdown().await?;
             }
-            Ok::<_, fathom_overlay::FrameError>(writer)
-        });
-        let mut answers = Vec::new();
-        loop {
-            let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, WAIT).await.unwrap();
-            match codec::decode(&answer, ANSWER_BYTES_MAX).unwrap() {
-                ChunkAnswer::Alive => {}
-                ChunkAnswer::Done => break,
-                answer => answers.push(answer),
+            Ok::<_, fathom_overlay::FrameError>(())
+        };
+        let receiving = async {
+            let mut answers = Vec::new();
+            loop {
+                let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, WAIT).await.unwrap();
+                match codec::decode(&answer, ANSWER_BYTES_MAX).unwrap() {
+                    ChunkAnswer::Alive => {}
+                    ChunkAnswer::Done => return answers,
+                    answer => answers.push(answer),
+                }
             }
+        };
+        tokio::pin!(sending, receiving);
+        tokio::select! {
+            // A refused body may not be taken to its end.
+            answers = &mut receiving => answers,
+            _ = &mut sending => receiving.await,
         }
-        let _ = sending.await.unwrap();
-        answers
     }
 
     /// Stores a chunk at one vendor, with room locked for it.
