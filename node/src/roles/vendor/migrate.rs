@@ -137,11 +137,13 @@ impl Vendor {
                     let (chunk, key) = (entry.chunk, entry.key());
                     let done = self.move_chunk(entry, place).await;
                     if let Err(refusal) = &done {
+                        let to = place.vendor.short();
                         if refusal.kind == RefusalKind::Conflict {
                             lock(&self.held_at).entry(key).or_default().insert(place.vendor);
+                            tracing::debug!(%chunk, %to, "the destination holds a copy; another one is looked for");
+                        } else {
+                            tracing::warn!(%chunk, %to, %refusal, "chunk not moved; it stays here");
                         }
-                        let to = place.vendor.short();
-                        tracing::warn!(%chunk, %to, %refusal, "chunk not moved; it stays here");
                     }
                     usize::from(done.is_ok())
                 }
