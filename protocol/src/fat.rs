@@ -105,7 +105,7 @@ pub struct Place {
 pub struct ChunkRef {
     /// BLAKE3 of the ciphertext.
     pub id: ChunkId,
-    /// Drawn when this chunk was sealed; with the file key and the index it gives the chunk's key.
+    /// With the file key and the index it gives the chunk's key, see [`crate::seal::chunk_salt`].
     pub salt: [u8; SALT_LEN],
     /// Where its copies are: indices into [`Manifest::places`].
     pub copies: Vec<u16>,

@@ -1,7 +1,8 @@
 //! Sealing a chunk: segments of 64 KiB with ChaCha20-Poly1305 in the STREAM construction.
 //!
-//! The chunk's key is `HKDF-SHA256(file key, label, index u64 le, salt[8])`. The salt is drawn anew each time a chunk is
-//! sealed, so that a file that changed between two attempts never meets one key twice. Within a chunk the nonce of segment
+//! The chunk's key is `HKDF-SHA256(file key, label, index u64 le, salt[8])`. The salt is a keyed hash of the plaintext
+//! ([`chunk_salt`]): a file that changed between two attempts does not meet one key twice, while one that did not is sealed
+//! to the same bytes, so that what a vendor has already is recognised and counted once. Within a chunk the nonce of segment
 //! `i` is `0[7], i u32 be, last u8`: a segment that is cut off, repeated or moved does not open.
 //! Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance" (2015).
 
@@ -45,7 +46,18 @@ fn nonce(segment: usize, last: bool) -> Nonce {
     nonce.into()
 }
 
-/// Seals chunk `index` of a file. `salt` must be freshly random for each call with other `plain` bytes.
+/// The salt of chunk `index` with these `plain` bytes: BLAKE3 of index (u64 le) and plaintext under a key of its own. Two
+/// plaintexts of one index of one file meet in it with a chance of 2^-64.
+#[must_use]
+pub fn chunk_salt(file_key: &[u8; 32], index: u64, plain: &[u8]) -> [u8; SALT_LEN] {
+    let mut hasher = blake3::Hasher::new_keyed(&derive(file_key, tags::derive::SALT));
+    hasher.update(&index.to_le_bytes()).update(plain);
+    let mut salt = [0; SALT_LEN];
+    hasher.finalize_xof().fill(&mut salt);
+    salt
+}
+
+/// Seals chunk `index` of a file. `salt` must be another one for other `plain` bytes: see [`chunk_salt`].
 ///
 /// # Errors
 /// [`SealError::Length`].

@@ -44,6 +44,8 @@ pub mod derive {
     pub const INDEX: &[u8] = b"fathom 1 index";
     /// File key, with index and salt, to a chunk's key.
     pub const CHUNK: &[u8] = b"fathom 1 chunk";
+    /// File key to the key under which a chunk's plaintext gives its salt.
+    pub const SALT: &[u8] = b"fathom 1 chunk salt";
 }
 
 /// BLAKE3 domain bytes of the lease root.

@@ -40,6 +40,8 @@ pub struct UserSettings {
     pub in_flight: usize,
     /// Vendors split a chunk into parts of at most this many bytes.
     pub part_bytes: u32,
+    /// How long a vendor surely holds a chunk that no final FAT names yet, in milliseconds. Older receipts are not relied on.
+    pub trusted_ms: u64,
 }
 
 /// A person's files on the network.

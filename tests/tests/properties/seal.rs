@@ -2,7 +2,7 @@
 
 use fathom_protocol::keys::{Phrase, PhraseError};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, CHUNK_PLAIN_MAX, SEGMENT_PLAIN, SEGMENT_TAG};
-use fathom_protocol::seal::{SealError, open_chunk, open_segments, seal_chunk, sealed_len};
+use fathom_protocol::seal::{SealError, chunk_salt, open_chunk, open_segments, seal_chunk, sealed_len};
 use proptest::prelude::*;
 
 const SEALED: usize = SEGMENT_PLAIN + SEGMENT_TAG;
@@ -69,6 +69,23 @@ proptest! {
         prop_assert_eq!(open_chunk(&key, index, salt, &flipped), Err(SealError::Segment(at / SEALED)));
         prop_assert!(open_chunk(&key, index, salt, &sealed[..at]).is_err());
         prop_assert!(open_chunk(&key, index, salt, &[&sealed[..], &[0]].concat()).is_err());
+    }
+
+    /// The same bytes are sealed alike each time, others under another key.
+    #[test]
+    fn a_salt_follows_from_key_index_and_bytes(key: [u8; 32], index: u64, length in lengths(), bit in 0..64usize) {
+        let mut plain = plain(length, key[0]);
+        let salt = chunk_salt(&key, index, &plain);
+        prop_assert_eq!(chunk_salt(&key, index, &plain), salt);
+        let mut other_key = key;
+        other_key[bit / 8] ^= 1 << (bit % 8);
+        prop_assert_ne!(chunk_salt(&other_key, index, &plain), salt);
+        prop_assert_ne!(chunk_salt(&key, index ^ (1 << bit), &plain), salt);
+        plain[length / 2] ^= 1;
+        prop_assert_ne!(chunk_salt(&key, index, &plain), salt);
+        plain[length / 2] ^= 1;
+        plain.push(0);
+        prop_assert_ne!(chunk_salt(&key, index, &plain), salt);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
 //!
 //! Receipts are written by one thread, many to a transaction. Losing the last of them in a crash costs sending those copies
-//! again and nothing else: a chunk that is sealed again gets a new salt, so no key meets two plaintexts.
+//! again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that has them answers at once.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -16,6 +16,7 @@ use fathom_protocol::codec;
 use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Location;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -51,15 +52,26 @@ pub(super) struct FileRecord {
     pub seq: u64,
 }
 
-/// A chunk that was sealed, with the receipts that came.
+/// A chunk with the receipts that came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ChunkRecord {
     /// BLAKE3 of the ciphertext.
     pub id: ChunkId,
     /// With which it was sealed.
     pub salt: [u8; SALT_LEN],
-    /// Copies with a receipt: column and place.
-    pub copies: Vec<(u8, Place)>,
+    /// Copies with a receipt.
+    pub copies: Vec<CopyRecord>,
+}
+
+/// One copy with a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CopyRecord {
+    /// Which copy it is, from 0.
+    pub column: u8,
+    /// Where it is.
+    pub place: Place,
+    /// When its receipt came.
+    pub acked: UnixMs,
 }
 
 enum Job {
@@ -124,7 +136,7 @@ impl Journal {
         table.get(&file.0[..]).map_err(failed)?.map(|value| read(value.value())).transpose()
     }
 
-    /// Chunks of `file` that were sealed, by index.
+    /// Chunks of `file` that have receipts, by index.
     pub(super) fn chunks(&self, file: FileId) -> Result<Vec<(u64, ChunkRecord)>, UserError> {
         let table = self.db.begin_read().map_err(failed)?.open_table(CHUNKS).map_err(failed)?;
         let range = table.range(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..]).map_err(failed)?;

@@ -12,7 +12,7 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::COPIES_MAX;
 use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{Request, Unused};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::Catalogue;
@@ -32,9 +32,13 @@ pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
 const LIVENESS: Duration = Duration::from_millis(700);
 
-/// The chunk's copies in the columns that this put has.
-fn within(mut chunk: ChunkRecord, copies: usize) -> ChunkRecord {
-    chunk.copies.retain(|(column, _)| usize::from(*column) < copies);
+/// How often copies that grew old are sent again before a put gives up.
+const RENEWALS: usize = 3;
+
+/// The chunk's copies in the columns that this put has, as far as their receipts can be relied on.
+fn within(mut chunk: ChunkRecord, copies: usize, trusted_ms: u64) -> ChunkRecord {
+    let now = clock::now();
+    chunk.copies.retain(|copy| usize::from(copy.column) < copies && now.since_ms(copy.acked) <= trusted_ms);
     chunk
 }
 
@@ -75,6 +79,7 @@ impl User {
         let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
         result.warnings.extend(self.lock_storage(&put).await?);
         self.store_all(&put).await?;
+        self.renew_old(&put).await?;
         self.replace_dead(&put).await?;
         result.mirrors_acked = self.hand_in(&put).await? as u64;
         result.files = put.files.len() as u64;
@@ -126,7 +131,7 @@ impl User {
                     .journal
                     .chunks(file)?
                     .into_iter()
-                    .map(|(index, chunk)| (index, within(chunk, copies)))
+                    .map(|(index, chunk)| (index, within(chunk, copies, self.settings.trusted_ms)))
                     .collect(),
             };
             resumed += chunks.values().map(|chunk| chunk.copies.len() as u64).sum::<u64>();
@@ -154,6 +159,7 @@ impl User {
             files,
             replacing: tokio::sync::Mutex::new(()),
             replaced: Mutex::default(),
+            lapsed: Mutex::default(),
             sent: AtomicU64::new(0),
             bytes_done: AtomicU64::new(complete.0),
             chunks_done: AtomicU64::new(complete.1),
@@ -183,8 +189,8 @@ impl User {
         }
         for file in files {
             for (index, chunk) in lock(&file.chunks).iter() {
-                for (column, place) in &chunk.copies {
-                    placement.resumed(*place, *column, u64::from(sealed_len(file.plain_len(*index))));
+                for copy in &chunk.copies {
+                    placement.resumed(copy.place, copy.column, u64::from(sealed_len(file.plain_len(*index))));
                 }
             }
         }
@@ -239,6 +245,48 @@ impl User {
             file.source.check_unchanged()?;
         }
         Ok(())
+    }
+
+    /// Sends copies again that their vendors may have let go: no final FAT names them yet, and this user, or its machine, may
+    /// have slept past their leases. A vendor that still has one answers with its receipt and holds it for as long anew.
+    async fn renew_old(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
+        for _ in 0..RENEWALS {
+            if !self.drop_old(put) {
+                return Ok(());
+            }
+            put.events.note("storage was locked too long ago to be relied on; its copies are sent again").await;
+            self.store_all(put).await?;
+        }
+        match self.drop_old(put) {
+            false => Ok(()),
+            true => {
+                Err(Refusal::new(RefusalKind::LeaseExpired, "the locked storage expired before everything was stored")
+                    .into())
+            }
+        }
+    }
+
+    /// Forgets copies that [`Self::renew_old`] is about; whether there were any.
+    fn drop_old(&self, put: &Putting) -> bool {
+        let (now, lapsed) = (clock::now(), lock(&put.lapsed).clone());
+        let mut dropped = false;
+        for file in &put.files {
+            for (index, chunk) in lock(&file.chunks).iter_mut() {
+                let before = chunk.copies.len();
+                chunk.copies.retain(|copy| {
+                    now.since_ms(copy.acked) <= self.settings.trusted_ms
+                        && lapsed.get(&copy.place.vendor).is_none_or(|lapsed| *lapsed < copy.acked)
+                });
+                if chunk.copies.len() < before {
+                    dropped = true;
+                    if before == usize::from(put.copies) {
+                        put.bytes_done.fetch_sub(u64::from(file.plain_len(*index)), Ordering::Relaxed);
+                        put.chunks_done.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        dropped
     }
 
     /// A vendor that failed may hold receipted copies. If it is not back by now, they are stored elsewhere (figure 14).

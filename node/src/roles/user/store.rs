@@ -8,15 +8,16 @@ use std::time::Duration;
 use fathom_protocol::codec::{Bounded, Text};
 use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::seal::{seal_chunk, sealed_len};
+use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{AllocateRequest, RefusalKind};
 
-use super::journal::{ChunkRecord, PutRecord};
+use super::journal::{ChunkRecord, CopyRecord, PutRecord};
 use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
-use super::{User, UserError, blocking, nonce, random};
+use super::{User, UserError, blocking, nonce};
 use crate::clock;
 use crate::control::results::Replaced;
 use crate::control::{ControlEvent, EventSink, ProvisionalLocation};
@@ -88,6 +89,8 @@ pub(super) struct Putting {
     pub replacing: tokio::sync::Mutex<()>,
     /// Copies that were replaced.
     pub replaced: Mutex<Vec<Replaced>>,
+    /// Vendors that said that a lease has expired, and when: what they took before may be gone.
+    pub lapsed: Mutex<BTreeMap<NodeId, UnixMs>>,
     /// Copies acknowledged by this run.
     pub sent: AtomicU64,
     /// Plaintext bytes whose chunks are complete.
@@ -116,14 +119,12 @@ impl User {
         let file = &put.files[at];
         let known = lock(&file.chunks).get(&index).cloned();
         let mut record =
-            known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: random()?, copies: Vec::new() });
+            known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: [0; SALT_LEN], copies: Vec::new() });
         if self.missing(put, &record).is_empty() {
             return Ok(());
         }
         let counted = record.copies.len() == usize::from(put.copies);
         let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
-        // Noted before it is sent: an attempt that is cut off is repeated with the same bytes, which vendors that have them know.
-        self.note_chunk(file.file, index, &record).await?;
         let mut round = Round::default();
         let mut fruitless = 0;
         while fruitless < ROUNDS {
@@ -173,7 +174,7 @@ impl User {
         let bytes = put.bytes_done.fetch_add(plain_len, Ordering::Relaxed) + plain_len;
         let chunks = put.chunks_done.fetch_add(u64::from(plain_len > 0), Ordering::Relaxed) + u64::from(plain_len > 0);
         put.events.progress(bytes, put.bytes_total, chunks);
-        let vendors = record.copies.iter().map(|(_, place)| place.vendor.to_string()).collect();
+        let vendors = record.copies.iter().map(|copy| copy.place.vendor.to_string()).collect();
         put.events.send(ControlEvent::Receipt { chunk: record.id.to_string(), vendors }).await;
     }
 
@@ -181,7 +182,7 @@ impl User {
     pub(super) fn missing(&self, put: &Putting, record: &ChunkRecord) -> Vec<u8> {
         let placement = lock(&put.placement);
         let has = |column: u8| {
-            record.copies.iter().any(|(at, place)| *at == column && !placement.failed().contains(&place.vendor))
+            record.copies.iter().any(|copy| copy.column == column && !placement.failed().contains(&copy.place.vendor))
         };
         (0..put.copies).filter(|column| !has(*column)).collect()
     }
@@ -195,21 +196,21 @@ impl User {
         record: &mut ChunkRecord,
         sealed_before: bool,
     ) -> Result<SealedChunk, UserError> {
-        let salt: [u8; SALT_LEN] = record.salt;
         let theirs = Arc::clone(put);
-        let (bytes, id) = blocking(move || {
+        let (bytes, id, salt) = blocking(move || {
             let file = &theirs.files[at];
             let plain = file.source.read(index * u64::from(file.chunk_plain), file.plain_len(index))?;
+            let salt = chunk_salt(&file.file_key, index, &plain);
             let sealed = seal_chunk(&file.file_key, index, salt, &plain)?;
             let id = ChunkId::of(&sealed);
-            Ok((sealed, id))
+            Ok((sealed, id, salt))
         })
         .await?;
         let file = &put.files[at];
         if sealed_before && id != record.id {
             return Err(UserError::SourceChanged(file.source.path.clone()));
         }
-        record.id = id;
+        (record.id, record.salt) = (id, salt);
         Ok(SealedChunk { file: file.file, seq: file.seq, id, bytes: Arc::new(bytes) })
     }
 
@@ -225,7 +226,7 @@ impl User {
         let mut chain: Vec<Slot> = Vec::with_capacity(missing.len());
         for column in missing {
             let taken = loop {
-                let mut avoid: Vec<NodeId> = record.copies.iter().map(|(_, place)| place.vendor).collect();
+                let mut avoid: Vec<NodeId> = record.copies.iter().map(|copy| copy.place.vendor).collect();
                 avoid.extend(chain.iter().map(|slot| slot.place.vendor));
                 let taken = lock(&put.placement).take(*column, length, &avoid, |vendor| way(&self.net, vendor, None));
                 match taken {
@@ -264,11 +265,14 @@ impl User {
         for slot in chain {
             let vendor = slot.place.vendor;
             let said = outcome.get(&vendor);
-            lock(&put.placement).settle(slot, length, matches!(said, Some(Ok(_))));
+            // A vendor that had the chunk already may have it under another lease; then this room is still free.
+            let filled = matches!(said, Some(Ok(receipt)) if receipt.lease == slot.place.lease);
+            lock(&put.placement).settle(slot, length, filled);
             match said {
-                Some(Ok(_)) => {
-                    record.copies.retain(|(column, _)| *column != slot.column);
-                    record.copies.push((slot.column, slot.place));
+                Some(Ok(receipt)) => {
+                    let place = Place { vendor, lease: receipt.lease };
+                    record.copies.retain(|copy| copy.column != slot.column);
+                    record.copies.push(CopyRecord { column: slot.column, place, acked: clock::now() });
                     put.sent.fetch_add(1, Ordering::Relaxed);
                     round.useful = true;
                 }
@@ -277,10 +281,13 @@ impl User {
                     match refusal.kind {
                         RefusalKind::Busy => round.busy = true,
                         // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
-                        RefusalKind::OverLease
-                        | RefusalKind::LeaseExpired
-                        | RefusalKind::UnknownLease
-                        | RefusalKind::NoSpace => round.useful |= lock(&put.placement).exhaust(slot),
+                        RefusalKind::OverLease | RefusalKind::NoSpace => {
+                            round.useful |= lock(&put.placement).exhaust(slot);
+                        }
+                        RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
+                            lock(&put.lapsed).insert(vendor, clock::now());
+                            round.useful |= lock(&put.placement).exhaust(slot);
+                        }
                         RefusalKind::WrongHash | RefusalKind::WrongLength => {}
                         _ => {
                             lock(&put.placement).fail(vendor);
@@ -391,6 +398,6 @@ impl User {
 /// The places of a chunk's copies that count, in the order of columns.
 pub(super) fn places(record: &ChunkRecord) -> Vec<Place> {
     let mut copies = record.copies.clone();
-    copies.sort_unstable_by_key(|(column, _)| *column);
-    copies.into_iter().map(|(_, place)| place).collect()
+    copies.sort_unstable_by_key(|copy| copy.column);
+    copies.into_iter().map(|copy| copy.place).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fathom_protocol::ledger::Lapse;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Refusal;
-use fathom_store::{ChunkKey, ChunkState, FatError};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, FatError};
 use tokio::time::Instant;
 
 use super::{Vendor, fat_refusal, lock};
@@ -70,9 +70,10 @@ impl Vendor {
         let Some(agreed) = agreed else { return Ok(()) };
         let clock = now.min(agreed);
         let limit = self.settings.terms.lock_ms;
+        let lapsed = |entry: &ChunkEntry| entry.state == ChunkState::Stored && clock.since_ms(entry.stored_at) > limit;
         let mut old = Vec::new();
         let looked = self.fat.for_each_chunk(|entry| {
-            if entry.state == ChunkState::Stored && clock.since_ms(entry.stored_at) > limit && old.len() < ERASE_BATCH {
+            if old.len() < ERASE_BATCH && lapsed(entry) {
                 old.push(entry.key());
             }
         });
@@ -83,8 +84,8 @@ impl Vendor {
         let erased = self.fat.write(|tx| {
             let mut erased = Vec::new();
             for key in &old {
-                // A final FAT may have come since.
-                if tx.chunk(key)?.is_some_and(|entry| entry.state == ChunkState::Stored) {
+                // A final FAT may have come since, or the chunk was sent again.
+                if tx.chunk(key)?.is_some_and(|entry| lapsed(&entry)) {
                     erased.extend(tx.erase_chunk(key)?);
                 }
             }

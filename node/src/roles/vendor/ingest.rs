@@ -126,7 +126,9 @@ impl Vendor {
         self.blocking(move |vendor| {
             let lease = consents(&hop).map_err(Refusal::from)?;
             if let Some(entry) = vendor.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
-                return Ok((Task::Known, Some(vendor.receipt_of(&entry)?)));
+                let receipt = vendor.receipt_of(&entry)?;
+                vendor.hold_on(&entry)?;
+                return Ok((Task::Known, Some(receipt)));
             }
             let (owner, file) = (hop.owner, hop.file);
             let known = vendor.fat.final_of(owner, file).map_err(|error| fat_refusal(&error))?;
@@ -261,6 +263,16 @@ impl Vendor {
             stored,
         };
         Ok(Signed::sign(receipt, self.net.key())?.into_carried())
+    }
+
+    /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. Blocks.
+    fn hold_on(&self, entry: &ChunkEntry) -> Result<(), Refusal> {
+        let now = clock::now();
+        let old = now.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
+        if old && entry.state == ChunkState::Stored {
+            self.durable(|tx| tx.set_stored_at(&entry.key(), now))?;
+        }
+        Ok(())
     }
 
     /// The receipt of a chunk that is here. One that a rebuild lost is signed anew over the bytes as they are. Blocks.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use fathom_protocol::ids::{DeviceId, LeaseId};
+use fathom_protocol::time::UnixMs;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::codec::{self, Opaque, Row};
@@ -184,6 +185,14 @@ impl<'a> FatTx<'a> {
     /// `NoChunk`.
     pub fn set_state(&mut self, key: &ChunkKey, state: ChunkState) -> Result<(), FatError> {
         self.change(key, |entry| entry.state = state).map(|_| ())
+    }
+
+    /// Notes that a chunk was stored, or shown again, at this time.
+    ///
+    /// # Errors
+    /// `NoChunk`.
+    pub fn set_stored_at(&mut self, key: &ChunkKey, at: UnixMs) -> Result<(), FatError> {
+        self.change(key, |entry| entry.stored_at = at).map(|_| ())
     }
 
     /// Replaces a chunk's receipt.
