@@ -36,11 +36,7 @@ fn fault_16_a_migration_whose_target_stops_and_dies_loses_nothing() {
         device_quota: 8 * BYTES as u64,
         device_reserve: Some(0),
         // A copy whose receipt the source never heard lapses with its lock.
-        set: set(&[
-            ("vendor.report_seconds", "1"),
-            ("vendor.overload_percent", "100"),
-            ("lease.lock_seconds", "10"),
-        ]),
+        set: set(&[("vendor.report_seconds", "1"), ("vendor.overload_percent", "100"), ("lease.lock_seconds", "10")]),
     };
     net.add_vendor("vendor-2", &target).unwrap();
 
