@@ -9,6 +9,7 @@
 //! | `lock` | held by the one process that uses the directory; its process id | 0600 |
 //! | `control.sock` | where the CLI speaks to the running node | 0600 |
 //! | `ready.json` | there while a node listens: who it is and where | 0644 |
+//! | `peers.cbor` | peers known when the node last looked, to find the network again by | 0644 |
 //! | `vendor/`, `mirror/`, `user/` | each role's own state | 0700 |
 //!
 //! A file is replaced whole or not at all: written beside its place, synced, renamed, and the directory synced.

@@ -257,6 +257,28 @@ mod tests {
         assert_eq!(NodeKey::load(&home).unwrap().node_id(), key.node_id());
     }
 
+    /// Golden lines of version 1; they are never edited.
+    #[test]
+    fn key_files_keep_their_bytes_and_are_read_as_ever() {
+        let (_temp, home) = home();
+        let node = format!("fathom-node-key-1 {}\n", "07".repeat(32));
+        let user = format!("fathom-user-key-1 {}\n", "00".repeat(32));
+        for (path, line) in [(home.node_key(), &node), (home.user_key(), &user)] {
+            create_atomic(&path, line.as_bytes(), MODE_SECRET).unwrap();
+        }
+        let key = NodeKey::load(&home).unwrap();
+        assert_eq!(key.seed(), &[7; 32]);
+        assert_eq!(key.node_id().to_string(), "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c");
+        let secret = UserSecret::load(&home).unwrap();
+        assert_eq!(*secret.words(), format!("{}art", "abandon ".repeat(23)));
+        std::fs::remove_file(home.node_key()).unwrap();
+        std::fs::remove_file(home.user_key()).unwrap();
+        store(&home.node_key(), NODE_LINE, key.seed()).unwrap();
+        secret.store(&home).unwrap();
+        assert_eq!(std::fs::read_to_string(home.node_key()).unwrap(), node);
+        assert_eq!(std::fs::read_to_string(home.user_key()).unwrap(), user);
+    }
+
     #[test]
     fn the_peer_id_is_libp2ps() {
         // The public key of RFC 8032's first test vector, whose seed is below.

@@ -1,4 +1,7 @@
 //! The files of a network: `testnet.json`, and of each node `ready.json` and `log`.
+//!
+//! `testnet.json` is one JSON object: `version` (1; another one is refused), `binary`, `invite` (or null), `exit_with_parent`, and
+//! `nodes`, each with the fields of [`NodeHandle`] and `process` (or null), which is `pid` and `start_ticks`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -209,6 +212,32 @@ mod tests {
         let table = "  sl  local_address rem_address   st\n  671: 0100007F:4E21 00000000:0000 07\n\
                      12: 00000000000000000000000000000000:0035 00:0000 07\n";
         assert_eq!(local_ports(table).collect::<Vec<_>>(), [0x4e21, 53]);
+    }
+
+    /// Golden text of version 1; it is never edited.
+    #[test]
+    fn the_state_keeps_its_text_and_is_read_as_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeHandle {
+            name: "vendor-1".to_owned(),
+            roles: vec!["vendor".to_owned()],
+            zone: Some("zone-1".to_owned()),
+            dir: "/n/vendor-1".into(),
+            node: "0a".to_owned(),
+            peer_id: "12D3".to_owned(),
+            addresses: vec!["/ip4/127.0.0.1/udp/1/quic-v1".to_owned()],
+            devices: vec!["/n/vendor-1/devices/disk-1".into()],
+        };
+        let process = Some(ProcessId { pid: 7, start_ticks: 8 });
+        let nodes = vec![NodeState { node: node.clone(), process }];
+        let golden = include_str!("../golden/testnet-v1.json");
+        State::new("/bin/fathom".into(), Some("fathom:abc".to_owned()), true, nodes).save(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(State::path(dir.path())).unwrap(), golden);
+
+        fs::write(State::path(dir.path()), golden).unwrap();
+        let state = State::load(dir.path()).unwrap();
+        assert_eq!((state.invite.as_deref(), state.exit_with_parent), (Some("fathom:abc"), true));
+        assert_eq!(format!("{:?} {:?}", state.nodes[0].node, state.nodes[0].process), format!("{node:?} {process:?}"));
     }
 
     #[test]

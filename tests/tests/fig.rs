@@ -2,6 +2,8 @@
 //! real processes over QUIC, and the command line around them. A row's test is named after it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "fig/bandwidth.rs"]
+mod bandwidth;
 #[path = "fig/chunks.rs"]
 mod chunks;
 #[path = "fig/command_line.rs"]
@@ -14,6 +16,8 @@ mod files;
 mod finish;
 #[path = "fig/migrate.rs"]
 mod migrate;
+#[path = "fig/nodes.rs"]
+mod nodes;
 #[path = "fig/replace.rs"]
 mod replace;
 #[path = "fig/reports.rs"]

@@ -114,3 +114,26 @@ fn ready_json_reads_back() {
     home.remove_ready().unwrap();
     assert_eq!(home.read_ready().unwrap(), None);
 }
+
+/// Golden text; other programs read it. It may get further keys, and keeps these.
+#[test]
+fn ready_json_keeps_its_text() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = Home::create(temp.path()).unwrap();
+    let ready = Ready {
+        pid: 7,
+        node: "0a".repeat(2),
+        peer_id: "12D3Koo".to_owned(),
+        addresses: vec!["/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3Koo".to_owned()],
+        roles: vec!["vendor".to_owned(), "mirror".to_owned()],
+    };
+    home.write_ready(&ready).unwrap();
+    let golden = "{\"pid\":7,\"node\":\"0a0a\",\"peer_id\":\"12D3Koo\",\"addresses\":[\"/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3Koo\"],\
+                  \"roles\":[\"vendor\",\"mirror\"]}\n";
+    assert_eq!(std::fs::read_to_string(home.ready()).unwrap(), golden);
+    let newer = golden.replace("{\"pid\"", "{\"new\":1,\"pid\"");
+    for text in [golden, &newer] {
+        std::fs::write(home.ready(), text).unwrap();
+        assert_eq!(home.read_ready().unwrap().as_ref(), Some(&ready));
+    }
+}

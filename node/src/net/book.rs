@@ -1,5 +1,8 @@
 //! The book of known peers: signed announcements, addresses learnt from heads, and how each peer behaved lately.
 //! It is kept on disk, so that a node finds its network again without the bootstrap node.
+//!
+//! `peers.cbor` is a CBOR array of announcements as they were signed (each with a version of its own), mirrors first. It has no
+//! version: all of it can be learnt again, and what cannot be read or verified is left out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -188,6 +191,40 @@ impl PeerBook {
             std::fs::write(&temporary, codec::encode(&records)).and_then(|()| std::fs::rename(&temporary, file));
         if let Err(error) = written {
             tracing::warn!(%error, file = %file.display(), "the list of known peers was not saved");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::golden;
+
+    /// Golden bytes: they are never edited.
+    #[test]
+    fn the_file_keeps_its_bytes_and_is_read_as_ever() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("peers.cbor");
+        let record: Carried<PeerRecord> = codec::decode(&golden::message("peer"), FRAME_BYTES_MAX).unwrap();
+        let record = record.verify().unwrap();
+        let book = PeerBook::open(file.clone());
+        assert!(book.announcements().is_empty());
+        assert!(book.learn(record.clone()));
+        book.save();
+        let bytes = golden::same("peers-v1", &std::fs::read(&file).unwrap());
+
+        std::fs::write(&file, &bytes).unwrap();
+        let again = PeerBook::open(file.clone());
+        assert_eq!(again.mirrors(), [record.node]);
+        assert_eq!(again.addresses(record.node), book.addresses(record.node));
+        assert!(!again.addresses(record.node).is_empty());
+        // What rotted costs a search and nothing else.
+        let mut rotten = bytes;
+        *rotten.last_mut().unwrap() ^= 1;
+        for bad in [&rotten[..], &rotten[..20], b""] {
+            std::fs::write(&file, bad).unwrap();
+            assert!(PeerBook::open(file.clone()).announcements().is_empty());
         }
     }
 }

@@ -100,6 +100,24 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
 
+    /// Golden text of version 1; it is never edited.
+    #[test]
+    fn a_marker_keeps_its_text_and_is_read_as_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let golden = format!(
+            "# This directory is a storage device of a Fathom vendor. Leave this file where it is.\nversion = 1\ndevice = \"{}\"\nvendor = \"{}\"\n",
+            "07".repeat(16),
+            "09".repeat(32)
+        );
+        let path = dir.path().join("fathom-device.toml");
+        fs::write(&path, &golden).unwrap();
+        let (marker, _) = read(dir.path()).unwrap().unwrap();
+        assert_eq!(marker, Marker { device: DeviceId([7; 16]), vendor: NodeId([9; 32]) });
+        fs::remove_file(&path).unwrap();
+        write(dir.path(), marker).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), golden);
+    }
+
     #[test]
     fn a_marker_reads_back_and_a_newer_or_broken_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();

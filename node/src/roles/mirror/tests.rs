@@ -5,4 +5,5 @@ mod allocation;
 mod answers;
 mod convergence;
 mod durability;
+mod golden;
 mod support;

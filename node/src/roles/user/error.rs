@@ -57,6 +57,19 @@ pub enum UserError {
     /// The journal of interrupted puts.
     #[error("the journal of this user failed: {0}")]
     Journal(String),
+    /// A journal with a layout that this build does not know.
+    #[error(
+        "{} has format {found} and this build reads format {read}: run the newer build, or move the file away and repeat the puts that were interrupted",
+        path.display()
+    )]
+    JournalFormat {
+        /// Which.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+        /// The format that this build reads and writes.
+        read: u32,
+    },
     /// No such file of this user.
     #[error("there is no file or tree named {0}")]
     NotFound(String),
@@ -143,6 +156,7 @@ impl From<UserError> for CommandError {
             UserError::Journal(_) => {
                 (ErrorKind::Other, "if the disk is full, make room; stored files are not affected")
             }
+            UserError::JournalFormat { .. } => (ErrorKind::Other, "stored files are not affected"),
             UserError::NotFound(_) => (ErrorKind::NotFound, "`fathom ls` lists the names"),
             UserError::ChunkLost { .. } => (
                 ErrorKind::Integrity,

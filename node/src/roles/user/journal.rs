@@ -1,7 +1,8 @@
 //! What an interrupted put goes on from: one redb file per user.
 //!
-//! | table | key | value (CBOR) |
+//! | table | key | value (CBOR, but for `meta`) |
 //! |---|---|---|
+//! | `meta` | `version` | [`FORMAT`], u32 little-endian; a file without it has format 1 |
 //! | `puts` | name given to the put | [`PutRecord`]: the locked storage |
 //! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
 //! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
@@ -18,12 +19,16 @@ use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Location;
-use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::UserError;
 
+/// Version of the layout above. Another one is refused.
+const FORMAT: u32 = 1;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const PUTS: TableDefinition<&str, &[u8]> = TableDefinition::new("puts");
 const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
 const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
@@ -102,9 +107,13 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, UserError> {
 
 impl Journal {
     /// Opens or creates the journal.
+    ///
+    /// # Errors
+    /// [`UserError::JournalFormat`] for a layout that this build does not know, [`UserError::Journal`].
     pub(super) fn open(file: &Path) -> Result<Self, UserError> {
         let db = Arc::new(Database::create(file).map_err(failed)?);
         let begin = db.begin_write().map_err(failed)?;
+        check_format(&begin, file)?;
         begin.open_table(PUTS).map_err(failed)?;
         begin.open_table(FILES).map_err(failed)?;
         begin.open_table(CHUNKS).map_err(failed)?;
@@ -198,6 +207,18 @@ impl Journal {
     }
 }
 
+/// Refuses another format than [`FORMAT`], and numbers a file that has no number yet.
+fn check_format(begin: &WriteTransaction, file: &Path) -> Result<(), UserError> {
+    let mut meta = begin.open_table(META).map_err(failed)?;
+    let found =
+        meta.get("version").map_err(failed)?.map(|bytes| bytes.value().try_into().map_or(0, u32::from_le_bytes));
+    match found {
+        Some(FORMAT) => Ok(()),
+        Some(found) => Err(UserError::JournalFormat { path: file.to_owned(), found, read: FORMAT }),
+        None => meta.insert("version", &FORMAT.to_le_bytes()[..]).map(drop).map_err(failed),
+    }
+}
+
 fn forget_chunks(chunks: &mut redb::Table<'_, &[u8], &[u8]>, file: FileId) -> Result<(), UserError> {
     chunks.retain_in(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..], |_, _| false).map_err(failed)
 }
@@ -229,3 +250,6 @@ fn write_jobs(db: &Database, jobs: &mpsc::Receiver<Job>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

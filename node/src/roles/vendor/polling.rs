@@ -1,5 +1,8 @@
 //! Orders that were missed while this vendor was away: it asks mirrors for the final FATs that concern it, and learns
 //! their clocks on the way.
+//!
+//! How far each mirror was asked is kept in the local FAT under `orders/`, then the mirror's id as 64 hexadecimal digits: CBOR
+//! of `[log, cursor]`. One that cannot be read counts as none, and the mirror is asked from the start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,13 +79,13 @@ impl Vendor {
         }
     }
 
-    fn cursor(&self, mirror: NodeId) -> Result<Cursor, fathom_protocol::wire::Refusal> {
+    pub(super) fn cursor(&self, mirror: NodeId) -> Result<Cursor, fathom_protocol::wire::Refusal> {
         let stored = self.fat.kv(&cursor_key(mirror)).map_err(|error| fat_refusal(&error))?;
         Ok(stored.and_then(|bytes| codec::decode(&bytes, CURSOR_BYTES_MAX).ok()).unwrap_or((Hash([0; Hash::LEN]), 0)))
     }
 
     /// Acts on a page, then remembers that it did. Blocks.
-    fn take_orders(&self, mirror: NodeId, page: Page) -> Result<(), fathom_protocol::wire::Refusal> {
+    pub(super) fn take_orders(&self, mirror: NodeId, page: Page) -> Result<(), fathom_protocol::wire::Refusal> {
         for record in page.records {
             if let SyncRecord::Fat(fat) = record
                 && let Err(refusal) = self.order(fat)

@@ -61,6 +61,10 @@ impl HeadState {
     }
 }
 
+fn is_away(reports: &[DeviceReport]) -> bool {
+    reports.iter().any(|report| report.state == DeviceState::Suspended)
+}
+
 fn summary(report: &DeviceReport) -> DeviceSummary {
     DeviceSummary {
         id: report.id,
@@ -78,6 +82,8 @@ impl Vendor {
         let reports = self.devices.report();
         self.note_away(&reports);
         lock(&self.ledger).set_capacity(capacity(&reports));
+        // Only now that its space counts again: before, the vendor would look too full and move chunks away.
+        self.device_away.store(is_away(&reports), Ordering::Relaxed);
         let (record, next) = self.durable(|tx| {
             let before = *lock(&self.head);
             let (head, leases) = self.describe(before, addresses, &reports);
@@ -91,9 +97,11 @@ impl Vendor {
         Ok(record)
     }
 
+    /// Notes that a device is away, before the capacity is without it.
     fn note_away(&self, reports: &[DeviceReport]) {
-        let away = reports.iter().any(|report| report.state == DeviceState::Suspended);
-        self.device_away.store(away, Ordering::Relaxed);
+        if is_away(reports) {
+            self.device_away.store(true, Ordering::Relaxed);
+        }
     }
 
     fn describe(

@@ -4,6 +4,7 @@
 mod chain;
 mod faults;
 mod fetch;
+mod golden;
 mod migration;
 mod mirror;
 mod orders;

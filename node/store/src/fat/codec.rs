@@ -291,6 +291,32 @@ mod tests {
         assert_eq!(crate::part::PartHeader::parse(&part.frame([0; 16], b"datas")), None, "beyond the chunk");
     }
 
+    /// As above, for the rows of one value and for keys.
+    #[test]
+    fn small_rows_and_keys_keep_their_bytes() {
+        let entry = entry();
+        let key = chunk_key(&entry.key());
+        let rows = [("kv", &b"head"[..]), ("moves", &key), ("devices", b"/mnt/disk")];
+        let mut lines = String::new();
+        for (table, key) in rows {
+            let bytes = seal(table, key, &Opaque(vec![1, 2, 3])).unwrap();
+            lines.push_str(&format!("{table} {} {}\n", hex(key), hex(&bytes)));
+            assert_eq!(open::<Opaque>(table, key, &bytes).unwrap().0, [1, 2, 3]);
+        }
+        let totals = FatTotals { chunks: 3, bytes: 1 << 40 };
+        let bytes = seal("meta", b"totals", &totals).unwrap();
+        lines.push_str(&format!("meta {} {}\n", hex(b"totals"), hex(&bytes)));
+        assert_eq!(open::<FatTotals>("meta", b"totals", &bytes).unwrap(), totals);
+        let (by_file, by_lease) = (by_file_key(&entry), by_lease_key(&entry));
+        let erase = erase_key(DeviceId([7; 16]), Hash([8; 32]));
+        lines.push_str(&format!("by_file {}\nby_lease {}\n", hex(&by_file), hex(&by_lease)));
+        lines.push_str(&format!("pending_erase {}\n", hex(&erase)));
+        assert_eq!(parse_by_file(&by_file), Some((4, entry.key())));
+        assert_eq!(parse_by_lease(&by_lease), Some(entry.key()));
+        assert_eq!(parse_erase(&erase), Some((DeviceId([7; 16]), Hash([8; 32]))));
+        assert_eq!(lines, include_str!("golden/small-v1.txt"), "{lines}");
+    }
+
     /// Keeps away: a row that rotted, was cut, or ended up in another place being taken for valid.
     #[test]
     fn fault_07_a_row_is_valid_only_whole_and_in_its_place() {
