@@ -3,7 +3,8 @@
 
 /// Largest frame on the rpc protocol, in bytes: one vendor's head with all its leases, or a batch of final FATs.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Largest frame that an unauthenticated or merely listening peer may send first, in bytes (invariant 11).
+/// Longest request that any peer may send at any time, in bytes; longer ones, up to [`FRAME_BYTES_MAX`], are taken in a few
+/// at a time (invariant 11).
 pub const FIRST_FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Largest chunk header, in bytes: 8 hops with addresses and signatures.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;

@@ -18,6 +18,8 @@ struct State {
     target: Mutex<Option<SocketAddr>>,
     /// Bytes that came from each source port, towards the target.
     sent: Mutex<BTreeMap<u16, u64>>,
+    /// Bytes that the target sent back to each source port.
+    returned: Mutex<BTreeMap<u16, u64>>,
     ended: AtomicBool,
 }
 
@@ -58,13 +60,22 @@ impl Proxy {
         *self.state.target.lock().unwrap() = Some((Ipv4Addr::LOCALHOST, port).into());
     }
 
-    /// Bytes that came from each source port so far.
+    /// Bytes that came from each source port so far, towards the target.
     ///
     /// # Panics
     /// When a thread of it has.
     #[must_use]
     pub fn sent(&self) -> BTreeMap<u16, u64> {
         self.state.sent.lock().unwrap().clone()
+    }
+
+    /// Bytes that the target sent back to each source port so far.
+    ///
+    /// # Panics
+    /// When a thread of it has.
+    #[must_use]
+    pub fn returned(&self) -> BTreeMap<u16, u64> {
+        self.state.returned.lock().unwrap().clone()
     }
 }
 
@@ -107,6 +118,7 @@ fn answer(front: &UdpSocket, to: SocketAddr, state: &Arc<State>) -> UdpSocket {
         (back.try_clone().expect("a socket"), front.try_clone().expect("a socket"), Arc::clone(state));
     thread::spawn(move || {
         receive(&reader, &state, |datagram, _| {
+            *state.returned.lock().unwrap().entry(to.port()).or_default() += datagram.len() as u64;
             let _ = front.send_to(datagram, to);
         });
     });

@@ -20,6 +20,8 @@ mod replace;
 mod reports;
 #[path = "fig/storage.rs"]
 mod storage;
+#[path = "fig/testnets.rs"]
+mod testnets;
 
 use fathom_testnet::Net;
 use serde_json::Value;

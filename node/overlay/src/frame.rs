@@ -93,15 +93,36 @@ pub async fn read_frame<S>(stream: &mut S, max: usize) -> Result<Vec<u8>, FrameE
 where
     S: AsyncRead + Unpin + ?Sized,
 {
+    let length = read_length(stream, max).await?;
+    read_body(stream, length).await
+}
+
+/// Reads the length of a frame, 1 to `max` bytes; [`read_body`] then reads the rest. For a reader that wants to know what is
+/// coming before it takes it.
+///
+/// # Errors
+/// As [`read_frame`].
+pub async fn read_length<S>(stream: &mut S, max: usize) -> Result<usize, FrameError>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
     let announced = read_prefix(stream).await?;
     if announced == 0 {
         return Err(FrameError::Empty);
     }
     let too_long = FrameError::TooLong { length: u64::from(announced), max };
     let length = usize::try_from(announced).map_err(|_| too_long.clone())?;
-    if length > max {
-        return Err(too_long);
-    }
+    if length > max { Err(too_long) } else { Ok(length) }
+}
+
+/// Reads the `length` bytes that [`read_length`] announced.
+///
+/// # Errors
+/// [`FrameError::Truncated`], [`FrameError::Io`].
+pub async fn read_body<S>(stream: &mut S, length: usize) -> Result<Vec<u8>, FrameError>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
     let mut message = Vec::new();
     while message.len() < length {
         if message.len() == message.capacity() {

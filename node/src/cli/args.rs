@@ -44,7 +44,7 @@ const GLOBAL: &str = "Options of every command";
 #[derive(Debug, Parser)]
 #[command(name = "fathom", version, about, long_about, after_long_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Cli {
-    /// The node's directory [env: FATHOM_DIR] [default: ~/.fathom]
+    /// The node's directory [env: FATHOM_DIR] [default: ~/.fathom; of a testnet: ~/.fathom-testnet]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
     /// Print exactly one JSON object instead of text

@@ -178,13 +178,13 @@ pub(super) fn status(result: &StatusResult) -> String {
 
 fn vendor_status(vendor: &VendorStatus) -> String {
     format!(
-        "\nVendor: {} on offer, {} locked, {} used, {} free; {}, {} since the start\n{}\n",
+        "\nVendor: {} on offer, {} locked, {} used, {} free; {}; {}\n{}\n",
         human_bytes(vendor.capacity),
         human_bytes(vendor.locked),
         human_bytes(vendor.used),
         human_bytes(vendor.free),
         count(vendor.chunks, "chunk", "chunks"),
-        count(vendor.migrations, "migration", "migrations"),
+        count(vendor.migrations, "chunk moved away so far", "chunks moved away so far"),
         devices(&vendor.devices)
     )
 }
@@ -213,7 +213,7 @@ pub(super) fn path(result: &PathResult) -> String {
     if result.vendors.is_empty() {
         return "No vendors are known.".to_owned();
     }
-    let mut table = table(&["", "vendor", "zone", "round trip", "hops", "uptime", "load", "score"]);
+    let mut table = table(&["", "vendor", "zone", "round trip", "hops", "answered", "load", "score"]);
     for vendor in &result.vendors {
         table.add_row(vec![
             if vendor.chosen { "*" } else { "" }.to_owned(),
@@ -222,12 +222,15 @@ pub(super) fn path(result: &PathResult) -> String {
             vendor.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
             vendor.hops.to_string(),
             format!("{:.0} %", vendor.uptime * 100.0),
-            format!("{:.0} %", vendor.load * 100.0),
+            format!("{:.0}", vendor.load),
             format!("{:.3}", vendor.score),
         ]);
     }
     align_right(&mut table, &[3, 4, 5, 6, 7]);
-    format!("{}\n* would be used", table.trim_fmt())
+    format!(
+        "{}\n* would be used. The score is milliseconds, the fewer the better: the round trip, stretched by the\ntransfers under way there (load) and by calls that were not answered.",
+        table.trim_fmt()
+    )
 }
 
 /// A table without lines, for a terminal and for `grep` alike.

@@ -253,7 +253,7 @@ pub struct VendorStatus {
     pub chunks: u64,
     /// The devices.
     pub devices: Vec<DeviceEntry>,
-    /// Migrations that ended well since the node started.
+    /// Chunks that were moved to other vendors, ever.
     pub migrations: u64,
 }
 
@@ -320,9 +320,9 @@ pub struct PathVendor {
     pub rtt_ms: Option<f64>,
     /// Hops between here and there: 1 for a direct connection.
     pub hops: u64,
-    /// Share of time for which it was there, 0 to 1.
+    /// Share of this node's calls that it answered, 0 to 1.
     pub uptime: f64,
-    /// Its load, 0 to 1.
+    /// Transfers that it says it has under way.
     pub load: f64,
     /// The score by which vendors are ordered.
     pub score: f64,

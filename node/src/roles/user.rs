@@ -1,7 +1,7 @@
 //! The user: stores, finds and fetches a person's files, and is the only role that holds keys to their content.
 //!
-//! [`put`] seals chunks and sends each along a chain of vendors; [`get`] fetches them from several at once; [`catalogue`] is
-//! what the mirrors hold for this user; [`journal`] is what an interrupted put goes on from.
+//! `put` seals chunks and sends each along a chain of vendors; `get` fetches them from several at once; `catalogue` is what
+//! the mirrors hold for this user; `journal` is what an interrupted put goes on from.
 
 mod catalogue;
 mod error;

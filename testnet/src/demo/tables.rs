@@ -86,7 +86,7 @@ pub(crate) fn path(stage: &Stage, net: &Net, path: &Value) {
         ]
     };
     let rows: Vec<_> = vendors.iter().map(row).collect();
-    let header = ["vendor", "zone", "round trip ms", "hops", "uptime", "load", "score", "chosen"];
+    let header = ["vendor", "zone", "round trip ms", "hops", "answered", "load", "score", "chosen"];
     stage.table(&header, &rows, &[2, 3, 4, 5, 6]);
 }
 

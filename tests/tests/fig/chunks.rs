@@ -69,26 +69,33 @@ fn fig_11_chunks_hop_by_hop() {
     let file = random_file(net.scratch().join("file"), "fig_11", MIB);
     let chunk = MIB as u64;
     user.put(&file, "warm-up");
-    let before: Vec<_> = proxies.iter().map(Proxy::sent).collect();
+    let flows = || -> BTreeMap<(String, String), u64> {
+        let mut flows = BTreeMap::new();
+        let named = |port| names.get(&port).cloned().unwrap_or(format!("port {port}"));
+        for (vendor, proxy) in net.vendors().into_iter().zip(&proxies) {
+            for (from, bytes) in proxy.sent() {
+                *flows.entry((named(from), vendor.name.clone())).or_default() += bytes;
+            }
+            // Two vendors have one connection, whichever of them opened it: the other sends the opposite way.
+            for (to, bytes) in proxy.returned() {
+                *flows.entry((vendor.name.clone(), named(to))).or_default() += bytes;
+            }
+        }
+        flows
+    };
+    let before = flows();
     let (all, answer) = user.start_put(&file, "fig_11").ok();
     assert_eq!((number(&answer, "/chunks"), number(&answer, "/sent_chunks")), (1, 3), "{answer}");
     assert_eq!(list(events(&all, "receipt")[0], "/vendors").len(), VENDORS);
-    // Who sent how much to each vendor, in whole chunks.
-    let mut hops = Vec::new();
-    for ((vendor, proxy), before) in net.vendors().into_iter().zip(&proxies).zip(before) {
-        for (from, bytes) in proxy.sent() {
-            let sent = bytes - before.get(&from).copied().unwrap_or(0);
-            if sent > chunk / 2 {
-                let from = names.get(&from).cloned().unwrap_or(format!("port {from}"));
-                hops.push((from, vendor.name.clone(), sent));
-            }
-        }
-    }
-    let from_user = hops.iter().filter(|(from, _, _)| from == "user-1").count();
+    // Who sent a chunk to whom.
+    let sent = |hop: &(String, String), bytes: u64| bytes - before.get(hop).copied().unwrap_or(0);
+    let hops: Vec<(String, String)> =
+        flows().into_iter().filter(|(hop, bytes)| sent(hop, *bytes) > chunk / 2).map(|(hop, _)| hop).collect();
+    let from_user = hops.iter().filter(|(from, _)| from == "user-1").count();
     assert_eq!((from_user, hops.len()), (1, VENDORS), "{hops:?}");
     // A chain: each vendor gets it once, and each sender sends it once.
-    let to: BTreeSet<_> = hops.iter().map(|(_, to, _)| to).collect();
-    let from: BTreeSet<_> = hops.iter().map(|(from, _, _)| from).collect();
+    let to: BTreeSet<_> = hops.iter().map(|(_, to)| to).collect();
+    let from: BTreeSet<_> = hops.iter().map(|(from, _)| from).collect();
     assert_eq!((to.len(), from.len()), (VENDORS, VENDORS), "{hops:?}");
 }
 

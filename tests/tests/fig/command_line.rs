@@ -31,15 +31,20 @@ fn cli_put_without_running_node() {
 
 /// Ctrl-C ends a put with its own exit code, and the same command goes on where it was: what has
 /// receipts is not sent again.
+///
+/// Several times in a row, since each leaves chunks at vendors whose receipts the user never saw: leases
+/// then have less room than the journal says, and a resumed put once gave up on finding that out.
 fn interrupted_put_resumes(user: &User, scratch: &Scratch) {
     let file = random_file(scratch.join("file"), "interrupted", 24 * MIB);
-    let mut job = user.start_put(&file, "interrupted");
-    job.until(40);
-    job.signal(Signal::INT);
-    let (code, _, answer) = job.finish();
-    assert_eq!(code, 6, "{answer}");
-    assert_eq!(text(&answer, "/error/kind"), "interrupted");
-    assert!(!text(&answer, "/error/hint").is_empty(), "{answer}");
+    for percent in [15, 40, 65] {
+        let mut job = user.start_put(&file, "interrupted");
+        job.until(percent);
+        job.signal(Signal::INT);
+        let (code, _, answer) = job.finish();
+        assert_eq!(code, 6, "{answer}");
+        assert_eq!(text(&answer, "/error/kind"), "interrupted");
+        assert!(!text(&answer, "/error/hint").is_empty(), "{answer}");
+    }
     let answer = user.put(&file, "interrupted");
     let (resumed, sent) = (number(&answer, "/resumed_chunks"), number(&answer, "/sent_chunks"));
     assert!(resumed > 0 && sent > 0, "{answer}");

@@ -32,6 +32,8 @@ pub(super) struct Slot {
     in_flight: u32,
     /// Bytes of chunks with receipts.
     stored: u64,
+    /// Whether its vendor once said that there is less room than we believed.
+    exhausted: bool,
 }
 
 /// All locations of one put.
@@ -61,6 +63,7 @@ pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, Record
         denied: 0,
         in_flight: 0,
         stored: 0,
+        exhausted: false,
     })
 }
 
@@ -122,11 +125,13 @@ impl Placement {
         }
     }
 
-    /// The lease has no more room for us, whatever we believed.
-    pub(super) fn exhaust(&mut self, slot: &Slot) {
-        if let Some(known) = self.find(slot.place, slot.column) {
+    /// The lease has no more room for us, whatever we believed. Returns whether that is news: a put that was interrupted left
+    /// chunks behind whose receipts it never saw, so each of its leases may hold less than it knows.
+    pub(super) fn exhaust(&mut self, slot: &Slot) -> bool {
+        self.find(slot.place, slot.column).is_some_and(|known| {
             known.denied += std::mem::take(&mut known.room);
-        }
+            !std::mem::replace(&mut known.exhausted, true)
+        })
     }
 
     /// The vendor failed: nothing more goes there.

@@ -22,7 +22,8 @@ use crate::clock;
 use crate::control::results::Replaced;
 use crate::control::{ControlEvent, EventSink, ProvisionalLocation};
 
-/// Rounds of sending for one chunk before the put gives up. Each round excludes the vendors that failed in the ones before.
+/// Rounds of sending for one chunk in a row that bring nothing, before the put gives up. Each excludes the vendors that failed
+/// in the ones before.
 const ROUNDS: usize = 6;
 /// Pause before a vendor that was busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -57,6 +58,17 @@ impl PutFile {
         let left = self.source.size - index * u64::from(self.chunk_plain);
         u32::try_from(left).unwrap_or(u32::MAX).min(self.chunk_plain)
     }
+}
+
+/// What came of sending a chunk once.
+#[derive(Debug, Default)]
+struct Round {
+    /// Whether a vendor was merely busy.
+    busy: bool,
+    /// Whether a copy was stored, or it became known that a lease is full.
+    useful: bool,
+    /// What the last vendor that refused said.
+    reason: String,
 }
 
 /// A put while it runs.
@@ -113,7 +125,9 @@ impl User {
         }
         let counted = record.copies.len() == usize::from(put.copies);
         let chunk = self.seal(put, at, index, &mut record, known.is_some()).await?;
-        for round in 0..ROUNDS {
+        let mut round = Round::default();
+        let mut fruitless = 0;
+        while fruitless < ROUNDS {
             let missing = self.missing(put, &record);
             if missing.is_empty() {
                 break;
@@ -127,13 +141,14 @@ impl User {
                     return Err(error);
                 }
             };
-            let busy = self.note_outcome(put, &chunk, &chain, &outcome, &mut record).await;
+            round = self.note_outcome(put, &chunk, &chain, &outcome, &mut record).await;
+            fruitless = if round.useful { 0 } else { fruitless + 1 };
             if !record.copies.is_empty() {
                 lock(&file.chunks).insert(index, record.clone());
                 self.note_chunk(file.file, index, &record).await?;
             }
-            if busy && round + 1 < ROUNDS {
-                tokio::time::sleep(BUSY_PAUSE * u32::try_from(round + 1).unwrap_or(1)).await;
+            if round.busy && fruitless < ROUNDS {
+                tokio::time::sleep(BUSY_PAUSE * u32::try_from(fruitless + 1).unwrap_or(1)).await;
             }
         }
         let missing = self.missing(put, &record);
@@ -141,7 +156,7 @@ impl User {
             return Err(UserError::NoPlace {
                 name: file.source.name.clone(),
                 column: usize::from(*column) + 1,
-                reason: format!("{ROUNDS} rounds of vendors failed"),
+                reason: format!("{ROUNDS} rounds of vendors failed, the last one because {}", round.reason),
             });
         }
         // A chunk that was complete and lost a vendor was counted before.
@@ -236,7 +251,7 @@ impl User {
         Ok(chain)
     }
 
-    /// Books what the vendors said. Returns whether one was merely busy.
+    /// Books what the vendors said.
     async fn note_outcome(
         &self,
         put: &Arc<Putting>,
@@ -244,9 +259,9 @@ impl User {
         chain: &[Slot],
         outcome: &Outcome,
         record: &mut ChunkRecord,
-    ) -> bool {
+    ) -> Round {
         let length = chunk.bytes.len() as u64;
-        let mut busy = false;
+        let mut round = Round::default();
         for slot in chain {
             let vendor = slot.place.vendor;
             let said = outcome.get(&vendor);
@@ -259,29 +274,35 @@ impl User {
                     record.copies.retain(|copy| copy.column != slot.column);
                     record.copies.push(CopyRecord { column: slot.column, place, acked: clock::now() });
                     put.sent.fetch_add(1, Ordering::Relaxed);
+                    round.useful = true;
                 }
-                Some(Err(refusal)) => match refusal.kind {
-                    RefusalKind::Busy => busy = true,
-                    // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
-                    RefusalKind::OverLease | RefusalKind::NoSpace => lock(&put.placement).exhaust(slot),
-                    RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
-                        lock(&put.lapsed).insert(vendor, clock::now());
-                        lock(&put.placement).exhaust(slot);
+                Some(Err(refusal)) => {
+                    round.reason = refusal.to_string();
+                    match refusal.kind {
+                        RefusalKind::Busy => round.busy = true,
+                        // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
+                        RefusalKind::OverLease | RefusalKind::NoSpace => {
+                            round.useful |= lock(&put.placement).exhaust(slot);
+                        }
+                        RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
+                            lock(&put.lapsed).insert(vendor, clock::now());
+                            round.useful |= lock(&put.placement).exhaust(slot);
+                        }
+                        RefusalKind::WrongHash | RefusalKind::WrongLength => {}
+                        _ => {
+                            lock(&put.placement).fail(vendor);
+                            let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
+                            let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };
+                            let Replaced { chunk, vendor, reason } = replaced.clone();
+                            lock(&put.replaced).push(replaced);
+                            put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
+                        }
                     }
-                    RefusalKind::WrongHash | RefusalKind::WrongLength => {}
-                    _ => {
-                        lock(&put.placement).fail(vendor);
-                        let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
-                        let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };
-                        let Replaced { chunk, vendor, reason } = replaced.clone();
-                        lock(&put.replaced).push(replaced);
-                        put.events.send(ControlEvent::Replaced { chunk, vendor, reason }).await;
-                    }
-                },
+                }
                 None => {}
             }
         }
-        busy
+        round
     }
 
     /// Locks more room for a column whose vendors failed or are full.

@@ -67,6 +67,7 @@ impl Vendor {
     /// Keeps this vendor below its overload, for as long as it runs.
     pub(super) async fn migrating(self: &Arc<Self>) {
         let mut pause = Instant::now();
+        let mut relieving = false;
         loop {
             tokio::time::sleep(TICK).await;
             if let Err(refusal) = self.erase_left().await {
@@ -79,7 +80,7 @@ impl Vendor {
                 pause = Instant::now() + PAUSE;
                 continue;
             }
-            let excess = self.excess();
+            let excess = self.excess(&mut relieving);
             if excess == 0 {
                 lock(&self.held_at).clear();
             }
@@ -90,7 +91,9 @@ impl Vendor {
     }
 
     /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
-    pub(super) fn excess(&self) -> u64 {
+    /// `relieving` is kept between calls: an overload lasts until the relief threshold is reached, also when a round moves less
+    /// than it should.
+    fn excess(&self, relieving: &mut bool) -> u64 {
         // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
         if self.device_away.load(Ordering::Relaxed) {
             return 0;
@@ -102,8 +105,11 @@ impl Vendor {
         let leaving: u64 = lock(&self.leaving).values().map(|left| u64::from(left.length)).sum();
         let stays = used.saturating_sub(leaving);
         let share = |percent: u8| (u128::from(capacity) * u128::from(percent) / 100) as u64;
-        if capacity > 0 && stays > 0 && stays >= share(self.settings.overload_percent) {
-            return stays.saturating_sub(share(self.settings.relief_percent)).max(1);
+        let relief = share(self.settings.relief_percent);
+        let overloaded = capacity > 0 && stays > 0 && stays >= share(self.settings.overload_percent);
+        *relieving = overloaded || (*relieving && stays > relief);
+        if *relieving {
+            return stays.saturating_sub(relief).max(1);
         }
         let threshold = self.settings.bandwidth_mb_per_s.saturating_mul(1_000_000);
         if threshold > 0 && self.transfers.above(threshold) {
