@@ -21,8 +21,11 @@ use crate::net::{SILENCE, frame_refusal, silent};
 
 /// Bytes handed to the transport at a time. Large, since on a busy machine the number of wake-ups decides.
 const PIECE: usize = 256 * 1024;
-/// Longest wait for all receipts once the last byte was sent, however alive the vendors say they are.
+/// Longest wait for all receipts once the last byte was handed to the transport, however alive the vendors say they are: so
+/// long, and the time that all chunks in flight need on the slowest link that is of any use.
 const RECEIPTS: Duration = Duration::from_secs(25);
+/// Bytes per second of that link.
+const SLOWEST: u64 = 64 * 1024;
 /// Sub-chunks a vendor makes at least, where it has so many devices.
 const PARTS_MIN: u8 = 2;
 const HEADER_SECONDS: u64 = 600;
@@ -142,7 +145,9 @@ impl User {
             ended = &mut receiving => ended,
             // Whether or not everything was sent: the vendor may have refused before, and its answer says why.
             (_sent, _writer) = &mut sending => {
-                tokio::time::timeout(RECEIPTS, &mut receiving).await.unwrap_or_else(|_| Err(silent(first)))
+                let queued = (chunk.bytes.len() * self.settings.in_flight.max(1)) as u64;
+                let most = RECEIPTS + Duration::from_secs(queued / SLOWEST);
+                tokio::time::timeout(most, &mut receiving).await.unwrap_or_else(|_| Err(silent(first)))
             }
         }
     }
