@@ -151,9 +151,11 @@ fn a_node_with_all_roles_stores_elsewhere_and_serves_others() {
     let more = ["--set", "vendor.report_seconds=1", "--set", "mirror.poll_seconds=1", "--set", "user.copies=2"];
     let all = User::running(net.invite().unwrap(), &[&args[..], &more[..]].concat());
     let me = text(&all.ok(&["status"]), "/node").to_owned();
-    wait_for("all mirrors list its vendor", || {
+    let vendors = [me.clone(), id(&net, "vendor-1"), id(&net, "vendor-2")];
+    wait_for("all mirrors, its own too, list all vendors", || {
         let fats = [net.fat("mirror-1"), net.fat("mirror-2"), all.ok(&["fat", "--mirror", &me])];
-        let lists = |fat: &Value| crate::vendor(fat, &me).is_some_and(|vendor| number(vendor, "/capacity") > 0);
+        let offers = |fat: &Value, id: &str| crate::vendor(fat, id).is_some_and(|one| number(one, "/capacity") > 0);
+        let lists = |fat: &Value| vendors.iter().all(|vendor| offers(fat, vendor));
         if fats.iter().all(lists) { Ok(()) } else { Err(format!("{fats:?}")) }
     });
 

@@ -67,7 +67,9 @@ impl Vendor {
     /// Keeps this vendor below its overload, for as long as it runs.
     pub(super) async fn migrating(self: &Arc<Self>) {
         let mut pause = Instant::now();
-        let mut relieving = false;
+        // Moves that a stop cut off are of a relief that was not at its end.
+        let cut_off = self.blocking(|vendor| Ok(!vendor.open_moves()?.is_empty() || !lock(&vendor.leaving).is_empty()));
+        let mut relieving = cut_off.await.unwrap_or(false);
         loop {
             tokio::time::sleep(TICK).await;
             if let Err(refusal) = self.erase_left().await {

@@ -212,7 +212,9 @@ impl Vendor {
             if let Ok(reports) = self.blocking(|vendor| Ok(vendor.devices.report())).await {
                 self.note_away(&reports);
                 let now = reports.iter().map(|report| (report.id, (report.state, report.quota))).collect();
-                if known != now {
+                // A device that only the newest head saw away is back, too.
+                let back = self.device_away.load(Ordering::Relaxed) && !is_away(&reports);
+                if known != now || back {
                     known = now;
                     self.touch();
                 }
