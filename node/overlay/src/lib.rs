@@ -11,6 +11,9 @@
 //! can fall silent at any moment. So: frames with lengths ([`frame`]), an answer to whatever matters, and a deadline on
 //! progress.
 
+/// What to leave out of a log at its usual level: the swarm's own greeting, which says nothing that the node does not say.
+pub const QUIET_LOG: &str = "libp2p_swarm=warn";
+
 mod behaviour;
 mod build;
 mod config;

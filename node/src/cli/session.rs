@@ -78,7 +78,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
 pub(super) fn start_logging(context: &Context, level: &str) {
     use tracing_subscriber::EnvFilter;
     let level = match context.verbose {
-        0 => &format!("{level},libp2p_swarm=warn"),
+        0 => &format!("{level},{}", fathom_overlay::QUIET_LOG),
         1 => "info,fathom=debug,fathom_overlay=debug,fathom_store=debug",
         _ => "trace",
     };

@@ -11,6 +11,7 @@ use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, Refusal, RefusalKin
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::send::is_gone;
 use super::{User, UserError};
 
 /// Copies of a final FAT at mirrors, where there are so many (invariant 8).
@@ -22,7 +23,7 @@ const DISCOVERY: Duration = Duration::from_secs(5);
 /// Bytes of final FATs sent in one submission.
 const SUBMIT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Whether another mirror may answer where this one did not.
+/// Whether another mirror may answer where this one did not: it may also know of vendors that this one has not heard of yet.
 fn elsewhere(kind: RefusalKind) -> bool {
     matches!(
         kind,
@@ -31,6 +32,8 @@ fn elsewhere(kind: RefusalKind) -> bool {
             | RefusalKind::WrongRole
             | RefusalKind::Internal
             | RefusalKind::Busy
+            | RefusalKind::NoSpace
+            | RefusalKind::TooFewVendors
     )
 }
 
@@ -55,14 +58,15 @@ impl User {
         let mut last = None;
         for mirror in &mirrors {
             match self.net.call(*mirror, request, ANSWER).await {
-                Err(refusal) if elsewhere(refusal.kind) => last = Some(refusal),
+                // A mirror that says why tells more than one that says nothing.
+                Err(refusal) if elsewhere(refusal.kind) => {
+                    last = last.filter(|_| is_gone(refusal.kind)).or(Some(refusal));
+                }
                 other => return other.map_err(UserError::from),
             }
         }
         match last {
-            Some(refusal) if !matches!(refusal.kind, RefusalKind::Silent | RefusalKind::Unreachable) => {
-                Err(refusal.into())
-            }
+            Some(refusal) if !is_gone(refusal.kind) => Err(refusal.into()),
             _ => Err(UserError::NoMirror(mirrors.len())),
         }
     }

@@ -13,6 +13,7 @@ use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{ChunkAnswer, Refusal, RefusalKind};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use super::placement::Slot;
 use super::{User, UserError};
@@ -26,6 +27,9 @@ const PIECE: usize = 256 * 1024;
 const RECEIPTS: Duration = Duration::from_secs(25);
 /// Bytes per second of that link.
 const SLOWEST: u64 = 64 * 1024;
+/// Longest wait for the transport to take a piece: a slow uplink is no fault of the vendor's, whose signs of life tell whether it
+/// is there.
+const STALL: Duration = Duration::from_secs(60);
 /// Sub-chunks a vendor makes at least, where it has so many devices.
 const PARTS_MIN: u8 = 2;
 const HEADER_SECONDS: u64 = 600;
@@ -113,12 +117,15 @@ impl User {
         let first = stream.peer();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let bytes = Arc::clone(&chunk.bytes);
+        let (begun, begin) = oneshot::channel();
         let sending = async move {
-            let sent = send_body(&mut writer, &header, &bytes).await;
+            let sent = send_body(&mut writer, &header, begun, &bytes).await;
             // The half is kept until the answers are in: dropping it would end the stream.
             (sent, writer)
         };
         let receiving = async {
+            // A vendor owes no sign of life for a header that still waits here for the connection's window.
+            let _ = begin.await;
             loop {
                 let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, SILENCE).await;
                 let answer = answer.map_err(|error| frame_refusal(first, &error))?;
@@ -177,10 +184,16 @@ pub(super) fn is_gone(kind: RefusalKind) -> bool {
     matches!(kind, RefusalKind::Silent | RefusalKind::Unreachable)
 }
 
-async fn send_body(writer: &mut (impl AsyncWrite + Unpin), header: &[u8], body: &[u8]) -> Result<(), ()> {
-    frame::write_frame_within(writer, header, SILENCE).await.map_err(|_| ())?;
+async fn send_body(
+    writer: &mut (impl AsyncWrite + Unpin),
+    header: &[u8],
+    begun: oneshot::Sender<()>,
+    body: &[u8],
+) -> Result<(), ()> {
+    frame::write_frame_within(writer, header, STALL).await.map_err(|_| ())?;
+    let _ = begun.send(());
     for piece in body.chunks(PIECE) {
-        match tokio::time::timeout(SILENCE * 5, writer.write_all(piece)).await {
+        match tokio::time::timeout(STALL, writer.write_all(piece)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Err(()),
         }

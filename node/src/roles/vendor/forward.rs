@@ -9,13 +9,17 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::wire::{ChunkAnswer, Refusal, RefusalKind};
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::body::{Body, Piece};
 use crate::net::{DIAL, Net, SILENCE, frame_refusal, overlay_refusal, silent};
 
 /// Answers that one hop may pass up: each vendor behind it answers once.
 const ANSWERS_MAX: usize = fathom_protocol::limits::HOPS_MAX;
+
+/// Longest time for the next hop to take a few more bytes. A slow link is no fault: whether the vendor behind it is there at all
+/// shows by its signs of life, within [`SILENCE`].
+const STALL: Duration = Duration::from_secs(30);
 
 /// How a hop ended.
 enum Sent {
@@ -49,14 +53,20 @@ async fn attempt(
 ) -> Result<(), Refusal> {
     let stream = dial(net, hop).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
+    let (begun, begin) = oneshot::channel();
     let sending = async {
-        frame::write_frame_within(&mut writer, &codec::encode(header), SILENCE)
+        frame::write_frame_within(&mut writer, &codec::encode(header), STALL)
             .await
             .map_err(|error| frame_refusal(hop.vendor, &error))?;
+        let _ = begun.send(());
         write_body(&mut writer, body, hop.vendor).await
     };
     tokio::pin!(sending);
-    let reading = read_answers(&mut reader, hop.vendor, answers, open);
+    let reading = async {
+        // The vendor owes no sign of life for a header that still waits here for the connection's window.
+        let _ = begin.await;
+        read_answers(&mut reader, hop.vendor, answers, open).await
+    };
     tokio::pin!(reading);
     let mut sent = false;
     loop {
@@ -94,7 +104,7 @@ async fn write_body(writer: &mut (impl AsyncWrite + Unpin), body: &Body, to: Nod
             Piece::Bytes(bytes) => bytes,
             Piece::Broken => return Ok(Sent::Abandoned),
             Piece::End => {
-                let flushed = tokio::time::timeout(SILENCE, writer.flush()).await;
+                let flushed = tokio::time::timeout(STALL, writer.flush()).await;
                 return match flushed {
                     Ok(Ok(())) => Ok(Sent::Done),
                     Ok(Err(error)) => Err(broke_off(to, &error)),
@@ -102,7 +112,7 @@ async fn write_body(writer: &mut (impl AsyncWrite + Unpin), body: &Body, to: Nod
                 };
             }
         };
-        write_piece(writer, &piece, SILENCE).await.map_err(|error| match error {
+        write_piece(writer, &piece, STALL).await.map_err(|error| match error {
             Some(error) => broke_off(to, &error),
             None => silent(to),
         })?;
