@@ -332,10 +332,7 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
         body.append(&buffer);
         let due = started.elapsed().saturating_sub(SLOW_START).as_secs() * BODY_BYTES_PER_S_MIN;
         if (had as u64) < due {
-            return Err(Refusal::new(
-                RefusalKind::Silent,
-                format!("only {had} bytes came in {} s", started.elapsed().as_secs()),
-            ));
+            return wrong(&format!("only {had} came in {} s", started.elapsed().as_secs()));
         }
     }
 }
