@@ -156,6 +156,21 @@ impl Net {
         self.0.overlay.suspect(node);
     }
 
+    /// Waits until a header was handed to the transport (`begun`), or until `to` is suspected: a stream that waits for the window
+    /// of a connection shares its fate with those that have begun.
+    pub async fn begun(&self, to: NodeId, begun: tokio::sync::oneshot::Receiver<()>) {
+        let suspected = async {
+            while !self.0.book.behaviour(to).suspected {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = begun => {}
+            () = suspected => {}
+        }
+    }
+
     async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {
         let mut stream = self.open(to, Proto::Rpc).await?;
         let failed = |error: FrameError| {

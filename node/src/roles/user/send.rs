@@ -125,7 +125,7 @@ impl User {
         };
         let receiving = async {
             // A vendor owes no sign of life for a header that still waits here for the connection's window.
-            let _ = begin.await;
+            self.net.begun(first, begin).await;
             loop {
                 let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, SILENCE).await;
                 let answer = answer.map_err(|error| frame_refusal(first, &error))?;

@@ -64,7 +64,7 @@ async fn attempt(
     tokio::pin!(sending);
     let reading = async {
         // The vendor owes no sign of life for a header that still waits here for the connection's window.
-        let _ = begin.await;
+        net.begun(hop.vendor, begin).await;
         read_answers(&mut reader, hop.vendor, answers, open).await
     };
     tokio::pin!(reading);
