@@ -11,7 +11,7 @@ use crate::codec::{Blob, Bounded, Text};
 use crate::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use crate::limits::{CHUNK_PLAIN_MAX, COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
 use crate::moves::Move;
-use crate::sign::{Record, RecordError, SignerId};
+use crate::sign::{RecordError, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -71,15 +71,11 @@ impl FinalFat {
     }
 }
 
-impl Record for FinalFat {
-    const LABEL: &'static str = tags::sign::FAT;
-    const BYTES_MAX: usize = FAT_BODY_BYTES_MAX + 1024 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.owner.into()
-    }
+record!(
+    FinalFat,
+    tags::sign::FAT,
+    FAT_BODY_BYTES_MAX + 1024 * 1024,
+    owner,
     fn check(&self) -> Result<(), RecordError> {
         if self.base > self.seq {
             return Err(RecordError::Invalid("a final FAT's base is past its sequence number"));
@@ -89,7 +85,7 @@ impl Record for FinalFat {
         }
         Ok(())
     }
-}
+);
 
 /// A place where chunks of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

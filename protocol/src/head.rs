@@ -17,7 +17,7 @@ use crate::codec::{Bounded, Text};
 use crate::ids::{DeviceId, Hash, LeaseId, NodeId};
 use crate::lease::Lease;
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LABEL_BYTES_MAX, LEASES_MAX};
-use crate::sign::{Carried, Record, RecordError, Signed, SignerId};
+use crate::sign::{Carried, RecordError, Signed, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -140,15 +140,11 @@ impl VendorHead {
     }
 }
 
-impl Record for VendorHead {
-    const LABEL: &'static str = tags::sign::HEAD;
-    const BYTES_MAX: usize = 32 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.vendor.into()
-    }
+record!(
+    VendorHead,
+    tags::sign::HEAD,
+    32 * 1024,
+    vendor,
     fn check(&self) -> Result<(), RecordError> {
         if self.leases as usize > LEASES_MAX {
             return Err(RecordError::Invalid("a head counts more leases than a vendor may have"));
@@ -158,7 +154,7 @@ impl Record for VendorHead {
         }
         Ok(())
     }
-}
+);
 
 /// A head and every lease that its root commits to, ordered by lease identifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

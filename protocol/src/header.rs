@@ -12,7 +12,7 @@ use crate::head::Addresses;
 use crate::ids::{ChunkId, FileId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{CHUNK_BYTES_MAX, HOPS_MAX, PARTS_MAX};
-use crate::sign::{Carried, Record, RecordError, Signed, SignerId};
+use crate::sign::{Carried, RecordError, Signed, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -67,22 +67,18 @@ pub struct Hop {
     pub next: Option<NodeId>,
 }
 
-impl Record for Hop {
-    const LABEL: &'static str = tags::sign::HOP;
-    const BYTES_MAX: usize = 4 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.authority
-    }
+record!(
+    Hop,
+    tags::sign::HOP,
+    4 * 1024,
+    authority,
     fn check(&self) -> Result<(), RecordError> {
         if self.length == 0 || self.length as usize > CHUNK_BYTES_MAX {
             return Err(RecordError::Invalid("a chunk's length is out of range"));
         }
         Ok(())
     }
-}
+);
 
 /// The header: the hops that are still ahead, the receiver first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{LeaseId, NodeId, OwnerId};
-use crate::sign::{Record, RecordError, SignerId};
+use crate::sign::{RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -76,19 +76,15 @@ impl Lease {
     }
 }
 
-impl Record for Lease {
-    const LABEL: &'static str = tags::sign::LEASE;
-    const BYTES_MAX: usize = 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.vendor.into()
-    }
+record!(
+    Lease,
+    tags::sign::LEASE,
+    1024,
+    vendor,
     fn check(&self) -> Result<(), RecordError> {
         if self.used > self.bytes {
             return Err(RecordError::Invalid("a lease uses more bytes than it holds"));
         }
         Ok(())
     }
-}
+);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Bounded;
 use crate::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::limits::PARTS_MAX;
-use crate::sign::{Record, RecordError, SignerId};
+use crate::sign::{RecordError, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -48,15 +48,11 @@ pub struct Receipt {
     pub stored: UnixMs,
 }
 
-impl Record for Receipt {
-    const LABEL: &'static str = tags::sign::RECEIPT;
-    const BYTES_MAX: usize = 16 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.vendor.into()
-    }
+record!(
+    Receipt,
+    tags::sign::RECEIPT,
+    16 * 1024,
+    vendor,
     fn check(&self) -> Result<(), RecordError> {
         let mut end = 0u64;
         for part in &self.parts {
@@ -70,4 +66,4 @@ impl Record for Receipt {
         }
         Ok(())
     }
-}
+);

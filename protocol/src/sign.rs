@@ -81,6 +81,25 @@ pub trait Record: Serialize + DeserializeOwned {
     }
 }
 
+/// Makes a type with a `version` field a [`Record`]: its label, its largest encoded body, the field that names its signer, and
+/// `check` if its parts must hold together beyond their bounds.
+macro_rules! record {
+    ($record:ty, $label:expr, $bytes_max:expr, $signer:ident $(, $check:item)?) => {
+        impl crate::sign::Record for $record {
+            const LABEL: &'static str = $label;
+            const BYTES_MAX: usize = $bytes_max;
+            fn version(&self) -> u16 {
+                self.version
+            }
+            fn signer(&self) -> crate::sign::SignerId {
+                self.$signer.into()
+            }
+            $($check)?
+        }
+    };
+}
+pub(crate) use record;
+
 /// A record as it was received: nothing about it is known to be true.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried<T> {

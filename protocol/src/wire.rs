@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
-use crate::sign::{Carried, Record, RecordError, SignerId};
+use crate::sign::{Carried, RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
 
@@ -132,16 +132,7 @@ pub struct PeerRecord {
     pub issued: UnixMs,
 }
 
-impl Record for PeerRecord {
-    const LABEL: &'static str = tags::sign::PEER;
-    const BYTES_MAX: usize = 4 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.node.into()
-    }
-}
+record!(PeerRecord, tags::sign::PEER, 4 * 1024, node);
 
 /// A request for storage (figure 5): by a user for itself, or by a vendor that must move a user's data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,15 +163,11 @@ pub struct AllocateRequest {
     pub expires: UnixMs,
 }
 
-impl Record for AllocateRequest {
-    const LABEL: &'static str = tags::sign::ALLOCATE;
-    const BYTES_MAX: usize = 8 * 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.authority
-    }
+record!(
+    AllocateRequest,
+    tags::sign::ALLOCATE,
+    8 * 1024,
+    authority,
     fn check(&self) -> Result<(), RecordError> {
         if self.copies == 0
             || usize::from(self.copies) > COPIES_MAX
@@ -192,7 +179,7 @@ impl Record for AllocateRequest {
         }
         Ok(())
     }
-}
+);
 
 /// One locked location of a provisional FAT (figure 6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,16 +220,7 @@ pub struct OwnerQuery {
     pub expires: UnixMs,
 }
 
-impl Record for OwnerQuery {
-    const LABEL: &'static str = tags::sign::QUERY;
-    const BYTES_MAX: usize = 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.owner.into()
-    }
-}
+record!(OwnerQuery, tags::sign::QUERY, 1024, owner);
 
 /// A user's word after a download: to each vendor about its chunks, to mirrors about the whole (figures 19 and 20).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,16 +241,7 @@ pub struct Validation {
     pub at: UnixMs,
 }
 
-impl Record for Validation {
-    const LABEL: &'static str = tags::sign::VALIDATION;
-    const BYTES_MAX: usize = 2 * CHUNKS_PER_MESSAGE_MAX * 40 + 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.owner.into()
-    }
-}
+record!(Validation, tags::sign::VALIDATION, 2 * CHUNKS_PER_MESSAGE_MAX * 40 + 1024, owner);
 
 /// The lease's authority gives room back that it will not fill (figure 14).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,16 +260,7 @@ pub struct Unused {
     pub nonce: Hash,
 }
 
-impl Record for Unused {
-    const LABEL: &'static str = tags::sign::UNUSED;
-    const BYTES_MAX: usize = 512;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.authority
-    }
-}
+record!(Unused, tags::sign::UNUSED, 512, authority);
 
 /// A user prolongs a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -317,16 +277,7 @@ pub struct Renew {
     pub expires: UnixMs,
 }
 
-impl Record for Renew {
-    const LABEL: &'static str = tags::sign::RENEW;
-    const BYTES_MAX: usize = 512;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.owner.into()
-    }
-}
+record!(Renew, tags::sign::RENEW, 512, owner);
 
 /// One entry of the FAT as mirrors exchange it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -497,16 +448,7 @@ pub struct FetchRequest {
     pub expires: UnixMs,
 }
 
-impl Record for FetchRequest {
-    const LABEL: &'static str = tags::sign::FETCH;
-    const BYTES_MAX: usize = 1024;
-    fn version(&self) -> u16 {
-        self.version
-    }
-    fn signer(&self) -> SignerId {
-        self.owner.into()
-    }
-}
+record!(FetchRequest, tags::sign::FETCH, 1024, owner);
 
 /// What precedes the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
