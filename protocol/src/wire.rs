@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
+use crate::reconcile::{Compare, Compared, WantedList};
 use crate::sign::{Carried, RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -319,7 +320,8 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
-    /// Mirror to mirror: what you accepted since.
+    /// Mirror to mirror: what you accepted since. A cursor that is not of the mirror's log, or beyond its end, is answered with
+    /// no records, the log and its end, and the two compare their tables; the log of zeros is that of a mirror that was never read.
     Since {
         /// The log that the cursor belongs to.
         log: Hash,
@@ -349,6 +351,10 @@ pub enum Request {
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
     Digest,
+    /// Mirror to mirror: where do our tables differ.
+    Compare(Compare),
+    /// Mirror to mirror: the records at these positions, as far as they are not older than the asker's.
+    Wanted(WantedList),
 }
 
 /// A digest by which two mirrors can be compared.
@@ -401,12 +407,15 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`], [`Request::Orders`] and [`Request::Wanted`], where `next`
+    /// counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
     Digest(TableDigest),
+    /// To [`Request::Compare`].
+    Compared(Compared),
     /// No.
     Refused(Refusal),
 }
