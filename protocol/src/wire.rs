@@ -17,8 +17,8 @@ use crate::head::{Addresses, Label, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, PEERS_MAX, REASON_BYTES_MAX,
-    SYNC_RECORDS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
+    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -320,6 +320,8 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
+    /// Anybody to mirror: the heads of these vendors, without their leases.
+    Heads(Bounded<NodeId, HEADS_MAX>),
     /// Mirror to mirror: what you accepted since. A cursor that is not of the mirror's log, or beyond its end, is answered with
     /// no records, the log and its end, and the two compare their tables; the log of zeros is that of a mirror that was never read.
     Since {
@@ -410,6 +412,8 @@ pub enum Response {
     /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`], [`Request::Orders`] and [`Request::Wanted`], where `next`
     /// counts the positions that were looked at.
     Page(Page),
+    /// To [`Request::Heads`]: those that are known, in any order.
+    Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].

@@ -421,7 +421,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 19 {
+        match kind % 20 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -443,6 +443,7 @@ impl Draw {
                 let height = draw.maybe(|draw| (draw.number(), draw.number()));
                 Wanted(draw.number(), draw.small(), height)
             })),
+            18 => Request::Heads(self.list(Self::node)),
             _ => Request::Digest,
         }
     }
@@ -483,7 +484,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 11 {
+        match kind % 12 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -503,6 +504,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
+            9 => Response::Heads(self.list(|draw| -> Carried<VendorHead> { draw.head().into_carried() })),
             7 => Response::Cosigned(self.carried_move()),
             8 => Response::Digest(TableDigest {
                 digest: self.hash(),
@@ -511,7 +513,7 @@ impl Draw {
                 files: self.number(),
                 moves: self.number(),
             }),
-            9 => Response::Compared(self.compared()),
+            10 => Response::Compared(self.compared()),
             _ => Response::Refused(self.refusal()),
         }
     }
