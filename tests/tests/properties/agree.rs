@@ -169,7 +169,7 @@ fn fault_19_asymmetric_partitions_and_links_that_clog_in_turn_lose_nothing() {
         }
         for link in &links {
             world.all_links(Link::GOOD);
-            let clogged = if world.draw() % 2 == 0 { Link::CUT } else { Link::BAD };
+            let clogged = if world.draw().is_multiple_of(2) { Link::CUT } else { Link::BAD };
             world.links.insert(*link, clogged);
             let until = world.now + 3_000;
             world.run(until, |_| false);
