@@ -438,12 +438,12 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            18 => Request::Heads(self.list(Self::node)),
             16 => Request::Compare(self.compare()),
             17 => Request::Wanted(self.list(|draw| {
                 let height = draw.maybe(|draw| (draw.number(), draw.number()));
                 Wanted(draw.number(), draw.small(), height)
             })),
-            18 => Request::Heads(self.list(Self::node)),
             _ => Request::Digest,
         }
     }
