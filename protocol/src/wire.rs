@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
 use crate::fat::FinalFat;
-use crate::head::{Addresses, Label, VendorHead, VendorRecord};
+use crate::fork::ForkProof;
+use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
@@ -290,6 +291,8 @@ pub enum SyncRecord {
     Move(CarriedMove),
     /// A node's announcement.
     Peer(Carried<PeerRecord>),
+    /// A proof against a vendor.
+    Proof(Box<ForkProof>),
 }
 
 /// What a request asks. One per stream.
@@ -349,6 +352,15 @@ pub enum Request {
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
     Digest,
+    /// Anybody to mirror: one vendor's head and leases, and the proof against it if there is one.
+    VendorOf(NodeId),
+    /// Anybody to mirror: one lease, with what proves it.
+    LeaseOf {
+        /// Whose lease; with none, of whichever vendor has it in its newest head.
+        vendor: Option<NodeId>,
+        /// Which.
+        lease: LeaseId,
+    },
 }
 
 /// A digest by which two mirrors can be compared.
@@ -364,6 +376,8 @@ pub struct TableDigest {
     pub files: u64,
     /// Moves.
     pub moves: u64,
+    /// Vendors in quarantine.
+    pub proofs: u64,
 }
 
 /// A page of records.
@@ -401,12 +415,14 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Since`] and [`Request::Orders`].
     Page(Page),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
     Digest(TableDigest),
+    /// To [`Request::LeaseOf`].
+    Lease(LeaseEvidence),
     /// No.
     Refused(Refusal),
 }

@@ -5,7 +5,7 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
 use fathom_protocol::head::{
-    Address, Addresses, Characteristics, DeviceSummary, LeaseRoot, VendorHead, VendorRecord, lease_root,
+    Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord,
 };
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
@@ -13,6 +13,7 @@ use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
 use fathom_protocol::seal::seal_chunk;
 use fathom_protocol::sign::{Record, Signed};
 use fathom_protocol::table::{Key, MoveKey};
@@ -99,7 +100,7 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
         issued: NOW,
         capacity: CAPACITY,
         used: leases.iter().map(|lease| lease.used).sum(),
-        root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+        root: lease_root(leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))),
         leases: u32::try_from(leases.len()).expect("few leases"),
         characteristics: Characteristics {
             zone: text("north"),
@@ -432,6 +433,8 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_unused", Request::Unused(by_user(unused()).into_carried())),
         ("request_renew", Request::Renew(by_user(renew()).into_carried())),
         ("request_digest", Request::Digest),
+        ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
+        ("request_lease_of_any", Request::LeaseOf { vendor: None, lease: LeaseId([2; 16]) }),
     ]
 }
 
@@ -463,6 +466,8 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ("response_page", Response::Page(page)),
         ("response_cosigned", Response::Cosigned(cosigned_move())),
         ("response_digest", Response::Digest(digest)),
+        ("response_lease", Response::Lease(evidence(2))),
+        ("response_lease_absent", Response::Lease(evidence(3))),
         ("response_refused", Response::Refused(refusal())),
     ]
 }
@@ -524,10 +529,27 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
 pub const LEASE_STATES: [LeaseState; 4] =
     [LeaseState::Offered, LeaseState::Locked, LeaseState::Committed, LeaseState::Grace];
 
-/// The root over `count` leaves.
+/// What a root over `count` leases commits to; their identifiers are odd.
+pub fn entries(count: u16) -> impl Iterator<Item = Entry> {
+    (0..count).map(|at| (lease_id(2 * u32::from(at) + 1), Hash::of(&at.to_le_bytes()), u64::from(at) + 1))
+}
+
+/// A lease's identifier, in the order of `number`.
 #[must_use]
-pub fn root_of(count: u8) -> LeaseRoot {
-    lease_root((0..count).map(|leaf| (Hash::of(&[leaf]), u64::from(leaf) + 1)))
+pub fn lease_id(number: u32) -> LeaseId {
+    LeaseId((u128::from(number) << 64).to_be_bytes())
+}
+
+/// The root over [`entries`].
+#[must_use]
+pub fn root_of(count: u16) -> LeaseRoot {
+    lease_root(entries(count))
+}
+
+/// Evidence that vendor 1 has its lease 2, and that it has no lease 3.
+#[must_use]
+pub fn evidence(lease: u8) -> LeaseEvidence {
+    vendor_record(1, 17).verify().expect("a sample holds together").evidence(LeaseId([lease; 16]))
 }
 
 fn table_keys() -> Vec<(&'static str, Key)> {
@@ -584,6 +606,8 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
     for count in [0, 1, 2, 3, 5] {
         let root = root_of(count);
         all.push((format!("lease_root_{count}"), [&root.hash.0[..], &root.sum.to_le_bytes()].concat()));
+        let proof = LeaseProof::new(entries(count), lease_id(4));
+        all.push((format!("lease_proof_{count}"), encode(&proof)));
     }
     all
 }

@@ -152,6 +152,7 @@ impl Mirror {
             Request::Validate(validation) => self.validate(validation).await,
             Request::Unused(unused) => self.unused(unused).await,
             Request::Digest => Ok(Response::Digest(self.digest())),
+            Request::LeaseOf { vendor, lease } => self.lease_of(vendor, lease).await.map(Response::Lease),
             _ => Err(Refusal::new(RefusalKind::WrongRole, "a mirror does not answer this")),
         };
         answer.unwrap_or_else(Response::Refused)

@@ -3,13 +3,14 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::fat::{FinalFat, Use};
-use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, VendorHead, VendorRecord, lease_root};
+use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::root::{LeaseProof, lease_root};
 use fathom_protocol::sign::{Carried, Record, Signed};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
@@ -17,7 +18,7 @@ use fathom_protocol::wire::{
     AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
     ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
 };
-use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key};
+use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key, lease_id};
 
 /// A stream of arbitrary values: splitmix64, or in `full` mode the longest value of each kind.
 pub(crate) struct Draw {
@@ -168,7 +169,7 @@ impl Draw {
             issued: self.time(),
             capacity: u64::MAX,
             used: self.number(),
-            root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+            root: lease_root(leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))),
             leases: leases.len() as u32,
             characteristics: Characteristics {
                 zone: self.text(),
@@ -419,7 +420,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 17 {
+        match kind % 18 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -436,6 +437,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            16 => Request::LeaseOf { vendor: self.maybe(Self::node), lease: LeaseId(self.bytes()) },
             _ => Request::Digest,
         }
     }
@@ -450,7 +452,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 10 {
+        match kind % 11 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -478,7 +480,20 @@ impl Draw {
                 files: self.number(),
                 moves: self.number(),
             }),
+            9 => Response::Lease(self.evidence()),
             _ => Response::Refused(self.refusal()),
+        }
+    }
+
+    /// The longest path, whatever it proves.
+    fn evidence(&mut self) -> LeaseEvidence {
+        let count = self.length(LEASES_MAX, 9);
+        let entries: Vec<_> = (0..count).map(|at| (lease_id(at as u32), self.hash(), self.number())).collect();
+        let at = lease_id(self.small());
+        LeaseEvidence {
+            head: self.head().into_carried(),
+            proof: LeaseProof::new(entries, at),
+            lease: self.maybe(|draw| draw.lease().into_carried()),
         }
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
+use fathom_protocol::head::LeaseEvidence;
+use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::SYNC_RECORDS_MAX;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Key;
@@ -59,6 +60,25 @@ impl Mirror {
             Ok(page)
         })
         .await
+    }
+
+    /// One lease of `vendor`, or of whichever vendor has it, with the proof under that vendor's newest head here.
+    ///
+    /// # Errors
+    /// `NotFound` if the vendor, or any vendor with that lease, is not known here.
+    pub(super) async fn lease_of(&self, vendor: Option<NodeId>, lease: LeaseId) -> Result<LeaseEvidence, Refusal> {
+        let known = {
+            let state = self.writer.shared().state();
+            match vendor {
+                Some(vendor) => state.table.vendor(vendor).cloned(),
+                None => state.table.vendor_of(lease).cloned(),
+            }
+        };
+        let reason =
+            if vendor.is_some() { "this mirror does not know that vendor" } else { "no vendor has that lease" };
+        let known = known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, reason))?;
+        // Proving hashes all of the vendor's leases.
+        self.off_reactor(move || known.evidence(lease)).await
     }
 
     /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
