@@ -9,6 +9,7 @@
 
 pub mod allocate;
 pub mod codec;
+pub mod delta;
 pub mod fat;
 pub mod fork;
 pub mod head;

@@ -12,14 +12,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
+use crate::delta::VendorDelta;
 use crate::fat::FinalFat;
 use crate::fork::ForkProof;
 use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, PEERS_MAX, REASON_BYTES_MAX,
-    SYNC_RECORDS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
+    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -304,6 +305,8 @@ pub enum Request {
     Announce(Carried<PeerRecord>),
     /// Vendor to mirror: my head and leases (figures 2 and 3).
     Report(VendorRecord),
+    /// Vendor to mirror: my head, and what changed since one that you know. `NotFound` asks for all leases.
+    ReportDelta(VendorDelta),
     /// User or vendor to mirror: lock storage (figure 5).
     Allocate(Carried<AllocateRequest>),
     /// Mirror to vendor: countersign `bytes` of this request (figure 6).
@@ -322,6 +325,8 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
+    /// Anybody to mirror: the heads of these vendors, without their leases.
+    Heads(Bounded<NodeId, HEADS_MAX>),
     /// Mirror to mirror: what you accepted since.
     Since {
         /// The log that the cursor belongs to.
@@ -354,6 +359,8 @@ pub enum Request {
     Digest,
     /// Anybody to mirror: one vendor's head and leases, and the proof against it if there is one.
     VendorOf(NodeId),
+    /// Anybody to mirror: the proofs against these vendors, or against all if none is named.
+    Proofs(Bounded<NodeId, HEADS_MAX>),
     /// Anybody to mirror: one lease, with what proves it.
     LeaseOf {
         /// Whose lease; with none, of whichever vendor has it in its newest head.
@@ -415,8 +422,11 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`],
+    /// [`Request::Proofs`], [`Request::Since`] and [`Request::Orders`].
     Page(Page),
+    /// To [`Request::Heads`]: those that are known, in any order.
+    Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
@@ -487,6 +497,8 @@ pub enum FetchAnswer {
 pub enum Gossip {
     /// The record itself.
     Record(Box<SyncRecord>),
+    /// What changed at a vendor, for those that have the head before.
+    Delta(Box<VendorDelta>),
     /// The sender accepted something that is too large for gossip; ask it.
     Grew {
         /// Who has it.

@@ -115,7 +115,7 @@ impl Key {
     ///
     /// ```text
     /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16] | 4, node[32]
-    /// 6, vendor[32]
+    /// 5, vendor[32]
     /// ```
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
@@ -124,7 +124,7 @@ impl Key {
             Self::Fat(owner, file) => [&[2][..], &owner.0, &file.0].concat(),
             Self::Move(key) => [&[3][..], &key.owner.0, &key.file.0, &key.chunk.0, &key.from_lease.0].concat(),
             Self::Peer(node) => [&[4][..], &node.0].concat(),
-            Self::Proof(vendor) => [&[6][..], &vendor.0].concat(),
+            Self::Proof(vendor) => [&[5][..], &vendor.0].concat(),
         }
     }
 }
@@ -253,7 +253,7 @@ impl Table {
             hasher.update(&[3]).update(&key.owner.0).update(&key.file.0).update(&hash.0);
         }
         for (vendor, proof) in &self.proofs {
-            hasher.update(&[6]).update(&vendor.0).update(&proof.hash.0);
+            hasher.update(&[5]).update(&vendor.0).update(&proof.hash.0);
         }
         TableDigest {
             digest: Hash(*hasher.finalize().as_bytes()),

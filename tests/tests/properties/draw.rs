@@ -420,7 +420,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 18 {
+        match kind % 22 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -438,6 +438,10 @@ impl Draw {
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
             16 => Request::LeaseOf { vendor: self.maybe(Self::node), lease: LeaseId(self.bytes()) },
+            17 => Request::Heads(self.list(Self::node)),
+            18 => Request::VendorOf(self.node()),
+            19 => Request::Proofs(self.list(Self::node)),
+            20 => Request::ReportDelta(self.delta()),
             _ => Request::Digest,
         }
     }
@@ -472,6 +476,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
+            9 => Response::Heads(self.list(|draw| -> Carried<VendorHead> { draw.head().into_carried() })),
             7 => Response::Cosigned(self.carried_move()),
             8 => Response::Digest(TableDigest {
                 digest: self.hash(),

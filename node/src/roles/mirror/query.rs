@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::head::LeaseEvidence;
+use fathom_protocol::head::{LeaseEvidence, VendorHead};
 use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
-use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Key;
 use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
@@ -79,6 +79,36 @@ impl Mirror {
         let known = known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, reason))?;
         // Proving hashes all of the vendor's leases.
         self.off_reactor(move || known.evidence(lease)).await
+    }
+
+    /// One vendor's head and leases, and the proof against it if there is one.
+    pub(super) async fn vendor_of(&self, vendor: NodeId) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            Ok(LogPage {
+                records: shared.store.records(&[Key::Vendor(vendor), Key::Proof(vendor)])?.0,
+                ..LogPage::default()
+            })
+        })
+        .await
+    }
+
+    /// The proofs against `vendors`, against all if none is named; as many as fit a page.
+    pub(super) async fn proofs(&self, vendors: Bounded<NodeId, HEADS_MAX>) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let wanted = |vendor: &NodeId| vendors.is_empty() || vendors.contains(vendor);
+            let keys: Vec<Key> =
+                shared.state().table.proofs().map(|(vendor, _)| vendor).filter(wanted).map(Key::Proof).collect();
+            let (records, covered) = shared.store.records(&keys)?;
+            Ok(LogPage { records, next: 0, more: covered < keys.len() })
+        })
+        .await
+    }
+
+    /// The heads of `vendors`, those that are known here.
+    pub(super) fn heads(&self, vendors: &[NodeId]) -> Bounded<Carried<VendorHead>, HEADS_MAX> {
+        let state = self.writer.shared().state();
+        let known = vendors.iter().filter_map(|vendor| state.table.vendor(*vendor));
+        Bounded::first(known.map(|vendor| vendor.head.carried().clone()))
     }
 
     /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
