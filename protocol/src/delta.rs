@@ -82,11 +82,15 @@ impl VendorDelta {
         })
     }
 
-    /// Lays this over `known`, verifies the head and that the leases are now exactly those that it commits to.
+    /// Lays this over `known`, verifies the head and that the leases are now exactly those that it commits to. Over the head
+    /// itself it is what is known.
     ///
     /// # Errors
     /// [`DeltaError`]; nothing was changed.
     pub fn apply(self, known: &VerifiedVendor) -> Result<VerifiedVendor, DeltaError> {
+        if self.head.hash() == known.head.hash() {
+            return Ok(known.clone());
+        }
         if self.base != HeadId::of(&known.head) {
             return Err(DeltaError::Base);
         }

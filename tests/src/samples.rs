@@ -3,14 +3,16 @@
 
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::{
-    Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord,
+    Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
 };
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::keys::{Phrase, UserKeys};
-use fathom_protocol::lease::{Lease, LeaseState};
+use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
@@ -85,6 +87,7 @@ pub fn lease(vendor: u8, id: u8) -> Lease {
         state: LeaseState::Locked,
         room_expires: NOW.plus_seconds(86_400),
         expires: NOW.plus_seconds(2_678_400),
+        named: None,
     }
 }
 
@@ -128,6 +131,38 @@ pub fn vendor_record(vendor: u8, seq: u64) -> VendorRecord {
     let leases = [signed(lease(vendor, 1), &key(vendor)), signed(lease(vendor, 2), &key(vendor))];
     let head = signed(head(vendor, seq, &leases), &key(vendor));
     VendorRecord { head: head.into_carried(), leases: list(leases.into_iter().map(Signed::into_carried).collect()) }
+}
+
+/// What changed from [`vendor_record`] 17 to a head 18 in which lease 1 is gone, lease 2 has grown and lease 3 is new.
+#[must_use]
+pub fn delta() -> VendorDelta {
+    let old = vendor_record(1, 17).verify().expect("a sample holds together");
+    let grown = Lease { bytes: 2 << 20, revision: 4, ..lease(1, 2) };
+    let leases = [signed(grown, &key(1)), signed(lease(1, 3), &key(1))];
+    let head = VendorHead { prev: old.head.hash(), ..head(1, 18, &leases) };
+    let new = VerifiedVendor { head: signed(head, &key(1)), leases: leases.to_vec() };
+    VendorDelta::between(&old, &new).expect("little changed")
+}
+
+/// The proof that vendor 1 signed two heads 17.
+#[must_use]
+pub fn twins() -> ForkProof {
+    let one = signed(head(1, 17, &[]), &key(1));
+    let two = signed(VendorHead { used: 5, ..head(1, 17, &[]) }, &key(1));
+    ForkProof::twins(&one, &two).expect("they contradict each other")
+}
+
+/// The proof that vendor 1 dropped its lease 1 in head 18, although it had noted the sample final FAT in it.
+#[must_use]
+pub fn dropped() -> ForkProof {
+    let fat = by_user(final_fat());
+    let named = Some(Named { file: fat.file, fat: fat.hash() });
+    let before = [signed(Lease { named, ..lease(1, 1) }, &key(1)), signed(lease(1, 2), &key(1))];
+    let over = |seq, leases: &[Signed<Lease>]| {
+        let vendor = VerifiedVendor { head: signed(head(1, seq, leases), &key(1)), leases: leases.to_vec() };
+        vendor.evidence(LeaseId([1; 16]))
+    };
+    ForkProof::Dropped { older: over(17, &before), newer: over(18, &before[1..]), fat: fat.into_carried() }
 }
 
 /// The sample file.
@@ -405,6 +440,8 @@ pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
         ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
         ("sync_move", SyncRecord::Move(cosigned_move())),
         ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
+        ("sync_proof_twins", SyncRecord::Proof(Box::new(twins()))),
+        ("sync_proof_dropped", SyncRecord::Proof(Box::new(dropped()))),
     ]
 }
 
@@ -418,6 +455,9 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_ping", Request::Ping),
         ("request_announce", Request::Announce(signed(peer(), &key(4)).into_carried())),
         ("request_report", Request::Report(vendor_record(1, 17))),
+        ("request_report_delta", Request::ReportDelta(delta())),
+        ("request_vendor_of", Request::VendorOf(node(1))),
+        ("request_proofs", Request::Proofs(list(vec![node(1)]))),
         ("request_allocate", Request::Allocate(allocate.clone())),
         ("request_offer", Request::Offer { request: allocate, bytes: 4_195_328 }),
         ("request_submit_fats", Request::SubmitFats(list(vec![fat.clone()]))),
@@ -453,7 +493,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         clock: NOW,
         records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
     };
-    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1 };
+    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
     vec![
         ("response_alive", Response::Alive),
         ("response_done", Response::Done),
@@ -500,6 +540,7 @@ pub fn fetch_answers() -> Vec<(&'static str, FetchAnswer)> {
 pub fn gossips() -> Vec<(&'static str, Gossip)> {
     vec![
         ("gossip_record", Gossip::Record(Box::new(SyncRecord::Vendor(vendor_record(1, 17))))),
+        ("gossip_delta", Gossip::Delta(Box::new(delta()))),
         ("gossip_grew", Gossip::Grew { mirror: node(4), cursor: 12 }),
     ]
 }
@@ -566,6 +607,7 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_fat", Key::Fat(OwnerId([2; 32]), FileId([3; 16]))),
         ("key_move", Key::Move(moved)),
         ("key_peer", Key::Peer(NodeId([6; 32]))),
+        ("key_proof", Key::Proof(NodeId([1; 32]))),
     ]
 }
 

@@ -2,11 +2,13 @@
 
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
+use fathom_protocol::delta::{HeadId, VendorDelta};
 use fathom_protocol::fat::{FinalFat, Use};
+use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
-use fathom_protocol::lease::Lease;
+use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
@@ -151,6 +153,7 @@ impl Draw {
             state: LEASE_STATES[if self.full { 2 } else { self.below(4) as usize }],
             room_expires: self.time(),
             expires: self.time(),
+            named: self.maybe(|draw| Named { file: FileId(draw.bytes()), fat: draw.hash() }),
         }
     }
 
@@ -411,11 +414,27 @@ impl Draw {
     }
 
     pub(crate) fn sync_record(&mut self, kind: u64) -> SyncRecord {
-        match kind % 4 {
+        match kind % 6 {
             0 => SyncRecord::Vendor(self.vendor_record()),
             1 => SyncRecord::Fat(self.final_fat().into_carried()),
             2 => SyncRecord::Move(self.carried_move()),
-            _ => SyncRecord::Peer(self.peer().into_carried()),
+            3 => SyncRecord::Peer(self.peer().into_carried()),
+            4 => SyncRecord::Proof(Box::new(ForkProof::Twins(self.head().into_carried(), self.head().into_carried()))),
+            _ => SyncRecord::Proof(Box::new(ForkProof::Dropped {
+                older: self.evidence(),
+                newer: self.evidence(),
+                fat: self.final_fat().into_carried(),
+            })),
+        }
+    }
+
+    /// Changes of leases that may not fit the head: what a peer may send.
+    fn delta(&mut self) -> VendorDelta {
+        VendorDelta {
+            head: self.head().into_carried(),
+            base: HeadId { epoch: self.number(), seq: self.number(), hash: self.hash() },
+            changed: self.list(|draw| draw.lease().into_carried()),
+            gone: self.list(|draw| LeaseId(draw.bytes())),
         }
     }
 
@@ -456,7 +475,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 11 {
+        match kind % 12 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -484,8 +503,9 @@ impl Draw {
                 leases: self.number(),
                 files: self.number(),
                 moves: self.number(),
+                proofs: self.number(),
             }),
-            9 => Response::Lease(self.evidence()),
+            10 => Response::Lease(self.evidence()),
             _ => Response::Refused(self.refusal()),
         }
     }
@@ -520,8 +540,9 @@ impl Draw {
     }
 
     pub(crate) fn gossip(&mut self, kind: u64) -> Gossip {
-        match kind % 5 {
-            4 => Gossip::Grew { mirror: self.node(), cursor: self.number() },
+        match kind % 8 {
+            6 => Gossip::Delta(Box::new(self.delta())),
+            7 => Gossip::Grew { mirror: self.node(), cursor: self.number() },
             kind => Gossip::Record(Box::new(self.sync_record(kind))),
         }
     }

@@ -7,6 +7,7 @@
 mod allocate;
 mod codec;
 mod draw;
+mod fork;
 mod header;
 mod ledger;
 mod manifest;
