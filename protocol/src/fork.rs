@@ -25,14 +25,18 @@ pub enum ForkProof {
     /// Two heads with one epoch and sequence number, the one with the smaller hash first.
     Twins(Carried<VendorHead>, Carried<VendorHead>),
     /// A lease that vanished without release or expiry.
-    Dropped {
-        /// The head with the lease.
-        older: LeaseEvidence,
-        /// The head without it.
-        newer: LeaseEvidence,
-        /// The final FAT that uses it, as the vendor noted it in the lease.
-        fat: Carried<FinalFat>,
-    },
+    Dropped(Box<Dropped>),
+}
+
+/// The records that show that a lease vanished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The head with the lease.
+    pub older: LeaseEvidence,
+    /// The head without it.
+    pub newer: LeaseEvidence,
+    /// The final FAT that uses it, as the vendor noted it in the lease.
+    pub fat: Carried<FinalFat>,
 }
 
 /// What is proven.
@@ -111,7 +115,7 @@ impl ForkProof {
     pub fn verify(self) -> Result<VerifiedProof, RecordError> {
         let (vendor, offence) = match &self {
             Self::Twins(a, b) => (check_twins(a, b)?, Offence::Twins),
-            Self::Dropped { older, newer, fat } => check_dropped(older, newer, fat)?,
+            Self::Dropped(dropped) => check_dropped(dropped)?,
         };
         let hash = Hash::of(&codec::encode(&self));
         Ok(VerifiedProof { vendor, offence, hash, proof: self })
@@ -129,11 +133,8 @@ fn check_twins(a: &Carried<VendorHead>, b: &Carried<VendorHead>) -> Result<NodeI
     Ok(a.vendor)
 }
 
-fn check_dropped(
-    older: &LeaseEvidence,
-    newer: &LeaseEvidence,
-    fat: &Carried<FinalFat>,
-) -> Result<(NodeId, Offence), RecordError> {
+fn check_dropped(dropped: &Dropped) -> Result<(NodeId, Offence), RecordError> {
+    let Dropped { older, newer, fat } = dropped;
     // Cheapest first: what contradicts itself is refused before a signature is looked at.
     let Some(id) = older.lease.as_ref().map(Carried::peek).transpose()?.map(|lease| lease.id) else {
         return invalid("a proof of a dropped lease comes without the lease");

@@ -165,7 +165,7 @@ impl LeaseProof {
             let nothing = leases == 0 && self.position == 0 && self.path.is_empty() && *root == empty();
             return if nothing { Ok(Standing::Absent) } else { Err(WRONG) };
         };
-        if self.position >= leases || self.path.len() % STEP != 0 {
+        if self.position >= leases || !self.path.len().is_multiple_of(STEP) {
             return Err(WRONG);
         }
         let mut steps = self.path.chunks_exact(STEP).map(|step| {

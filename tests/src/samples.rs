@@ -5,7 +5,7 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
-use fathom_protocol::fork::ForkProof;
+use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
 };
@@ -162,7 +162,11 @@ pub fn dropped() -> ForkProof {
         let vendor = VerifiedVendor { head: signed(head(1, seq, leases), &key(1)), leases: leases.to_vec() };
         vendor.evidence(LeaseId([1; 16]))
     };
-    ForkProof::Dropped { older: over(17, &before), newer: over(18, &before[1..]), fat: fat.into_carried() }
+    ForkProof::Dropped(Box::new(Dropped {
+        older: over(17, &before),
+        newer: over(18, &before[1..]),
+        fat: fat.into_carried(),
+    }))
 }
 
 /// The sample file.

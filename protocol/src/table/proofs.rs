@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::fat::FinalFat;
-use crate::fork::{ForkProof, Offence, VerifiedProof};
+use crate::fork::{Dropped, ForkProof, Offence, VerifiedProof};
 use crate::head::{LeaseEvidence, VerifiedVendor};
 use crate::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::limits::{SUSPICIONS_MAX, SUSPICIONS_PER_HEAD_MAX};
@@ -122,7 +122,7 @@ impl Suspicion {
     /// The proof, with the final FAT of the file as this mirror has it; none if that is not the one the vendor noted.
     #[must_use]
     pub fn prove(self, fat: Carried<FinalFat>) -> Option<VerifiedProof> {
-        ForkProof::Dropped { older: self.older, newer: self.newer, fat }.verify().ok()
+        ForkProof::Dropped(Box::new(Dropped { older: self.older, newer: self.newer, fat })).verify().ok()
     }
 }
 

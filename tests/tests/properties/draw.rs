@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::delta::{HeadId, VendorDelta};
 use fathom_protocol::fat::{FinalFat, Use};
-use fathom_protocol::fork::ForkProof;
+use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
@@ -420,11 +420,11 @@ impl Draw {
             2 => SyncRecord::Move(self.carried_move()),
             3 => SyncRecord::Peer(self.peer().into_carried()),
             4 => SyncRecord::Proof(Box::new(ForkProof::Twins(self.head().into_carried(), self.head().into_carried()))),
-            _ => SyncRecord::Proof(Box::new(ForkProof::Dropped {
+            _ => SyncRecord::Proof(Box::new(ForkProof::Dropped(Box::new(Dropped {
                 older: self.evidence(),
                 newer: self.evidence(),
                 fat: self.final_fat().into_carried(),
-            })),
+            })))),
         }
     }
 

@@ -3,13 +3,13 @@
 use fathom_protocol::codec::{Bounded, decode, encode};
 use fathom_protocol::delta::{DeltaError, VendorDelta};
 use fathom_protocol::fat::FinalFat;
-use fathom_protocol::fork::{ForkProof, Offence};
+use fathom_protocol::fork::{Dropped, ForkProof, Offence};
 use fathom_protocol::head::{VendorHead, VerifiedVendor};
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
-use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{DROPPED_GRACE_MS, Key, Merged, Suspicions, Table, Verified, verify};
 use fathom_protocol::wire::{RefusalKind, SyncRecord};
 use fathom_tests::samples::{self, NOW, key, node, signed};
@@ -34,7 +34,8 @@ fn noted(fat: &Signed<FinalFat>) -> Signed<Lease> {
 }
 
 fn dropped(older: &VerifiedVendor, newer: &VerifiedVendor, fat: &Signed<FinalFat>) -> ForkProof {
-    ForkProof::Dropped { older: older.evidence(id()), newer: newer.evidence(id()), fat: fat.carried().clone() }
+    let (older, newer) = (older.evidence(id()), newer.evidence(id()));
+    ForkProof::Dropped(Box::new(Dropped { older, newer, fat: fat.carried().clone() }))
 }
 
 fn record(proof: ForkProof) -> Verified {
@@ -255,7 +256,7 @@ proptest! {
 
 #[test]
 fn a_proof_needs_its_lease() {
-    let ForkProof::Dropped { mut older, newer, fat } = samples::dropped() else { panic!("dropped") };
-    let _: Option<Carried<Lease>> = older.lease.take();
-    assert!(ForkProof::Dropped { older, newer, fat }.verify().is_err());
+    let ForkProof::Dropped(mut dropped) = samples::dropped() else { panic!("dropped") };
+    dropped.older.lease = None;
+    assert!(ForkProof::Dropped(dropped).verify().is_err());
 }

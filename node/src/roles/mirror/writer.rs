@@ -183,7 +183,7 @@ enum Step {
     /// A proof that a record of this job made together with what was known.
     Prove {
         job: usize,
-        proof: Verified,
+        proof: Box<Verified>,
     },
 }
 
@@ -226,7 +226,7 @@ impl Task {
                 for (at, (job, kept)) in jobs.drain(..).zip(kept).enumerate() {
                     let outcome = |(record, kept)| Outcome { record, kept };
                     let made = proofs.iter().filter(|((job, _), _)| *job == at).map(|((_, proof), position)| {
-                        outcome((proof.clone(), Ok(Kept::New { position: *position, tell: Vec::new() })))
+                        outcome((Verified::clone(proof), Ok(Kept::New { position: *position, tell: Vec::new() })))
                     });
                     let outcomes = job.records.into_iter().zip(kept).map(outcome).chain(made).collect();
                     // Who asked may have gone; what it brought is kept all the same.
@@ -251,7 +251,7 @@ impl Task {
         for (job, work) in jobs.iter().enumerate() {
             let mut kept = Vec::with_capacity(work.records.len());
             for (at, record) in work.records.iter().enumerate() {
-                steps.extend(witness(&mut state, record).map(|proof| Step::Prove { job, proof }));
+                steps.extend(witness(&mut state, record).map(|proof| Step::Prove { job, proof: Box::new(proof) }));
                 let mut merged = if encoded_max(record) > RECORD_BYTES_MAX {
                     Err(Refusal::new(RefusalKind::BadRequest, "the record is too large to be passed on"))
                 } else {
