@@ -6,5 +6,6 @@ mod answers;
 mod convergence;
 mod durability;
 mod golden;
+mod guard;
 mod support;
 mod witness;
