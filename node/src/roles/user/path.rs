@@ -1,6 +1,7 @@
 //! Choosing among vendors by what was measured (figures 7, 8, 17 and 18).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::head::VendorHead;
@@ -9,6 +10,7 @@ use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use futures::StreamExt;
 
+use super::catalogue::StoredFile;
 use super::mirrors::unexpected;
 use super::{User, UserError};
 use crate::control::PathEntry;
@@ -106,11 +108,10 @@ impl User {
     ///
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
-    pub async fn explain(&self, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
+    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
         let mut heads = self.vendors().await?;
         if let Some(name) = name {
-            let catalogue = self.catalogue(None).await?;
-            let sources: Vec<NodeId> = catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect();
+            let sources: Vec<NodeId> = self.find(name).await?.iter().flat_map(StoredFile::sources).collect();
             heads.retain(|vendor, _| sources.contains(vendor));
         }
         self.probe(heads.keys().copied()).await;
