@@ -17,7 +17,7 @@ use crate::head::{Addresses, Label, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, KEY_BYTES_MAX, PEERS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX,
     REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
@@ -332,6 +332,8 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
+    /// Anybody to mirror: the heads of these vendors, without their leases.
+    Heads(Bounded<NodeId, HEADS_MAX>),
     /// Mirror to mirror: what you accepted since.
     Since {
         /// The log that the cursor belongs to.
@@ -434,6 +436,8 @@ pub enum Response {
     Files(FilesPage),
     /// To [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
     Page(Page),
+    /// To [`Request::Heads`]: those that are known, in any order.
+    Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].

@@ -432,7 +432,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 17 {
+        match kind % 18 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -449,6 +449,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            16 => Request::Heads(self.list(Self::node)),
             _ => Request::Digest,
         }
     }
@@ -463,7 +464,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 11 {
+        match kind % 12 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -483,7 +484,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
-            9 => Response::Files(FilesPage {
+            10 => Response::Files(FilesPage {
                 cursor: self.log_cursor(),
                 whole: self.flag(),
                 after: self.maybe(|draw| draw.key_bytes()),
@@ -493,6 +494,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
+            9 => Response::Heads(self.list(|draw| -> Carried<VendorHead> { draw.head().into_carried() })),
             7 => Response::Cosigned(self.carried_move()),
             8 => Response::Digest(TableDigest {
                 digest: self.hash(),

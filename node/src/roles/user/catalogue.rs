@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::{FinalFat, Manifest, Tag};
+use fathom_protocol::fat::{FinalFat, Manifest, Place, Tag};
 use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
 use fathom_protocol::moves::Move;
@@ -97,16 +97,21 @@ impl StoredFile {
         self.versions.iter().rev().find_map(|version| version.manifest.as_ref())
     }
 
-    /// Vendors from which it can be fetched: those that hold a copy of one of its chunks.
+    /// Where a copy of one of its chunks is.
     #[must_use]
-    pub fn sources(&self) -> Vec<NodeId> {
-        let mut sources = BTreeSet::new();
+    pub fn places(&self) -> BTreeSet<Place> {
+        let mut places = BTreeSet::new();
         for manifest in self.versions.iter().filter_map(|version| version.manifest.as_ref()) {
             let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
-            let places = used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)));
-            sources.extend(places.map(|place| place.vendor));
+            places.extend(used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()));
         }
-        sources.into_iter().collect()
+        places
+    }
+
+    /// Vendors from which it can be fetched.
+    #[must_use]
+    pub fn sources(&self) -> Vec<NodeId> {
+        self.places().into_iter().map(|place| place.vendor).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Vendors that may hold chunks of it, those included that were to give it up: who must hear of a release.

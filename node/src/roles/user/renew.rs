@@ -11,7 +11,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
-use super::{User, UserError};
+use super::{StoredFile, User, UserError};
 use crate::clock;
 
 /// Time between two rounds. Leases run for a month by default, so several rounds may fail.
@@ -76,16 +76,12 @@ impl User {
     /// Renews every lease that a file uses. Returns how many failed.
     async fn renew_all(self: &Arc<Self>) -> Result<usize, UserError> {
         let files: Vec<FileId> = self.list().await?.files.into_iter().map(|line| line.file).collect();
+        // Not all places of the manifests: a vendor from which everything was moved away has no lease to renew.
         let mut places: BTreeSet<Place> = BTreeSet::new();
         for some in files.chunks(FILES_AT_ONCE) {
-            for file in self.load(some.to_vec()).await?.values() {
-                let manifests = file.versions.iter().filter_map(|version| version.manifest.as_ref());
-                places.extend(manifests.flat_map(|manifest| manifest.places.iter().copied()));
-            }
+            places.extend(self.load(some.to_vec()).await?.values().flat_map(StoredFile::places));
         }
-        if !places.is_empty() {
-            self.vendors().await?;
-        }
+        self.heads(places.iter().map(|place| place.vendor).collect()).await?;
         let mut failed = 0;
         for place in places {
             let renew = Renew {
