@@ -4,6 +4,7 @@ mod commands;
 mod discovery;
 mod dispatch;
 mod fat;
+mod health;
 
 use std::path::PathBuf;
 use std::sync::Arc;

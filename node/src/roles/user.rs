@@ -29,6 +29,7 @@ use crate::net::Net;
 pub use catalogue::{Catalogue, StoredFile};
 pub use error::UserError;
 use journal::Journal;
+pub(crate) use journal::inspect;
 pub use path::Way;
 
 /// How a user stores and fetches.
