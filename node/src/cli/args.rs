@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::fat::FatOptions;
 use crate::config::{DeviceConfig, Role};
 
 const EXAMPLES: &str = "\
@@ -238,19 +239,6 @@ pub(super) struct GetOptions {
     /// Give up the stored copies once everything is here and checked
     #[arg(long)]
     pub(super) release: bool,
-}
-
-/// Show the table of all storage (the FAT).
-///
-/// A mirror shows its own table; any other node asks a mirror.
-#[derive(Debug, Args)]
-pub(super) struct FatOptions {
-    /// Only the digest: equal at two mirrors if and only if their tables are
-    #[arg(long)]
-    pub(super) digest: bool,
-    /// Ask this mirror (64 hexadecimal digits, as `fathom status` shows)
-    #[arg(long, value_name = "NODE")]
-    pub(super) mirror: Option<String>,
 }
 
 /// Show the whole cycle on a network of its own on this machine.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::health::complete;
 use super::{Roles, fat, open_user};
 use crate::config::{Config, Role};
 use crate::control::results::{
@@ -178,7 +179,7 @@ impl NodeCommands {
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(own.view()) };
+            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -200,7 +201,7 @@ impl NodeCommands {
             return Ok(serde_json::to_value(digest_result(digest)).unwrap_or_default());
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
-        Ok(fat_view(mirror, &digest, &vendors))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors)))
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
