@@ -52,6 +52,8 @@ pub const COPIES_MAX: usize = 8;
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
+/// Heads asked for at once: at their largest, they still fit a frame.
+pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.
 pub const EXTENT_BYTES_MAX: u64 = 1 << 30;
 /// Chunks named in one validation, download report or erase.

@@ -17,8 +17,8 @@ use crate::head::{Addresses, Label, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, PEERS_MAX, REASON_BYTES_MAX,
-    SYNC_RECORDS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
+    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -319,6 +319,8 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
+    /// Anybody to mirror: the heads of these vendors, without their leases.
+    Heads(Bounded<NodeId, HEADS_MAX>),
     /// Mirror to mirror: what you accepted since.
     Since {
         /// The log that the cursor belongs to.
@@ -403,6 +405,8 @@ pub enum Response {
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
     /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
     Page(Page),
+    /// To [`Request::Heads`]: those that are known, in any order.
+    Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].

@@ -147,6 +147,7 @@ impl Mirror {
             Request::SubmitFats(fats) => self.submit_fats(fats.into_vec()).await,
             Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
+            Request::Heads(vendors) => Ok(Response::Heads(self.heads(&vendors))),
             Request::Since { log, cursor } => self.since(log, cursor).await.map(Response::Page),
             Request::Orders { vendor, log, cursor } => self.orders_of(vendor, log, cursor).await.map(Response::Page),
             Request::SubmitMove(moved) => self.submit_move(moved).await,

@@ -419,7 +419,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 17 {
+        match kind % 18 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -436,6 +436,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            16 => Request::Heads(self.list(Self::node)),
             _ => Request::Digest,
         }
     }
@@ -450,7 +451,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 10 {
+        match kind % 11 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -470,6 +471,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
+            9 => Response::Heads(self.list(|draw| -> Carried<VendorHead> { draw.head().into_carried() })),
             7 => Response::Cosigned(self.carried_move()),
             8 => Response::Digest(TableDigest {
                 digest: self.hash(),

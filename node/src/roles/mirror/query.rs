@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
+use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
-use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Key;
 use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
@@ -59,6 +60,13 @@ impl Mirror {
             Ok(page)
         })
         .await
+    }
+
+    /// The heads of `vendors`, those that are known here.
+    pub(super) fn heads(&self, vendors: &[NodeId]) -> Bounded<Carried<VendorHead>, HEADS_MAX> {
+        let state = self.writer.shared().state();
+        let known = vendors.iter().filter_map(|vendor| state.table.vendor(*vendor));
+        Bounded::first(known.map(|vendor| vendor.head.carried().clone()))
     }
 
     /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
