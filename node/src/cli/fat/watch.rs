@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::select::Selection;
 use super::{table, terminal_width};
 use crate::cli::output::line;
+use crate::cli::render::instant;
 use crate::control::CommandError;
 use crate::control::results::{FatResult, FatVendor};
 
@@ -85,7 +86,7 @@ impl Watch {
             return line(&change.to_string());
         }
         let vendor = FatVendor::deserialize(&change["vendor"]).unwrap_or_default();
-        let time = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+        let time = instant(crate::clock::now().0);
         let row = table::rows(std::slice::from_ref(&vendor));
         let mut lines = row.lines();
         let (header, row) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
