@@ -5,6 +5,7 @@ mod discovery;
 mod dispatch;
 mod fat;
 mod health;
+mod lease;
 
 use std::path::PathBuf;
 use std::sync::Arc;

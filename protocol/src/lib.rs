@@ -4,12 +4,14 @@
 //! nothing of tokio or libp2p. Time ([`time::UnixMs`]), randomness and bytes are arguments; decisions are return values.
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
-//! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
+//! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
 //! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
 
 pub mod allocate;
 pub mod codec;
+pub mod delta;
 pub mod fat;
+pub mod fork;
 pub mod head;
 pub mod header;
 pub mod ids;
@@ -19,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod moves;
 pub mod receipt;
+pub mod root;
 pub mod seal;
 pub mod sign;
 pub mod table;

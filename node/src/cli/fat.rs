@@ -3,17 +3,18 @@
 mod args;
 mod check;
 mod export;
+mod lease;
 mod select;
 mod table;
 mod watch;
 
 use std::time::Duration;
 
-use fathom_protocol::ids::NodeId;
+use fathom_protocol::ids::{LeaseId, NodeId};
 
 use super::Context;
 use super::output::Answer;
-use super::session::{Alone, execute, follow};
+use super::session::{Alone, Following, execute, follow};
 use crate::control::results::FatDigestResult;
 use crate::control::{CommandError, ControlRequest, ErrorKind};
 use args::FatCommand;
@@ -22,6 +23,8 @@ use watch::Watch;
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Every so many looks it reads the table although its digest is the same: ages and latencies are not in it.
+const WATCH_FULL: u32 = 10;
 
 pub(super) fn fat(context: &Context, options: FatOptions) -> Result<Answer, CommandError> {
     match &options.command {
@@ -35,11 +38,18 @@ pub(super) fn fat(context: &Context, options: FatOptions) -> Result<Answer, Comm
                 .hint("`fathom status` shows the mirrors")
         })?;
     }
-    let FatOptions { digest, leases, watch, selection, mirror, .. } = options;
-    let request = ControlRequest::Fat { digest, mirror };
+    let FatOptions { digest, leases, watch, selection, mirror, lease, .. } = options;
+    if let Some(lease) = lease {
+        check_prefix(&lease)?;
+        let result = execute(context, ControlRequest::Lease { lease, mirror }, Alone::AsAnybody, "asking")?;
+        return Ok(Answer::of(result, |story| lease::render(&story)));
+    }
+    let request = ControlRequest::Fat { digest, mirror: mirror.clone() };
     if watch {
         let mut watch = Watch::new(selection, context.output.json, leases);
-        follow(context, &request, Alone::AsAnybody, WATCH_EVERY, |outcome| watch.show(outcome))?;
+        let changed = ControlRequest::Fat { digest: true, mirror };
+        let following = Following { request, changed, full: WATCH_FULL, every: WATCH_EVERY };
+        follow(context, &following, Alone::AsAnybody, |outcome| watch.show(outcome))?;
         return Ok(Answer::nothing());
     }
     let mut result = execute(context, request, Alone::AsAnybody, "asking")?;
@@ -48,6 +58,17 @@ pub(super) fn fat(context: &Context, options: FatOptions) -> Result<Answer, Comm
     }
     selection.apply(&mut result);
     Ok(Answer::of(result, |result| table::render(&result, terminal_width(), leases)))
+}
+
+/// Whether `lease` can be the beginning of an identifier.
+fn check_prefix(lease: &str) -> Result<(), CommandError> {
+    let digits =
+        !lease.is_empty() && lease.len() <= 2 * LeaseId::LEN && lease.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits {
+        return Ok(());
+    }
+    Err(CommandError::new(ErrorKind::Usage, format!("`{lease}` is no lease: it is up to 32 hexadecimal digits"))
+        .hint("`fathom fat --leases` shows them"))
 }
 
 /// Columns of the terminal; `None` if stdout is none.

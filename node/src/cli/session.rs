@@ -120,12 +120,20 @@ pub(super) fn execute(
     outcome
 }
 
-/// Runs `request` every `every` and shows each outcome, until a signal or until `show` gives an error.
+/// What is followed: `request`, which is asked when the answer to the cheaper `changed` is another one than before, and on every
+/// `full`th look, each `every` after the one before.
+pub(super) struct Following {
+    pub(super) request: ControlRequest,
+    pub(super) changed: ControlRequest,
+    pub(super) full: u32,
+    pub(super) every: Duration,
+}
+
+/// Follows something and shows each outcome, until a signal or until `show` gives an error.
 pub(super) fn follow(
     context: &Context,
-    request: &ControlRequest,
+    following: &Following,
     alone: Alone,
-    every: Duration,
     mut show: impl FnMut(Result<Value, CommandError>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     start_logging(context, "error");
@@ -135,28 +143,37 @@ pub(super) fn follow(
         let mut interrupts = Interrupts::new()?;
         let running = interrupts.guard(ControlClient::connect(&home)).await?.is_some();
         let node = if running { None } else { Some(start_alone(&home, alone, &mut interrupts).await?) };
-        let ask = || async {
-            match &node {
-                Some(node) => run_here(node.commands(), request.clone(), drop).await,
-                None => match ControlClient::connect(&home).await? {
-                    Some(client) => client.call(request, drop).await,
-                    None => Err(CommandError::new(ErrorKind::Other, "the node has ended")),
-                },
-            }
+        let ask = async |request: &ControlRequest| match &node {
+            Some(node) => run_here(node.commands(), request.clone(), drop).await,
+            None => match ControlClient::connect(&home).await? {
+                Some(client) => client.call(request, drop).await,
+                None => Err(CommandError::new(ErrorKind::Other, "the node has ended")),
+            },
+        };
+        let mut seen = None;
+        let mut looks = 0;
+        let mut look = async || {
+            let now = ask(&following.changed).await?;
+            let full = looks % following.full.max(1) == 0 || seen.as_ref() != Some(&now);
+            looks += 1;
+            seen = Some(now);
+            if full { ask(&following.request).await.map(Some) } else { Ok(None) }
         };
         let outcome = loop {
             tokio::select! {
                 biased;
                 // The way to end this.
                 () = interrupts.next() => break Ok(()),
-                answer = ask() => if let Err(error) = show(answer) {
+                answer = look() => if let Some(answer) = answer.transpose()
+                    && let Err(error) = show(answer)
+                {
                     break Err(error);
                 },
             }
             tokio::select! {
                 biased;
                 () = interrupts.next() => break Ok(()),
-                () = tokio::time::sleep(every) => {}
+                () = tokio::time::sleep(following.every) => {}
             }
         };
         if let Some(node) = node

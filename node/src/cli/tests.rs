@@ -36,6 +36,7 @@ fn every_command_of_the_help_parses() {
         "fathom fat --digest --mirror 00",
         "fathom fat --zone a --zone b --operator c --vendor ab --min-free 1GiB --health old --sort free:desc --leases",
         "fathom fat --watch --json",
+        "fathom fat --lease 7f4d --mirror 00",
         "fathom fat check --what mirror --what user",
         "fathom fat export --what vendor -o a.jsonl",
         "fathom path a",

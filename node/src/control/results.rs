@@ -3,7 +3,11 @@
 //! Identifiers are hexadecimal texts, sizes are bytes, instants are milliseconds since the Unix epoch. Fields that a
 //! newer node adds are ignored; fields that an older one lacks have their default.
 
+mod lease;
+
 use serde::{Deserialize, Serialize};
+
+pub use lease::{LeaseMove, LeaseProofResult, LeaseRecord, LeaseResult, LeaseUse};
 
 /// A vendor that was replaced while a file was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

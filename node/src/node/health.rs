@@ -57,8 +57,12 @@ impl Total {
 fn judge(vendor: &Value, silent: bool) -> (&'static str, String) {
     let number = |key: &str| vendor[key].as_u64().unwrap_or(0);
     if !vendor["quarantined"].is_null() {
-        let offence = vendor["quarantined"]["offence"].as_str().unwrap_or("it broke its word");
-        return ("quarantined", format!("quarantined: {offence}"));
+        let why = match vendor["quarantined"]["offence"].as_str() {
+            Some("twins") => "signed two heads in one place",
+            Some("dropped") => "dropped a lease in use",
+            _ => "broke its word",
+        };
+        return ("quarantined", format!("quarantined: {why}"));
     }
     let age = number("age_seconds");
     if age >= OLD_AFTER_SECONDS {
@@ -102,8 +106,8 @@ mod tests {
         assert_eq!(judge(&vendor, true).1, "does not answer");
         vendor["age_seconds"] = 7_260.into();
         assert_eq!(judge(&vendor, true), ("old", "silent for 2 h 1 min".to_owned()));
-        vendor["quarantined"] = json!({ "offence": "signed two heads" });
-        assert_eq!(judge(&vendor, true).0, "quarantined");
+        vendor["quarantined"] = json!({ "offence": "twins" });
+        assert_eq!(judge(&vendor, true).1, "quarantined: signed two heads in one place");
     }
 
     #[test]

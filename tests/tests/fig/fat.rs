@@ -74,6 +74,41 @@ fn fig_04_the_fat_is_a_table_that_a_person_can_read() {
     assert!(printed(&net, "user-1", &["fat", "--leases"]).contains("LEASE"));
 }
 
+/// A lease's story, with a proof that is verified where it is asked for: who holds it for whom, which file uses it, and, once it
+/// was given up, that it is gone.
+#[test]
+fn fig_06_a_lease_is_told_with_its_proof() {
+    let net = Network::up(small(1, 1));
+    let user = net.user("user-1");
+    let file = random_file(net.scratch().join("file"), "lease", 2 * MIB);
+    user.ok(&["put", file.to_str().unwrap(), "--as", "story", "--copies", "1"]);
+    let lease = wait_for("the mirror lists the committed lease", || {
+        let fat = user.ok(&["fat"]);
+        let leases = list(&fat, "/leases").iter().find(|lease| lease["state"] == "committed");
+        leases.map(|lease| text(lease, "/id").to_owned()).ok_or_else(|| fat.to_string())
+    });
+    for asked in ["user-1", "mirror-1", "vendor-1"] {
+        let story = net.user(asked).ok(&["fat", "--lease", &lease[..10]]);
+        assert_eq!((text(&story, "/lease"), text(&story, "/vendor")), (lease.as_str(), id(&net, "vendor-1").as_str()));
+        assert_eq!((&story["live"], &story["proof"]["verified"]), (&true.into(), &true.into()), "{story}");
+        assert_eq!((text(&story, "/proof/proves"), text(&story, "/record/state")), ("present", "committed"));
+        assert!(number(&story, "/record/used") >= 2 * MIB as u64 && number(&story, "/proof/bytes") < 1_024, "{story}");
+        let uses = list(&story, "/used_by");
+        if asked == "user-1" {
+            assert_eq!((uses.len(), text(&uses[0], "/name")), (1, "story"), "{story}");
+        } else {
+            assert!(uses.is_empty(), "{story}");
+        }
+    }
+    let told = printed(&net, "user-1", &["fat", "--lease", &lease]);
+    for part in
+        ["committed: a final FAT names", "story: 2.00 MiB", "verified here: the lease is among them", "by the vendor"]
+    {
+        assert!(told.contains(part), "{part} is not in\n{told}");
+    }
+    assert_eq!(text(&user.fails(3, &["fat", "--lease", "0123456789abcdef"]), "/kind"), "not_found");
+}
+
 /// A change at a vendor is told to who follows, and Ctrl-C ends that cleanly.
 #[test]
 fn fig_04_changes_of_the_fat_are_followed() {

@@ -7,10 +7,12 @@
 mod allocate;
 mod codec;
 mod draw;
+mod fork;
 mod header;
 mod ledger;
 mod manifest;
 mod messages;
+mod root;
 mod seal;
 mod signed;
 mod table;

@@ -17,6 +17,7 @@ use crate::offline::Part;
     after_long_help = "Examples:\n  \
         fathom fat --zone cellar --min-free 10GiB --sort latency\n  \
         fathom fat --health old --health suspect\n  \
+        fathom fat --lease 7f4d7612\n  \
         fathom fat --watch\n  \
         fathom fat --json | jq '.vendors[] | .free'\n  \
         fathom fat check                 (the node must not run)\n  \
@@ -36,6 +37,9 @@ pub(in crate::cli) struct FatOptions {
     /// List the leases, too
     #[arg(long)]
     pub(super) leases: bool,
+    /// Tell the story of this lease, with its proof; the first digits of its id are enough
+    #[arg(long, value_name = "ID", conflicts_with_all = ["digest", "watch", "leases"])]
+    pub(super) lease: Option<String>,
     /// Follow changes until Ctrl-C; with --json one line for each change
     #[arg(long, conflicts_with = "digest")]
     pub(super) watch: bool,
@@ -62,7 +66,7 @@ pub(super) enum FatCommand {
 /// Write this node's databases as JSON lines while it does not run.
 ///
 /// Each line is one record, an object with `part` (mirror, vendor or user) and `type`: `vendor`, `head`, `lease`, `final_fat`,
-/// `move`, `node`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
+/// `move`, `node`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
 /// `pending_erase` of a vendor; `put`, `file`, `chunk` of a user. Identifiers are hexadecimal, sizes bytes, times Unix
 /// milliseconds. Keys of files are never written.
 #[derive(Debug, Args)]

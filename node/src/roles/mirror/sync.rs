@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fathom_overlay::{GossipMessage, Verdict};
 use fathom_protocol::codec;
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
 use fathom_protocol::sign::RecordError;
@@ -145,6 +146,17 @@ impl Mirror {
         }
     }
 
+    /// Queues a vendor's delta for publication if it is small, else a hint that this mirror has the record that it made.
+    pub(super) fn publish_delta(&self, record: &Verified, delta: VendorDelta, position: u64) {
+        let delta = codec::encode(&Gossip::Delta(Box::new(delta)));
+        if delta.len() > GOSSIP_BYTES_MAX {
+            return self.publish(record, position);
+        }
+        if self.news.try_send(delta).is_err() {
+            tracing::debug!("too much to publish at once; the other mirrors will read it");
+        }
+    }
+
     /// Publishes for ever. That nobody listens, or takes it fast enough, is no failure: the log has it.
     pub(super) async fn publish_news(&self, mut news: mpsc::Receiver<Vec<u8>>) {
         while let Some(message) = news.recv().await {
@@ -169,8 +181,20 @@ impl Mirror {
     pub(super) async fn judge(&self, bytes: &[u8]) -> Verdict {
         match codec::decode::<Gossip>(bytes, GOSSIP_BYTES_MAX) {
             Ok(Gossip::Record(record)) => self.judge_record(*record).await,
+            Ok(Gossip::Delta(delta)) => self.judge_delta(*delta).await,
             Ok(Gossip::Grew { mirror, cursor }) => self.judge_hint(mirror, cursor),
             Err(_) => Verdict::Reject,
+        }
+    }
+
+    /// A delta whose base is not here is no fault of its sender: the record is read from a log.
+    async fn judge_delta(&self, delta: VendorDelta) -> Verdict {
+        match self.apply_delta(delta).await {
+            Ok(record) => self.judge_verified(record).await,
+            Err(refusal) if matches!(refusal.kind, RefusalKind::NotAuthorised | RefusalKind::BadRequest) => {
+                Verdict::Reject
+            }
+            Err(_) => Verdict::Ignore,
         }
     }
 
@@ -181,6 +205,10 @@ impl Mirror {
             Ok(Err(RecordError::Version(_))) | Err(_) => return Verdict::Ignore,
             Ok(Err(_)) => return Verdict::Reject,
         };
+        self.judge_verified(record).await
+    }
+
+    async fn judge_verified(&self, record: Verified) -> Verdict {
         let Ok(outcomes) = self.writer.keep(vec![record], None).await else { return Verdict::Ignore };
         self.spread(&outcomes, Origin::Mirror);
         match outcomes.first().map(|outcome| &outcome.kept) {

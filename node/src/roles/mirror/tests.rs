@@ -8,3 +8,4 @@ mod disk;
 mod durability;
 mod golden;
 mod support;
+mod witness;

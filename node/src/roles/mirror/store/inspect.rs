@@ -92,6 +92,11 @@ fn show(record: &Verified, see: See<'_>) {
         Verified::Fat(fat) => see(Seen::Record(json::final_fat(fat))),
         Verified::Move(moved, _) => see(Seen::Record(json::moved(moved))),
         Verified::Peer(peer) => see(Seen::Record(json::node(peer))),
+        Verified::Proof(proof) => see(Seen::Record(serde_json::json!({
+            "type": "proof",
+            "vendor": proof.vendor().to_string(),
+            "offence": proof.offence().name(),
+        }))),
     }
 }
 
@@ -102,6 +107,7 @@ fn name(key: &[u8]) -> String {
         Some(2) => "final FAT",
         Some(3) => "move",
         Some(4) => "node",
+        Some(5) => "proof against vendor",
         _ => "record",
     };
     format!("{what} {}", HEXLOWER.encode(key.get(1..).unwrap_or_default()))
