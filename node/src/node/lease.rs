@@ -69,7 +69,7 @@ pub(super) fn request(wanted: Wanted) -> Request {
 /// What a mirror shows of it, not yet verified.
 pub(super) fn evidence(answer: Response) -> Result<LeaseEvidence, Refusal> {
     match answer {
-        Response::Lease(evidence) => Ok(evidence),
+        Response::Lease(evidence) => Ok(*evidence),
         Response::Refused(refusal) => Err(refusal),
         _ => Err(fat::unexpected()),
     }
