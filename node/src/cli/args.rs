@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::fat::{FatOptions, VERSIONS_MAX};
 use crate::config::{DeviceConfig, Role};
 
 const EXAMPLES: &str = "\
@@ -236,21 +237,12 @@ pub(super) struct GetOptions {
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
     /// Give up the stored copies once everything is here and checked
-    #[arg(long)]
+    #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,
-}
-
-/// Show the table of all storage (the FAT).
-///
-/// A mirror shows its own table; any other node asks a mirror.
-#[derive(Debug, Args)]
-pub(super) struct FatOptions {
-    /// Only the digest: equal at two mirrors if and only if their tables are
-    #[arg(long)]
-    pub(super) digest: bool,
-    /// Ask this mirror (64 hexadecimal digits, as `fathom status` shows)
-    #[arg(long, value_name = "NODE")]
-    pub(super) mirror: Option<String>,
+    /// Of a file that two devices stored at the same time this version, as `fathom fat resolve NAME` numbers them
+    /// [default: the newest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+    pub(super) version: Option<u8>,
 }
 
 /// Show the whole cycle on a network of its own on this machine.
