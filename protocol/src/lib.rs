@@ -5,9 +5,10 @@
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
-//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
+//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`], [`allocation`]).
 
 pub mod allocate;
+pub mod allocation;
 pub mod codec;
 pub mod fat;
 pub mod head;
@@ -17,6 +18,7 @@ pub mod keys;
 pub mod lease;
 pub mod ledger;
 pub mod limits;
+pub mod market;
 pub mod moves;
 pub mod receipt;
 pub mod seal;

@@ -52,6 +52,8 @@ pub const COPIES_MAX: usize = 8;
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
+/// Vendors that one allocation asks before it gives up.
+pub const ALLOCATE_ASKED_MAX: usize = 128;
 /// Largest lease extent, in bytes.
 pub const EXTENT_BYTES_MAX: u64 = 1 << 30;
 /// Chunks named in one validation, download report or erase.

@@ -19,8 +19,9 @@ use fathom_protocol::table::{Key, MoveKey};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
+    AllocateRequest, Cancel, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
     ProvisionalFat, Refusal, RefusalKind, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    Wants,
 };
 
 /// The moment at which all samples were made.
@@ -314,6 +315,12 @@ pub fn allocate() -> AllocateRequest {
         unit: 4_195_328,
         exclude: list(vec![node(6)]),
         avoid_zones: list(vec![text("south")]),
+        wants: Wants {
+            zones: list(vec![text("home"), text("attic")]),
+            media: Some(text("ssd")),
+            bandwidth_min: 50_000_000,
+            latency_us_max: 20_000,
+        },
         nonce: Hash::of(b"allocate"),
         expires: NOW.plus_seconds(60),
     }
@@ -344,6 +351,12 @@ pub fn validation() -> Validation {
         bad: list(vec![ChunkId::of(b"bad")]),
         at: NOW,
     }
+}
+
+/// A withdrawal of [`allocate`].
+#[must_use]
+pub fn cancel() -> Cancel {
+    Cancel { version: VERSION, authority: user().owner().into(), vendor: node(1), request: Hash::of(b"allocate") }
 }
 
 /// Room given back.
@@ -430,6 +443,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_submit_move", Request::SubmitMove(cosigned_move())),
         ("request_validate", Request::Validate(by_user(validation()).into_carried())),
         ("request_unused", Request::Unused(by_user(unused()).into_carried())),
+        ("request_cancel", Request::Cancel(by_user(cancel()).into_carried())),
         ("request_renew", Request::Renew(by_user(renew()).into_carried())),
         ("request_digest", Request::Digest),
     ]
@@ -455,6 +469,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ("response_done", Response::Done),
         ("response_peers", Response::Peers(list(vec![signed(peer(), &key(4)).into_carried()]))),
         ("response_provisional", Response::Provisional(provisional)),
+        ("response_short", Response::Short { refusal: refusal(), asked: list(vec![node(1), node(2)]) }),
         (
             "response_offered",
             Response::Offered { lease: signed(lease(1, 1), &key(1)).into_carried(), granted: 4_195_328 },
@@ -498,7 +513,7 @@ pub fn gossips() -> Vec<(&'static str, Gossip)> {
 }
 
 /// Every refusal kind.
-pub const REFUSAL_KINDS: [RefusalKind; 19] = [
+pub const REFUSAL_KINDS: [RefusalKind; 20] = [
     RefusalKind::BadRequest,
     RefusalKind::NotAuthorised,
     RefusalKind::Version,
@@ -508,6 +523,7 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
     RefusalKind::WrongLength,
     RefusalKind::WrongHash,
     RefusalKind::NoSpace,
+    RefusalKind::Unsealed,
     RefusalKind::TooFewVendors,
     RefusalKind::Busy,
     RefusalKind::Silent,

@@ -23,7 +23,9 @@ use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::{Carried, RecordError};
 use fathom_protocol::table::{Verified, verify};
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation};
+use fathom_protocol::wire::{
+    Cancel, Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +77,6 @@ pub struct Mirror {
     cores: Semaphore,
     gossiping: Arc<Semaphore>,
     quality: Mutex<BTreeMap<NodeId, Quality>>,
-    offered: Mutex<allocate::Offered>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
     hints: mpsc::Sender<NodeId>,
@@ -129,7 +130,6 @@ impl Mirror {
             cores: Semaphore::new(cores),
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
             quality: Mutex::default(),
-            offered: Mutex::default(),
             orders,
             news,
             hints,
@@ -142,7 +142,7 @@ impl Mirror {
         tracing::trace!(from = %from.short(), "request to the mirror");
         let answer = match request {
             Request::Report(record) => self.keep_one(SyncRecord::Vendor(record)).await,
-            Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
+            Request::Allocate(request) => self.allocate(request).await,
             Request::SubmitFats(fats) => self.submit_fats(fats.into_vec()).await,
             Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
@@ -151,6 +151,7 @@ impl Mirror {
             Request::SubmitMove(moved) => self.submit_move(moved).await,
             Request::Validate(validation) => self.validate(validation).await,
             Request::Unused(unused) => self.unused(unused).await,
+            Request::Cancel(cancel) => self.cancel(cancel).await,
             Request::Digest => Ok(Response::Digest(self.digest())),
             _ => Err(Refusal::new(RefusalKind::WrongRole, "a mirror does not answer this")),
         };
@@ -284,6 +285,12 @@ impl Mirror {
         counts.good = counts.good.saturating_add(validation.good.len() as u64);
         counts.bad = counts.bad.saturating_add(validation.bad.len() as u64);
         Ok(Response::Done)
+    }
+
+    async fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
+        let cancel = self.off_reactor(move || cancel.verify()).await??;
+        let vendor = cancel.vendor;
+        self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await
     }
 
     async fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {

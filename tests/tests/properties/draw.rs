@@ -14,8 +14,8 @@ use fathom_protocol::sign::{Carried, Record, Signed};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
-    ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    AllocateRequest, Cancel, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
+    ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation, Wants,
 };
 use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key};
 
@@ -333,6 +333,12 @@ impl Draw {
             unit: self.small().max(1),
             exclude: self.list(Self::node),
             avoid_zones: self.list(Self::text),
+            wants: Wants {
+                zones: self.list(Self::text),
+                media: self.maybe(Self::text),
+                bandwidth_min: self.number(),
+                latency_us_max: self.small(),
+            },
             nonce: self.hash(),
             expires: self.time(),
         };
@@ -364,6 +370,13 @@ impl Draw {
             at: self.time(),
         };
         Self::sign(validation, &key)
+    }
+
+    pub(crate) fn cancel(&mut self) -> Signed<Cancel> {
+        let key = self.key();
+        let authority = Self::owner_of(&key).into();
+        let cancel = Cancel { version: VERSION, authority, vendor: self.node(), request: self.hash() };
+        Self::sign(cancel, &key)
     }
 
     pub(crate) fn unused(&mut self) -> Signed<Unused> {
@@ -419,7 +432,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 17 {
+        match kind % 18 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -436,6 +449,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            16 => Request::Cancel(self.cancel().into_carried()),
             _ => Request::Digest,
         }
     }
@@ -450,7 +464,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 10 {
+        match kind % 11 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -458,6 +472,7 @@ impl Draw {
                 locations: self.list(Self::location),
                 warnings: self.list(Self::text),
             }),
+            10 => Response::Short { refusal: self.refusal(), asked: self.list(Self::node) },
             4 => Response::Offered { lease: self.lease().into_carried(), granted: self.number() },
             5 => Response::Submitted(self.list(|draw| draw.maybe(Self::refusal))),
             6 => Response::Page(Page {

@@ -15,7 +15,7 @@ use fathom_tests::samples::{self, NOW, key, node};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const TERMS: Terms = Terms { offer_ms: 100, lock_ms: 1_000, commit_ms: 5_000, grace_ms: 2_000 };
+const TERMS: Terms = Terms { offer_ms: 100, lock_ms: 1_000, commit_ms: 5_000, grace_ms: 2_000, unsealed_percent: 75 };
 const CAPACITY: u64 = 10_000;
 
 #[derive(Clone, Debug)]
