@@ -5,7 +5,8 @@
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
-//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`], [`allocation`]).
+//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
+//! [`allocation`], [`reconcile`], [`sync`]).
 
 pub mod allocate;
 pub mod allocation;
@@ -21,8 +22,10 @@ pub mod limits;
 pub mod market;
 pub mod moves;
 pub mod receipt;
+pub mod reconcile;
 pub mod seal;
 pub mod sign;
+pub mod sync;
 pub mod table;
 pub mod tags;
 pub mod time;
