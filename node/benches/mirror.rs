@@ -15,11 +15,12 @@ use fathom::roles::mirror::{Mirror, MirrorSettings};
 use fathom_overlay::{ConnectionCaps, OverlayConfig};
 use fathom_protocol::allocation::{Action, Allocation};
 use fathom_protocol::codec::{self, Bounded, Text};
-use fathom_protocol::head::{Characteristics, VendorHead, VendorRecord, lease_root};
+use fathom_protocol::head::{Characteristics, VendorHead, VendorRecord};
 use fathom_protocol::ids::{Hash, LeaseId, NetworkId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::market::{Market, Standing};
+use fathom_protocol::root::lease_root;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{Table, Verified, verify};
 use fathom_protocol::tags::VERSION;
@@ -82,7 +83,7 @@ fn record(vendor: u32, leases: u32, seq: u64) -> VendorRecord {
         issued: now(),
         capacity: GIB * (64 + u64::from(vendor % 64)),
         used: 0,
-        root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+        root: lease_root(leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))),
         leases: u32::try_from(leases.len()).unwrap(),
         characteristics: Characteristics {
             zone: text("zone", vendor % 300),

@@ -7,12 +7,14 @@
 mod allocate;
 mod codec;
 mod draw;
+mod fork;
 mod header;
 mod ledger;
 mod manifest;
 mod messages;
 mod race;
 mod reconcile;
+mod root;
 mod seal;
 mod signed;
 mod table;

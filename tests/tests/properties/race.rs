@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, BinaryHeap};
 use fathom_protocol::allocate::Share;
 use fathom_protocol::allocation::{Action, Allocation, Event};
 use fathom_protocol::codec::{Bounded, Text};
-use fathom_protocol::head::{LeaseRoot, VendorHead};
+use fathom_protocol::head::VendorHead;
 use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::ledger::{Ledger, Terms, UNSEALED_PERCENT};
 use fathom_protocol::market::{Market, Standing, View};
+use fathom_protocol::root::LeaseRoot;
 use fathom_protocol::sign::SignerId;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{AllocateRequest, Cancel, Refusal, RefusalKind, Wants};
@@ -278,7 +279,9 @@ impl World {
                     }
                     if self.users[user].hog {
                         let again = self.now + 1_000;
-                        self.at(again, Due::Ask { user });
+                        if again < FAIR_MS {
+                            self.at(again, Due::Ask { user });
+                        }
                         continue;
                     }
                     self.users[user].served_at = Some(self.now);

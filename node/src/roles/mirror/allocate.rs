@@ -102,7 +102,7 @@ impl Mirror {
             let behaviour = noted.of(vendor);
             let quiet = heard.of(vendor).is_none_or(|heard| now.saturating_duration_since(*heard) > QUIET);
             Standing {
-                barred: vendor == asker || exclude.contains(&vendor),
+                barred: vendor == asker || exclude.contains(&vendor) || state.table.quarantined(vendor).is_some(),
                 suspected: quiet || behaviour.is_some_and(|behaviour| behaviour.suspected),
                 may_hold: holders.contains(&vendor) && zone(vendor) != near,
                 round_trip_us: behaviour
