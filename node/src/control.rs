@@ -32,6 +32,26 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Longest answer line, in bytes: a listing of about 300,000 files.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What vendors of a put must be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// Zones to store in; any if there are none.
+    pub zones: Vec<String>,
+    /// Medium, such as "ssd".
+    pub media: Option<String>,
+    /// Least measured write speed, MB/s (10^6 bytes); 0: any.
+    pub bandwidth_mb_per_s: u64,
+    /// Most milliseconds to reach a vendor and write durably there; 0: any.
+    pub latency_ms: u32,
+}
+
+impl Wanted {
+    fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What the command line asks of a node. Paths are absolute, since the node has another working directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
@@ -45,6 +65,9 @@ pub enum ControlRequest {
         /// Copies of each chunk; the configuration's number if absent.
         #[serde(default)]
         copies: Option<usize>,
+        /// What its vendors must be like.
+        #[serde(default, skip_serializing_if = "Wanted::is_any")]
+        wanted: Wanted,
     },
     /// Fetch a file, or every file whose name begins with `name/`. Answer: [`results::GetResult`].
     Get {

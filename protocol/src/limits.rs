@@ -64,6 +64,8 @@ pub const COPIES_MAX: usize = 8;
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
+/// Vendors that one allocation asks before it gives up.
+pub const ALLOCATE_ASKED_MAX: usize = 128;
 /// Heads asked for at once: at their largest, they still fit a frame.
 pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.

@@ -19,8 +19,8 @@ use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX,
-    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
+    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX,
+    KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -56,6 +56,8 @@ pub enum RefusalKind {
     WrongHash,
     /// Not enough storage.
     NoSpace,
+    /// Who asks holds as much room that it did not fill as the vendor lets anybody have.
+    Unsealed,
     /// Too few vendors, operators or zones.
     TooFewVendors,
     /// Too much at once; try again or elsewhere.
@@ -139,6 +141,19 @@ pub struct PeerRecord {
 
 record!(PeerRecord, tags::sign::PEER, 4 * 1024, node);
 
+/// What a request asks of vendors beside room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wants {
+    /// Only vendors in these zones; in any if there are none.
+    pub zones: Bounded<Label, COPIES_MAX>,
+    /// Only vendors with this medium.
+    pub media: Option<Label>,
+    /// Measured bytes per second that the devices write together, at least; 0: any.
+    pub bandwidth_min: u64,
+    /// Microseconds of the slowest device's durable write, and of the mirror's round trip if it was measured, at most; 0: any.
+    pub latency_us_max: u32,
+}
+
 /// A request for storage (figure 5): by a user for itself, or by a vendor that must move a user's data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocateRequest {
@@ -162,6 +177,8 @@ pub struct AllocateRequest {
     pub exclude: Bounded<NodeId, ALLOCATE_VENDORS_MAX>,
     /// Zones to keep clear of while there are others.
     pub avoid_zones: Bounded<Label, COPIES_MAX>,
+    /// What vendors must be like.
+    pub wants: Wants,
     /// Random; the same request asked again through another mirror gets the same leases.
     pub nonce: Hash,
     /// After this the request is refused.
@@ -278,6 +295,21 @@ pub struct Unused {
 
 record!(Unused, tags::sign::UNUSED, 512, authority);
 
+/// A request for storage failed, or is not wanted any more: a vendor gives back what it locked for it, whatever that was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Record version, [`tags::VERSION`].
+    pub version: u16,
+    /// Who signed the request, and signs this.
+    pub authority: SignerId,
+    /// The vendor that may hold room for it.
+    pub vendor: NodeId,
+    /// The request's nonce.
+    pub request: Hash,
+}
+
+record!(Cancel, tags::sign::CANCEL, 512, authority);
+
 /// A user prolongs a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renew {
@@ -368,6 +400,8 @@ pub enum Request {
     Validate(Carried<Validation>),
     /// User to mirror, mirror to vendor: room that will not be filled.
     Unused(Carried<Unused>),
+    /// User to mirror, mirror to vendor: a request for storage is withdrawn.
+    Cancel(Carried<Cancel>),
     /// User to vendor: prolong a lease.
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
@@ -448,6 +482,13 @@ pub enum Response {
     Peers(Bounded<Carried<PeerRecord>, PEERS_MAX>),
     /// To [`Request::Allocate`].
     Provisional(ProvisionalFat),
+    /// To [`Request::Allocate`], if it failed and vendors may hold room for it.
+    Short {
+        /// Why.
+        refusal: Refusal,
+        /// Vendors that may hold room for it, until they get a [`Request::Cancel`] or the offer lapses.
+        asked: Bounded<NodeId, ALLOCATE_ASKED_MAX>,
+    },
     /// To [`Request::Offer`] and [`Request::Renew`].
     Offered {
         /// The lease as it is now.

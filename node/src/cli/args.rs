@@ -205,7 +205,7 @@ pub(super) struct InviteOptions {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fathom put letter.odt\n  fathom put ~/Photos --as family/Photos --copies 4\n  \
-    fathom put big.iso --explain"
+    fathom put big.iso --explain\n  fathom put db.dump --zone home --zone office --media ssd"
 )]
 pub(super) struct PutOptions {
     /// The file or directory
@@ -216,6 +216,18 @@ pub(super) struct PutOptions {
     /// Copies of each chunk [default: user.copies of the configuration]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=COPIES_MAX))]
     pub(super) copies: Option<u8>,
+    /// Store in this zone only; may be given several times
+    #[arg(long = "zone", value_name = "ZONE")]
+    pub(super) zones: Vec<String>,
+    /// Store on this medium only, such as ssd or hdd
+    #[arg(long)]
+    pub(super) media: Option<String>,
+    /// Store only where devices write so many MB/s, as measured by their vendor
+    #[arg(long, value_name = "MB", default_value_t = 0, hide_default_value = true)]
+    pub(super) min_bandwidth: u64,
+    /// Store only where a durable write takes at most so many milliseconds, as measured by the vendor
+    #[arg(long, value_name = "MS", default_value_t = 0, hide_default_value = true)]
+    pub(super) max_latency: u32,
     /// Show which storage was locked, and which path was chosen and why
     #[arg(long)]
     pub(super) explain: bool,

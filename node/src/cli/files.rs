@@ -9,7 +9,7 @@ use super::args::{GetOptions, PutOptions};
 use super::output::Answer;
 use super::render;
 use super::session::{Alone, execute};
-use crate::control::{CommandError, ControlRequest, ErrorKind};
+use crate::control::{CommandError, ControlRequest, ErrorKind, Wanted};
 
 pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, CommandError> {
     let path = absolute(&options.path)?;
@@ -21,7 +21,13 @@ pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, Comm
         None => last_part(&path)?,
     };
     check_name(&name)?;
-    let request = ControlRequest::Put { path, name, copies: options.copies.map(usize::from) };
+    let wanted = Wanted {
+        zones: options.zones,
+        media: options.media,
+        bandwidth_mb_per_s: options.min_bandwidth,
+        latency_ms: options.max_latency,
+    };
+    let request = ControlRequest::Put { path, name, copies: options.copies.map(usize::from), wanted };
     let result = execute(context, request, Alone::AsUser, "storing")?;
     Ok(Answer::of(result, render::put))
 }

@@ -29,6 +29,7 @@ fn every_command_of_the_help_parses() {
         "fathom join fathom:abc",
         "fathom invite --descriptor",
         "fathom put a --as b --copies 2 --explain",
+        "fathom put a --zone x --zone y --media ssd --min-bandwidth 50 --max-latency 20",
         "fathom get a -o b --release --json --progress",
         "fathom ls",
         "fathom ls a",

@@ -3,8 +3,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use fathom_protocol::codec::{Bounded, Text};
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::wire::{Refusal, Request, TableDigest};
+use fathom_protocol::wire::{Refusal, Request, TableDigest, Wants};
 use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
@@ -18,7 +19,7 @@ use crate::control::results::{
     DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
     RecoverResult, StatusResult, UserStatus, VendorStatus,
 };
-use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink};
+use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink, Wanted};
 use crate::home::Home;
 use crate::net::Net;
 use crate::roles::mirror::fat_view;
@@ -94,7 +95,10 @@ impl NodeCommands {
 
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
-            ControlRequest::Put { path, name, copies } => json(&self.user()?.put(&path, &name, copies, events).await?),
+            ControlRequest::Put { path, name, copies, wanted } => {
+                let wants = wants(wanted)?;
+                json(&self.user()?.put(&path, &name, copies, wants, events).await?)
+            }
             ControlRequest::Get { name, output, release, version } => {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
@@ -305,4 +309,19 @@ impl Commands for NodeCommands {
     ) -> BoxFuture<'static, Result<Value, CommandError>> {
         Box::pin(async move { Self::run(&self, request, events).await })
     }
+}
+
+/// What is asked of vendors, as it goes over the wire.
+fn wants(wanted: Wanted) -> Result<Wants, CommandError> {
+    let label = |text: String| {
+        Text::new(text).map_err(|error| CommandError::new(ErrorKind::Usage, format!("a zone or medium: {error}")))
+    };
+    let zones = wanted.zones.into_iter().map(label).collect::<Result<Vec<_>, _>>()?;
+    let zones = Bounded::new(zones).map_err(|error| CommandError::new(ErrorKind::Usage, format!("zones: {error}")))?;
+    Ok(Wants {
+        zones,
+        media: wanted.media.map(label).transpose()?,
+        bandwidth_min: wanted.bandwidth_mb_per_s.saturating_mul(1_000_000),
+        latency_us_max: wanted.latency_ms.saturating_mul(1_000),
+    })
 }

@@ -26,7 +26,9 @@ use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Settings, Sync};
 use fathom_protocol::table::{Verified, verify};
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation};
+use fathom_protocol::wire::{
+    Cancel, Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation,
+};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +87,6 @@ pub struct Mirror {
     cores: Semaphore,
     gossiping: Arc<Semaphore>,
     quality: Mutex<BTreeMap<NodeId, Quality>>,
-    offered: Mutex<allocate::Offered>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
     queues: Mutex<Option<Queues>>,
@@ -145,7 +146,6 @@ impl Mirror {
             cores: Semaphore::new(cores),
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
             quality: Mutex::default(),
-            offered: Mutex::default(),
             orders,
             news,
             queues: Mutex::new(Some(Queues { orders: order_queue, news: news_queue })),
@@ -156,11 +156,11 @@ impl Mirror {
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
         tracing::trace!(from = %from.short(), "request to the mirror");
         let answer = match request {
+            Request::Allocate(request) => self.allocate(request).await,
             Request::Report(record) => self.keep_one(from, SyncRecord::Vendor(record)).await,
             Request::ReportDelta(delta) => self.report_delta(from, delta).await,
             Request::VendorOf(vendor) => self.vendor_of(vendor).await.map(Response::Page),
             Request::Proofs(vendors) => self.proofs(vendors).await.map(Response::Page),
-            Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
             Request::SubmitFats(fats) => self.submit_fats(from, fats.into_vec()).await,
             Request::FatsOf(query) => self.fats_of(query).await.map(Response::Files),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
@@ -170,6 +170,7 @@ impl Mirror {
             Request::SubmitMove(moved) => self.submit_move(from, moved).await,
             Request::Validate(validation) => self.validate(validation).await,
             Request::Unused(unused) => self.unused(unused).await,
+            Request::Cancel(cancel) => self.cancel(cancel).await,
             Request::Compare(compare) => self.compare(from, compare).await.map(Response::Compared),
             Request::Wanted(wanted) => self.wanted(wanted).await.map(Response::Page),
             Request::Digest => Ok(Response::Digest(self.digest())),
@@ -343,6 +344,12 @@ impl Mirror {
         counts.good = counts.good.saturating_add(validation.good.len() as u64);
         counts.bad = counts.bad.saturating_add(validation.bad.len() as u64);
         Ok(Response::Done)
+    }
+
+    async fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
+        let cancel = self.off_reactor(move || cancel.verify()).await??;
+        let vendor = cancel.vendor;
+        self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await
     }
 
     async fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {

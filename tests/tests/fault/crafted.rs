@@ -23,7 +23,7 @@ use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
     AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Location, OwnerQuery, Refusal, RefusalKind, Request,
-    Response, SyncRecord,
+    Response, SyncRecord, Wants,
 };
 use fathom_testnet::{Net, NodeHandle};
 use serde::{Deserialize, Serialize};
@@ -324,6 +324,7 @@ impl Client {
             unit: 1,
             exclude: bounded(exclude),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: Hash(seed(nonce)),
             expires: now().plus_seconds(60),
         }

@@ -19,8 +19,9 @@ use fathom_protocol::table::index::Prefix;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, FilesPage, Gossip, Location, LogCursor, OwnerQuery, Page,
-    PeerRecord, ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    AllocateRequest, Cancel, ChunkAnswer, FetchAnswer, FetchRequest, FilesPage, Gossip, Location, LogCursor,
+    OwnerQuery, Page, PeerRecord, ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest,
+    Unused, Validation, Wants,
 };
 use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key, lease_id};
 
@@ -342,6 +343,12 @@ impl Draw {
             unit: self.small().max(1),
             exclude: self.list(Self::node),
             avoid_zones: self.list(Self::text),
+            wants: Wants {
+                zones: self.list(Self::text),
+                media: self.maybe(Self::text),
+                bandwidth_min: self.number(),
+                latency_us_max: self.small(),
+            },
             nonce: self.hash(),
             expires: self.time(),
         };
@@ -383,6 +390,13 @@ impl Draw {
             at: self.time(),
         };
         Self::sign(validation, &key)
+    }
+
+    pub(crate) fn cancel(&mut self) -> Signed<Cancel> {
+        let key = self.key();
+        let authority = Self::owner_of(&key).into();
+        let cancel = Cancel { version: VERSION, authority, vendor: self.node(), request: self.hash() };
+        Self::sign(cancel, &key)
     }
 
     pub(crate) fn unused(&mut self) -> Signed<Unused> {
@@ -454,7 +468,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 24 {
+        match kind % 25 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -471,6 +485,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            23 => Request::Cancel(self.cancel().into_carried()),
             16 => Request::Compare(self.compare()),
             17 => Request::Wanted(self.list(|draw| {
                 let height = draw.maybe(|draw| (draw.number(), draw.number()));
@@ -521,7 +536,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 14 {
+        match kind % 15 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -529,6 +544,7 @@ impl Draw {
                 locations: self.list(Self::location),
                 warnings: self.list(Self::text),
             }),
+            13 => Response::Short { refusal: self.refusal(), asked: self.list(Self::node) },
             4 => Response::Offered { lease: self.lease().into_carried(), granted: self.number() },
             5 => Response::Submitted(self.list(|draw| draw.maybe(Self::refusal))),
             6 => Response::Page(Page {

@@ -13,6 +13,7 @@ mod header;
 mod ledger;
 mod manifest;
 mod messages;
+mod race;
 mod reconcile;
 mod root;
 mod seal;

@@ -13,6 +13,7 @@ use fathom_protocol::codec;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::FAT_USES_MAX;
+use fathom_protocol::market::Market;
 use fathom_protocol::table::{Key, Merged, Suspicions, Table, Verified};
 use fathom_protocol::wire::{Refusal, RefusalKind, TableDigest};
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +64,8 @@ pub(super) struct Cursor {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) table: Table,
+    /// What vendors offer, for those who ask for storage.
+    pub(super) market: Market,
     pub(super) also: Also,
     pub(super) cursors: BTreeMap<NodeId, (Hash, u64)>,
     /// Leases that vanished from heads, until it is known why.
@@ -74,6 +77,7 @@ pub(super) struct State {
 
 impl State {
     fn replace(&mut self, content: Content) {
+        self.market = Market::of(content.table.vendors().map(|vendor| &*vendor.head));
         self.table = content.table;
         self.also = content.also;
         self.cursors = content.cursors;
@@ -273,6 +277,7 @@ impl Task {
                         state.digest = None;
                         if let Verified::Vendor(vendor) = record {
                             state.heard.insert(vendor.head.vendor, now);
+                            state.market.note(&vendor.head);
                         }
                         if let Verified::Fat(fat) = record {
                             let named = fat.vendors();

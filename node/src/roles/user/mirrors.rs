@@ -11,6 +11,7 @@ use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, Refusal, RefusalKin
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::super::claim::Claim;
 use super::send::is_gone;
 use super::{User, UserError};
 
@@ -110,11 +111,14 @@ impl User {
 
     /// Asks for locked storage (figures 5 and 6).
     pub(super) async fn allocate(&self, request: AllocateRequest) -> Result<ProvisionalFat, UserError> {
-        let request = Signed::sign(request, self.signing())?;
-        match self.ask_mirrors(&Request::Allocate(request.into_carried())).await? {
-            Response::Provisional(fat) => Ok(fat),
-            other => Err(unexpected(&other)),
-        }
+        let mirrors = self.mirrors().await?;
+        let claim = Claim { net: &self.net, key: self.signing(), wait: ANSWER, elsewhere };
+        claim.ask(request, &mirrors).await.map_err(|refusals| {
+            let last = refusals.last().filter(|refusal| !elsewhere(refusal.kind));
+            // A mirror that says why tells more than one that says nothing.
+            let said = last.or_else(|| refusals.iter().rev().find(|refusal| !is_gone(refusal.kind)));
+            said.map_or(UserError::NoMirror(mirrors.len()), |refusal| refusal.clone().into())
+        })
     }
 
     /// Hands final FATs in at min(3, mirrors) mirrors (figure 15).

@@ -12,7 +12,7 @@ use fathom_protocol::ids::{FileId, NodeId};
 use fathom_protocol::limits::COPIES_MAX;
 use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused, Wants};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::{StoredFile, next_tag};
@@ -66,6 +66,7 @@ impl User {
         path: &Path,
         name: &str,
         copies: Option<usize>,
+        wants: Wants,
         events: EventSink,
     ) -> Result<PutResult, UserError> {
         let began = Instant::now();
@@ -79,14 +80,15 @@ impl User {
         for file in stored.values() {
             file.settled()?;
         }
-        let (put, resumed) = self.begin(name, sources, copies, &stored, events).await?;
+        let (put, resumed) = self.begin(name, sources, copies, (wants, events), &stored).await?;
         let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
-        result.warnings.extend(self.lock_storage(&put).await?);
+        self.lock_storage(&put).await?;
         self.store_all(&put).await?;
         self.renew_old(&put).await?;
         self.replace_dead(&put).await?;
         let handed = self.hand_in(&put).await?;
         result.mirrors_acked = handed.mirrors as u64;
+        result.warnings.append(&mut lock(&put.warnings));
         if handed.forked > 0 {
             result.warnings.push(format!(
                 "another device stored {} of these files at the same time; both versions are kept: `fathom ls` marks them, and `fathom fat resolve NAME` shows them and keeps one",
@@ -119,8 +121,8 @@ impl User {
         name: &str,
         sources: Vec<SourceFile>,
         copies: usize,
+        (wants, events): (Wants, EventSink),
         catalogue: &BTreeMap<FileId, StoredFile>,
-        events: EventSink,
     ) -> Result<(Arc<Putting>, u64), UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
         let mut files = Vec::with_capacity(sources.len());
@@ -181,6 +183,9 @@ impl User {
             record: Mutex::new(record),
             files,
             replacing: tokio::sync::Mutex::new(()),
+            wants,
+            round: AtomicU64::new(0),
+            warnings: Mutex::default(),
             replaced: Mutex::default(),
             lapsed: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -216,8 +221,9 @@ impl User {
         placement
     }
 
-    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). Returns warnings.
-    async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<Vec<String>, UserError> {
+    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). If vendors let nobody hold
+    /// so much that is not filled, a part of it is locked, and the rest as that fills.
+    async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
         let mut needed = 0u64;
         for file in &put.files {
             let chunks = lock(&file.chunks);
@@ -226,11 +232,21 @@ impl User {
             needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
         }
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
-        let mut warnings = Vec::new();
         if needed > 0 && short {
-            let request = self.request(put.copies, WIDTH, needed, put.unit, vec![self.net.me()], Vec::new())?;
-            let provisional = self.allocate(request).await?;
-            warnings = provisional.warnings.iter().map(ToString::to_string).collect();
+            let mut bytes = needed;
+            let provisional = loop {
+                let request = self.request(put, (put.copies, WIDTH), bytes, vec![self.net.me()], Vec::new())?;
+                match self.allocate(request).await {
+                    Err(UserError::Refused(refusal))
+                        if refusal.kind == RefusalKind::Unsealed && bytes > u64::from(put.unit) =>
+                    {
+                        bytes = (bytes / 2).max(u64::from(put.unit));
+                        put.round.store(bytes, Ordering::Relaxed);
+                    }
+                    other => break other?,
+                }
+            };
+            self.warn(put, provisional.warnings.iter().map(ToString::to_string));
             self.add_locations(put, provisional.locations.into_vec(), None).await?;
             self.note(put, Vec::new()).await?;
         }
@@ -238,7 +254,7 @@ impl User {
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
         self.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
-        Ok(warnings)
+        Ok(())
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {

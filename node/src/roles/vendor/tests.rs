@@ -27,7 +27,7 @@ use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles};
+use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles, Wants};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +136,7 @@ fn settings(devices: Vec<(PathBuf, u64, u64)>) -> VendorSettings {
         relief_percent: 80,
         bandwidth_mb_per_s: 0,
         devices,
-        terms: Terms::default(),
+        terms: Terms { unsealed_percent: 100, ..Terms::default() },
     }
 }
 
@@ -254,6 +254,7 @@ impl TestUser {
             unit: 1,
             exclude: Bounded::default(),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: Hash(nonce),
             expires: clock::now().plus_seconds(60),
         };

@@ -264,7 +264,7 @@ pub(super) fn file_in(dir: &Path) -> std::path::PathBuf {
 
 pub(super) fn kind(response: &Response) -> Option<RefusalKind> {
     match response {
-        Response::Refused(refusal) => Some(refusal.kind),
+        Response::Refused(refusal) | Response::Short { refusal, .. } => Some(refusal.kind),
         _ => None,
     }
 }
@@ -303,6 +303,10 @@ impl Handler for Ledgered {
             }
             Request::Order(fat) => {
                 self.orders.lock().unwrap().push(fat);
+                Response::Done
+            }
+            Request::Cancel(cancel) => {
+                self.ledger.lock().unwrap().cancel(&cancel.verify().unwrap()).unwrap();
                 Response::Done
             }
             Request::Unused(unused) => {
