@@ -82,6 +82,8 @@ fn request() -> AllocateRequest {
 }
 
 fn fat(file: u8, seq: u64, released: bool) -> SyncRecord {
+    // The counter of final FATs; who wrote is the same.
+    let seq = seq << 16;
     let (put, release) = fats();
     let body = if released { release.clone() } else { put.clone() };
     let fat = FinalFat { owner: user().owner(), file: FileId([file; 16]), seq, base: seq, ..body };

@@ -95,6 +95,7 @@ fn release() -> FinalFat {
 }
 
 fn fat(number: u16, seq: u64) -> Verified {
+    let seq = seq << 16;
     let file = FileId(std::array::from_fn(|at| number.to_be_bytes().get(at).copied().unwrap_or(0)));
     let seq = Tag::new(seq, 0).0;
     let fat = FinalFat { file, seq, base: seq, ..release() };
