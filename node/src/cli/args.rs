@@ -221,6 +221,7 @@ pub(super) struct PutOptions {
     pub(super) explain: bool,
 }
 
+pub(super) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_MAX as i64;
 const COPIES_MAX: i64 = fathom_protocol::limits::COPIES_MAX as i64;
 
 /// Fetch a file, or every file below a name.
@@ -237,8 +238,12 @@ pub(super) struct GetOptions {
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
     /// Give up the stored copies once everything is here and checked
-    #[arg(long)]
+    #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,
+    /// Of a file that two devices stored at the same time this version, as `fathom fat resolve NAME` numbers them
+    /// [default: the newest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+    pub(super) version: Option<u8>,
 }
 
 /// Show the whole cycle on a network of its own on this machine.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fathom_protocol::ids::{LeaseId, NodeId};
 
 use super::Context;
+use super::files;
 use super::output::Answer;
 use super::session::{Alone, Following, execute, follow};
 use crate::control::results::FatDigestResult;
@@ -27,11 +28,15 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const WATCH_FULL: u32 = 10;
 
 pub(super) fn fat(context: &Context, options: FatOptions) -> Result<Answer, CommandError> {
-    match &options.command {
-        Some(FatCommand::Check { what }) => return check::check(context, what),
-        Some(FatCommand::Export(export)) => return export::export(context, export),
-        None => {}
+    match options.command {
+        Some(FatCommand::Check { what }) => check::check(context, &what),
+        Some(FatCommand::Export(options)) => export::export(context, &options),
+        Some(FatCommand::Resolve { name, keep }) => files::resolve(context, name, keep),
+        None => show(context, options),
     }
+}
+
+fn show(context: &Context, options: FatOptions) -> Result<Answer, CommandError> {
     if let Some(mirror) = &options.mirror {
         mirror.parse::<NodeId>().map_err(|error| {
             CommandError::new(ErrorKind::Usage, format!("`{mirror}` is no node: {error}"))

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::control::{CommandError, ErrorKind};
 use crate::net::Net;
 use crate::offline::json as record_json;
-use crate::roles::user::Catalogue;
+use crate::roles::user::StoredFile;
 
 /// Leases that are named when a prefix fits several.
 const NAMED_MAX: usize = 5;
@@ -33,12 +33,13 @@ pub(super) struct Wanted {
 pub(super) fn find(
     prefix: &str,
     live: impl IntoIterator<Item = (LeaseId, NodeId)>,
-    catalogue: Option<&Catalogue>,
+    catalogue: Option<&[StoredFile]>,
 ) -> Result<Wanted, CommandError> {
     let prefix = prefix.to_ascii_lowercase();
-    let files = catalogue.into_iter().flat_map(|catalogue| catalogue.files.values());
+    let files = catalogue.unwrap_or_default().iter();
     let named = files.flat_map(|file| {
-        let used = file.fat.uses.iter().map(|used| (used.lease, used.vendor));
+        let uses = file.versions.iter().flat_map(|version| &version.fat.uses);
+        let used = uses.map(|used| (used.lease, used.vendor));
         let moved = file.moves.iter().flat_map(|moved| [(moved.from_lease, moved.from), (moved.to_lease, moved.to)]);
         used.chain(moved).collect::<Vec<_>>()
     });
@@ -80,7 +81,7 @@ pub(super) async fn at(
     net: &Net,
     mirror: NodeId,
     prefix: &str,
-    catalogue: Option<&Catalogue>,
+    catalogue: Option<&[StoredFile]>,
 ) -> Result<Value, CommandError> {
     let refused = |refusal: Refusal| CommandError::from(crate::roles::user::UserError::from(refusal));
     let vendors = fat::vendors(net, mirror).await.map_err(refused)?;
@@ -98,24 +99,27 @@ pub(super) fn story(
     wanted: Wanted,
     mirror: NodeId,
     evidence: LeaseEvidence,
-    catalogue: Option<&Catalogue>,
+    catalogue: Option<&[StoredFile]>,
 ) -> Result<Value, Refusal> {
     let root = evidence.head.peek().map(|head| head.root.hash).ok();
     let path_bytes = fathom_protocol::codec::encode(&evidence.proof).len();
     let VerifiedLease { head, lease } = evidence.verify(Some(wanted.vendor), wanted.lease)?;
-    let files = catalogue.into_iter().flat_map(|catalogue| catalogue.files.values());
+    let files = catalogue.unwrap_or_default().iter();
     let (mut used_by, mut moves): (Vec<Value>, Vec<&Move>) = (Vec::new(), Vec::new());
     for file in files {
         moves.extend(
             file.moves.iter().filter(|moved| moved.from_lease == wanted.lease || moved.to_lease == wanted.lease),
         );
-        for used in file.fat.uses.iter().filter(|used| used.lease == wanted.lease && used.vendor == wanted.vendor) {
-            used_by.push(json!({
-                "file": file.file.to_string(),
-                "name": file.manifest.as_ref().map(|manifest| manifest.name.to_string()),
-                "seq": file.fat.seq,
-                "bytes": used.bytes,
-            }));
+        for version in &file.versions {
+            let fat = &version.fat;
+            for used in fat.uses.iter().filter(|used| used.lease == wanted.lease && used.vendor == wanted.vendor) {
+                used_by.push(json!({
+                    "file": file.file.to_string(),
+                    "name": version.manifest.as_ref().map(|manifest| manifest.name.to_string()),
+                    "seq": fat.seq,
+                    "bytes": used.bytes,
+                }));
+            }
         }
     }
     let mut story = json!({

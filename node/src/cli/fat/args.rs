@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::select::Selection;
+use crate::cli::args::VERSIONS_MAX;
 use crate::offline::Part;
 
 /// Show the table of all storage (the FAT).
@@ -61,6 +62,18 @@ pub(super) enum FatCommand {
     },
     /// Write this node's databases as JSON lines while it does not run
     Export(ExportOptions),
+    /// Show the versions of a file that two devices stored at the same time, and keep one
+    ///
+    /// Nothing of either version is freed until one is chosen; `put` and `rm` refuse the file so long. `fathom get NAME
+    /// --version N` fetches a version without choosing. The other versions are freed about a day after the choice.
+    #[command(after_long_help = "Examples:\n  fathom fat resolve letter.odt\n  fathom fat resolve letter.odt --keep 2")]
+    Resolve {
+        /// Name on the network
+        name: String,
+        /// Keep this version, from 1, and free the others
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+        keep: Option<u8>,
+    },
 }
 
 /// Write this node's databases as JSON lines while it does not run.
