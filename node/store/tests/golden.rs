@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{FILE, LEASE, OWNER, device_id, entry};
 use fathom_protocol::ids::LeaseId;
+use fathom_protocol::time::UnixMs;
 use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, LocalFat};
 
 fn golden() -> PathBuf {
@@ -25,7 +26,8 @@ fn write(path: &Path) {
     for n in 0..4 {
         fat.insert_chunk(&entry(n, 1 + n, 100), None, Some(b"the head")).unwrap();
     }
-    let commit = CommitFile { owner: OWNER, file: FILE, base: 2, seq: 3, record: b"a final FAT".to_vec() };
+    let commit =
+        CommitFile { owner: OWNER, file: FILE, base: 2, seq: 3, record: b"a final FAT".to_vec(), now: UnixMs(5) };
     assert!(matches!(fat.commit_and_erase(&commit).unwrap(), CommitOutcome::Applied { committed: 2, .. }));
     let leaving = entry(2, 3, 100).key();
     fat.write(|tx| {

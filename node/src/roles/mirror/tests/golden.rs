@@ -139,10 +139,10 @@ fn a_mirrors_file_of_format_1_opens_with_every_record() {
     std::fs::copy(path, &copy).unwrap();
     for _ in 0..2 {
         let (store, content) = Store::open(&copy).unwrap();
-        let log = store.after(0, |key| Some(key.to_vec())).unwrap().records;
+        let log = store.after(0, |key| vec![key.to_vec()]).unwrap().records;
         assert_eq!(log.len(), records().len());
         for (key, record, _) in records() {
-            assert_eq!(store.record(key).unwrap(), Some(record), "{key:?}");
+            assert_eq!(store.records(&[key]).unwrap().0, [record], "{key:?}");
         }
         assert_eq!(content.cursors, BTreeMap::from([(MIRROR, (THEIR_LOG, 0x0102))]));
         assert_eq!(content.also.values().next(), Some(&VENDORS.into()));
