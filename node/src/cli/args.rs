@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::fat::FatOptions;
+use super::fat::{FatOptions, VERSIONS_MAX};
 use crate::config::{DeviceConfig, Role};
 
 const EXAMPLES: &str = "\

@@ -19,7 +19,7 @@ use super::session::{Alone, Following, execute, follow};
 use crate::control::results::FatDigestResult;
 use crate::control::{CommandError, ControlRequest, ErrorKind};
 use args::FatCommand;
-pub(super) use args::FatOptions;
+pub(super) use args::{FatOptions, VERSIONS_MAX};
 use watch::Watch;
 
 /// How often `--watch` looks.
@@ -27,12 +27,12 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Every so many looks it reads the table although its digest is the same: ages and latencies are not in it.
 const WATCH_FULL: u32 = 10;
 
-pub(super) fn fat(context: &Context, options: FatOptions) -> Result<Answer, CommandError> {
-    match options.command {
-        Some(FatCommand::Check { what }) => check::check(context, &what),
-        Some(FatCommand::Export(options)) => export::export(context, &options),
-        Some(FatCommand::Resolve { name, keep }) => files::resolve(context, name, keep),
-        None => show(context, options),
+pub(super) fn fat(context: &Context, mut options: FatOptions) -> Result<Answer, CommandError> {
+    match options.command.take() {
+        Some(FatCommand::Check { what }) => return check::check(context, &what),
+        Some(FatCommand::Export(export)) => return export::export(context, &export),
+        Some(FatCommand::Resolve { name, keep }) => return files::resolve(context, name, keep),
+        None => {}
     }
 }
 

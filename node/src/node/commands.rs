@@ -190,25 +190,24 @@ impl NodeCommands {
     /// The story of the lease whose identifier begins with `prefix`, from the mirror named, this node or any mirror.
     async fn lease(&self, prefix: &str, mirror: Option<&str>) -> Result<Value, CommandError> {
         let asked = asked(mirror)?;
-        let catalogue = match self.user() {
+        let files = match self.user() {
             // Without it the story is told all the same, but for the user's own files.
-            Ok(user) => user.all().await.ok(),
-            Err(_) => None,
+            Ok(user) => user.files_under(prefix).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
         };
-        let catalogue = catalogue.as_deref();
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
             let me = self.net.me();
-            let wanted = lease::find(prefix, own.lease_ids(), catalogue)?;
+            let wanted = lease::find(prefix, own.lease_ids(), &files)?;
             let answer = own.handle(me, lease::request(wanted)).await;
-            let story = lease::evidence(answer).and_then(|evidence| lease::story(wanted, me, evidence, catalogue));
+            let story = lease::evidence(answer).and_then(|evidence| lease::story(wanted, me, evidence, &files));
             return story.map_err(refused);
         }
         let mirrors = asked.map_or_else(|| self.net.book().mirrors(), |mirror| vec![mirror]);
         let mut failure = CommandError::from(UserError::NoMirror(mirrors.len()));
         for mirror in mirrors {
-            match lease::at(&self.net, mirror, prefix, catalogue).await {
+            match lease::at(&self.net, mirror, prefix, &files).await {
                 // Which lease is meant is for the user to say.
                 Err(error) if error.kind != ErrorKind::Usage => failure = error,
                 answer => return answer,

@@ -33,12 +33,11 @@ pub(super) struct Wanted {
 pub(super) fn find(
     prefix: &str,
     live: impl IntoIterator<Item = (LeaseId, NodeId)>,
-    catalogue: Option<&[StoredFile]>,
+    files: &[StoredFile],
 ) -> Result<Wanted, CommandError> {
     let prefix = prefix.to_ascii_lowercase();
-    let files = catalogue.unwrap_or_default().iter();
-    let named = files.flat_map(|file| {
-        let uses = file.versions.iter().flat_map(|version| &version.fat.uses);
+    let named = files.iter().flat_map(|file| {
+        let uses = file.versions.iter().flat_map(|version| version.fat.uses.iter());
         let used = uses.map(|used| (used.lease, used.vendor));
         let moved = file.moves.iter().flat_map(|moved| [(moved.from_lease, moved.from), (moved.to_lease, moved.to)]);
         used.chain(moved).collect::<Vec<_>>()
@@ -77,18 +76,13 @@ pub(super) fn evidence(answer: Response) -> Result<LeaseEvidence, Refusal> {
 }
 
 /// Asks `mirror` for the leases that begin with `prefix`, and for what proves the one that does.
-pub(super) async fn at(
-    net: &Net,
-    mirror: NodeId,
-    prefix: &str,
-    catalogue: Option<&[StoredFile]>,
-) -> Result<Value, CommandError> {
+pub(super) async fn at(net: &Net, mirror: NodeId, prefix: &str, files: &[StoredFile]) -> Result<Value, CommandError> {
     let refused = |refusal: Refusal| CommandError::from(crate::roles::user::UserError::from(refusal));
     let vendors = fat::vendors(net, mirror).await.map_err(refused)?;
     let live = vendors.iter().flat_map(|vendor| vendor.leases.iter().map(|lease| (lease.id, lease.vendor)));
-    let wanted = find(prefix, live, catalogue)?;
+    let wanted = find(prefix, live, files)?;
     let answer = net.call(mirror, &request(wanted), ANSWER).await.map_err(refused)?;
-    evidence(answer).and_then(|evidence| story(wanted, mirror, evidence, catalogue)).map_err(refused)
+    evidence(answer).and_then(|evidence| story(wanted, mirror, evidence, files)).map_err(refused)
 }
 
 /// The story. The evidence is verified here; one that does not prove what it says is an error.
@@ -99,27 +93,28 @@ pub(super) fn story(
     wanted: Wanted,
     mirror: NodeId,
     evidence: LeaseEvidence,
-    catalogue: Option<&[StoredFile]>,
+    files: &[StoredFile],
 ) -> Result<Value, Refusal> {
     let root = evidence.head.peek().map(|head| head.root.hash).ok();
     let path_bytes = fathom_protocol::codec::encode(&evidence.proof).len();
     let VerifiedLease { head, lease } = evidence.verify(Some(wanted.vendor), wanted.lease)?;
-    let files = catalogue.unwrap_or_default().iter();
     let (mut used_by, mut moves): (Vec<Value>, Vec<&Move>) = (Vec::new(), Vec::new());
     for file in files {
         moves.extend(
             file.moves.iter().filter(|moved| moved.from_lease == wanted.lease || moved.to_lease == wanted.lease),
         );
         for version in &file.versions {
-            let fat = &version.fat;
-            for used in fat.uses.iter().filter(|used| used.lease == wanted.lease && used.vendor == wanted.vendor) {
-                used_by.push(json!({
-                    "file": file.file.to_string(),
-                    "name": version.manifest.as_ref().map(|manifest| manifest.name.to_string()),
-                    "seq": fat.seq,
-                    "bytes": used.bytes,
-                }));
-            }
+            let uses = version.fat.uses.iter();
+            used_by.extend(uses.filter(|used| used.lease == wanted.lease && used.vendor == wanted.vendor).map(
+                |used| {
+                    json!({
+                        "file": file.file.to_string(),
+                        "name": version.manifest.as_ref().map(|manifest| manifest.name.to_string()),
+                        "seq": version.fat.tag().counter(),
+                        "bytes": used.bytes,
+                    })
+                },
+            ));
         }
     }
     let mut story = json!({

@@ -27,7 +27,7 @@ fn write(path: &Path) {
         fat.insert_chunk(&entry(n, 1 + n, 100), None, Some(b"the head")).unwrap();
     }
     let commit =
-        CommitFile { owner: OWNER, file: FILE, base: 2, seq: 3, record: b"a final FAT".to_vec(), now: UnixMs(5) };
+        CommitFile { owner: OWNER, file: FILE, base: 2, seq: 3, record: b"a final FAT".to_vec(), now: UnixMs(1) };
     assert!(matches!(fat.commit_and_erase(&commit).unwrap(), CommitOutcome::Applied { committed: 2, .. }));
     let leaving = entry(2, 3, 100).key();
     fat.write(|tx| {

@@ -76,6 +76,8 @@ pub(super) enum FatCommand {
     },
 }
 
+pub(in crate::cli) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_MAX as i64;
+
 /// Write this node's databases as JSON lines while it does not run.
 ///
 /// Each line is one record, an object with `part` (mirror, vendor or user) and `type`: `vendor`, `head`, `lease`, `final_fat`,

