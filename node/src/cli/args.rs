@@ -221,7 +221,6 @@ pub(super) struct PutOptions {
     pub(super) explain: bool,
 }
 
-pub(super) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_MAX as i64;
 const COPIES_MAX: i64 = fathom_protocol::limits::COPIES_MAX as i64;
 
 /// Fetch a file, or every file below a name.

@@ -34,9 +34,6 @@ pub(super) fn fat(context: &Context, mut options: FatOptions) -> Result<Answer, 
         Some(FatCommand::Resolve { name, keep }) => return files::resolve(context, name, keep),
         None => {}
     }
-}
-
-fn show(context: &Context, options: FatOptions) -> Result<Answer, CommandError> {
     if let Some(mirror) = &options.mirror {
         mirror.parse::<NodeId>().map_err(|error| {
             CommandError::new(ErrorKind::Usage, format!("`{mirror}` is no node: {error}"))

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::select::Selection;
-use crate::cli::args::VERSIONS_MAX;
 use crate::offline::Part;
 
 /// Show the table of all storage (the FAT).

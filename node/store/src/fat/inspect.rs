@@ -178,7 +178,12 @@ impl Walk<'_> {
         // redb panics on some damage that it cannot tell from a bug of its own.
         let walked = catch_unwind(AssertUnwindSafe(|| -> RowResult<()> {
             let tx = self.database.begin_read()?;
-            for row in tx.open_table(table)?.iter()? {
+            let rows = match tx.open_table(table) {
+                // Files were without it once.
+                Err(redb::TableError::TableDoesNotExist(_)) if table.name() == TWINS.name() => return Ok(()),
+                rows => rows?,
+            };
+            for row in rows.iter()? {
                 let (key, value) = row?;
                 if let Err(Wrong(problem)) = each(self, &tx, key.value(), value.value()) {
                     self.found(table, key.value(), problem);

@@ -75,15 +75,6 @@ impl User {
         blocking(move || user.local.list(&user.keys)).await
     }
 
-    /// Every file with its records, from the catalogue on disk as [`Self::list`] leaves it.
-    ///
-    /// # Errors
-    /// As for [`Self::list`].
-    pub async fn all(self: &Arc<Self>) -> Result<Vec<StoredFile>, UserError> {
-        let files = self.list().await?.files.into_iter().map(|line| line.file).collect();
-        Ok(self.load(files).await?.into_values().collect())
-    }
-
     /// Files from the catalogue on disk, as [`Self::list`] left it; those that are not known are left out.
     pub(in crate::roles::user) async fn load(
         self: &Arc<Self>,
