@@ -35,9 +35,10 @@ fn fig_04_the_fat_is_a_table_that_a_person_can_read() {
     });
     for entry in list(&fat, "/vendors") {
         assert_eq!(text(entry, "/health"), "good", "{entry}");
-        // The user sent chunks there: it has measured.
-        assert!(entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{entry}");
     }
+    // The user sent chunks: it has measured whom it sent to.
+    let measured = |entry: &&Value| entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0);
+    assert!(list(&fat, "/vendors").iter().any(|entry| measured(&entry)), "{fat}");
     assert_eq!(number(&fat, "/total/vendors"), 3);
     let sum: u64 = list(&fat, "/vendors").iter().map(|vendor| number(vendor, "/capacity")).sum();
     assert_eq!(number(&fat, "/total/capacity"), sum);
@@ -49,7 +50,7 @@ fn fig_04_the_fat_is_a_table_that_a_person_can_read() {
     }
     for node in net.vendors() {
         let row = table.lines().find(|line| line.contains(&node.node[..8])).unwrap();
-        assert!(row.contains(" ms") && row.contains("good") && row.contains(node.zone.as_deref().unwrap()), "{table}");
+        assert!(row.contains("good") && row.contains(node.zone.as_deref().unwrap()), "{table}");
     }
     assert!(table.contains("total") && table.contains("3 vendors"), "{table}");
 
@@ -151,7 +152,10 @@ fn fig_04_databases_of_a_real_run_are_sound_and_exported() {
     let mut kinds = Vec::new();
     for name in ["mirror-1", "vendor-1", "user-1"] {
         net.kill(name).unwrap();
-        let report = net.user(name).ok(&["fat", "check"]);
+        let report = wait_for("the killed node has let go of its directory", || {
+            let output = net.user(name).cli(&["fat", "check"]);
+            if output.code == 1 { Err(output.stdout) } else { Ok(output.json) }
+        });
         assert_eq!((&report["sound"], list(&report, "/databases").len()), (&true.into(), 1), "{report}");
         for line in printed(&net, name, &["fat", "export"]).lines() {
             let record: Value = serde_json::from_str(line).unwrap();

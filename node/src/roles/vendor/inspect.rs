@@ -60,7 +60,7 @@ impl Inspector for Judge<'_> {
         match row {
             FatRow::Chunk(entry) => self.chunk(&entry),
             FatRow::Lease(id, entry) => self.lease(id, &entry),
-            FatRow::Final(owner, file, entry) => self.last(owner, file, &entry),
+            FatRow::Final(owner, file, entry) | FatRow::Twin(owner, file, entry) => self.last(owner, file, &entry),
             FatRow::Move(key, record) => self.moved(&key, &record),
             FatRow::Value(name, value) if name == HEAD_KEY => self.head(&value),
             FatRow::Value(name, value) => {

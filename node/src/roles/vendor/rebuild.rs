@@ -115,11 +115,9 @@ fn put(tx: &mut fathom_store::FatTx<'_>, row: &FatRow) -> Result<(), FatError> {
             Err(error) => Err(error),
         },
         FatRow::Move(key, record) => tx.put_move(key, record),
-        FatRow::Final(owner, file, entry) => {
-            let (base, seq, record) = (entry.base, entry.seq, entry.record.clone());
-            tx.commit_and_erase(&CommitFile { owner: *owner, file: *file, base, seq, record, now: clock::now() })
-                .map(drop)
-        }
+        // What it commits and erases is seen to once all of a file's are there.
+        FatRow::Final(owner, file, entry) => tx.restore_final(*owner, *file, entry, false),
+        FatRow::Twin(owner, file, entry) => tx.restore_final(*owner, *file, entry, true),
         FatRow::Value(name, value) if name == HEAD_KEY => match epoch(value) {
             Some(epoch) => tx.put_kv(EPOCH_KEY, &epoch.to_be_bytes()),
             None => Ok(()),
@@ -156,9 +154,11 @@ fn for_each_final(fat: &LocalFat, mut each: impl FnMut(&CommitFile) -> Result<()
     let mut after = None;
     loop {
         let page = fat.finals_after(after, BATCH)?;
-        for (owner, file, entry) in &page {
-            let (base, seq, record) = (entry.base, entry.seq, entry.record.clone());
-            each(&CommitFile { owner: *owner, file: *file, base, seq, record, now: clock::now() })?;
+        for (owner, file, _) in &page {
+            for entry in fat.versions_of(*owner, *file)? {
+                let (base, seq, record) = (entry.base, entry.seq, entry.record);
+                each(&CommitFile { owner: *owner, file: *file, base, seq, record, now: clock::now() })?;
+            }
         }
         match page.last() {
             Some((owner, file, _)) if page.len() == BATCH => after = Some((*owner, *file)),

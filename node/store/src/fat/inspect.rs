@@ -15,7 +15,7 @@ use super::codec::{self, Opaque, Row};
 use super::engine::{check_format, open_with};
 use super::tx::{
     BY_FILE, BY_LEASE, CHUNKS, DEVICES, FINALS, KV, LEASES, META, MOVES, PENDING_ERASE, RowError, RowResult,
-    TOTALS_KEY, Table, get_in, keys_in,
+    TOTALS_KEY, TWINS, Table, get_in, keys_in,
 };
 use super::{ChunkEntry, ChunkKey, FatError, FatTotals, FinalEntry, LeaseEntry};
 use crate::storage::{FatStorage, FileStorage, Opening};
@@ -29,6 +29,8 @@ pub enum FatRow {
     Lease(LeaseId, LeaseEntry),
     /// The newest final FAT of a file that the vendor was shown.
     Final(OwnerId, FileId, FinalEntry),
+    /// Another final FAT of a file, written at once with that one.
+    Twin(OwnerId, FileId, FinalEntry),
     /// A signed move.
     Move(ChunkKey, Vec<u8>),
     /// A value by name.
@@ -98,7 +100,8 @@ pub fn inspect_in(storage: &dyn FatStorage, inspector: &mut dyn Inspector) -> Re
     walk.table(CHUNKS, Walk::chunk);
     walk.table(BY_FILE, |walk, tx, key, _| walk.index(tx, BY_FILE, key));
     walk.table(BY_LEASE, |walk, tx, key, _| walk.index(tx, BY_LEASE, key));
-    walk.table(FINALS, Walk::last);
+    walk.table(FINALS, |walk, _, key, value| walk.last(FINALS, key, value));
+    walk.table(TWINS, |walk, _, key, value| walk.last(TWINS, key, value));
     walk.table(MOVES, |walk, _, key, value| {
         let row: Opaque = open_row(MOVES, key, value)?;
         let key = codec::parse_chunk_key(key).ok_or("its key does not decode")?;
@@ -175,7 +178,12 @@ impl Walk<'_> {
         // redb panics on some damage that it cannot tell from a bug of its own.
         let walked = catch_unwind(AssertUnwindSafe(|| -> RowResult<()> {
             let tx = self.database.begin_read()?;
-            for row in tx.open_table(table)?.iter()? {
+            let rows = match tx.open_table(table) {
+                // Files were without it once.
+                Err(redb::TableError::TableDoesNotExist(_)) if table.name() == TWINS.name() => return Ok(()),
+                rows => rows?,
+            };
+            for row in rows.iter()? {
                 let (key, value) = row?;
                 if let Err(Wrong(problem)) = each(self, &tx, key.value(), value.value()) {
                     self.found(table, key.value(), problem);
@@ -249,12 +257,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn last(&mut self, _: &ReadTransaction, key: &[u8], value: &[u8]) -> Result<(), Wrong> {
-        let entry: FinalEntry = open_row(FINALS, key, value)?;
-        let split = key.split_at_checked(OwnerId::LEN);
+    fn last(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Wrong> {
+        let entry: FinalEntry = open_row(table, key, value)?;
+        let twin = table.name() == TWINS.name();
+        let (file, _) = key.split_at_checked(OwnerId::LEN + FileId::LEN).ok_or("its key does not decode")?;
+        let expected = if twin { codec::twin_key(file, &entry.record) } else { file.to_vec() };
+        if expected != key {
+            return Err("its key is that of another record".into());
+        }
+        let split = file.split_at_checked(OwnerId::LEN);
         let split = split.and_then(|(owner, file)| Some((OwnerId::from_slice(owner)?, FileId::from_slice(file)?)));
         let (owner, file) = split.ok_or("its key does not decode")?;
-        self.inspector.row(FatRow::Final(owner, file, entry));
+        self.inspector.row(if twin { FatRow::Twin(owner, file, entry) } else { FatRow::Final(owner, file, entry) });
         Ok(())
     }
 
@@ -291,5 +305,5 @@ impl Walk<'_> {
     }
 }
 
-const TABLE_NAMES: [&str; 10] =
-    ["meta", "chunks", "by_file", "by_lease", "leases", "finals", "moves", "kv", "pending_erase", "devices"];
+const TABLE_NAMES: [&str; 11] =
+    ["twins", "meta", "chunks", "by_file", "by_lease", "leases", "finals", "moves", "kv", "pending_erase", "devices"];

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fathom_protocol::fat::{Fate, Tag};
-use fathom_protocol::ids::{DeviceId, LeaseId};
+use fathom_protocol::ids::{DeviceId, FileId, LeaseId, OwnerId};
 use fathom_protocol::limits::VERSIONS_MAX;
 use fathom_protocol::time::UnixMs;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
@@ -299,6 +299,22 @@ impl<'a> FatTx<'a> {
             return Ok(CommitOutcome::Forked { committed });
         }
         Ok(CommitOutcome::Applied { committed, erased })
+    }
+
+    /// Puts a final FAT back as a damaged local FAT had it; with `twin` as one that was written at once with another. Nothing is
+    /// committed or erased by it.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn restore_final(
+        &mut self,
+        owner: OwnerId,
+        file: FileId,
+        entry: &FinalEntry,
+        twin: bool,
+    ) -> Result<(), FatError> {
+        let key = codec::file_key(owner, file);
+        if twin { self.put(TWINS, &codec::twin_key(&key, &entry.record), entry) } else { self.put(FINALS, &key, entry) }
     }
 
     /// A lease.

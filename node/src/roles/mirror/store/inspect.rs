@@ -75,12 +75,21 @@ fn records(read: &ReadTransaction, see: See<'_>) -> Result<(), redb::Error> {
             continue;
         };
         match verify(record) {
-            Ok(record) if record.key().to_bytes() != key.value() => see(wrong(&name, "it is about something else")),
+            Ok(record) if !is_of(&record, key.value()) => see(wrong(&name, "it is about something else")),
             Ok(record) => show(&record, see),
             Err(error) => see(wrong(&name, error.to_string())),
         }
     }
     Ok(())
+}
+
+/// Whether `key` is one that the record is kept under: its own, or that of one of several final FATs of a file.
+fn is_of(record: &Verified, key: &[u8]) -> bool {
+    let twin = match record {
+        Verified::Fat(fat) => Key::Twin(fat.owner, fat.file, fat.hash()).to_bytes() == key,
+        _ => false,
+    };
+    twin || record.key().to_bytes() == key
 }
 
 fn show(record: &Verified, see: See<'_>) {
@@ -108,6 +117,7 @@ fn name(key: &[u8]) -> String {
         Some(3) => "move",
         Some(4) => "node",
         Some(5) => "proof against vendor",
+        Some(6) => "one of several final FATs",
         _ => "record",
     };
     format!("{what} {}", HEXLOWER.encode(key.get(1..).unwrap_or_default()))
@@ -164,7 +174,7 @@ fn orders(read: &ReadTransaction, see: See<'_>) -> Result<(), redb::Error> {
     let records = read.open_table(RECORDS)?;
     for row in read.open_table(ORDERS)?.iter()? {
         let (key, vendors) = row?;
-        let Some(Key::Fat(owner, file)) = parse_key(key.value()) else {
+        let Some(Key::Fat(owner, file) | Key::Twin(owner, file, _)) = parse_key(key.value()) else {
             see(wrong(format!("order {}", HEXLOWER.encode(key.value())), "its key does not decode"));
             continue;
         };
