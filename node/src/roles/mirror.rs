@@ -22,11 +22,12 @@ use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::{Carried, RecordError};
-use fathom_protocol::table::{Verified, verify};
+use fathom_protocol::table::{Strangers, Verified, verify};
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::net::Net;
 pub use store::StoreError;
 pub use view::fat_view;
@@ -76,6 +77,7 @@ pub struct Mirror {
     gossiping: Arc<Semaphore>,
     quality: Mutex<BTreeMap<NodeId, Quality>>,
     offered: Mutex<allocate::Offered>,
+    strangers: Mutex<Strangers>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
     hints: mpsc::Sender<NodeId>,
@@ -130,6 +132,7 @@ impl Mirror {
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
             quality: Mutex::default(),
             offered: Mutex::default(),
+            strangers: Mutex::default(),
             orders,
             news,
             hints,
@@ -240,14 +243,9 @@ impl Mirror {
         let verified = self.verified(fats.into_iter().map(SyncRecord::Fat).collect()).await?;
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
+        let mut files: BTreeMap<OwnerId, Vec<FileId>> = BTreeMap::new();
         for record in verified {
-            let fits = record.map_err(Refusal::from).and_then(|record| {
-                if let Verified::Fat(fat) = &record {
-                    self.writer.shared().state().table.check_uses(fat)?;
-                }
-                Ok(record)
-            });
-            match fits {
+            match record.map_err(Refusal::from).and_then(|record| self.admit(record, &mut files)) {
                 Ok(record) => {
                     good.push(record);
                     answers.push(None);
@@ -266,6 +264,17 @@ impl Mirror {
         }
         debug_assert!(answers.len() <= FATS_PER_SUBMIT_MAX);
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
+    }
+
+    /// Lets a final FAT in, or refuses it. `files` are those of the same submission that were let in before.
+    fn admit(&self, record: Verified, files: &mut BTreeMap<OwnerId, Vec<FileId>>) -> Result<Verified, Refusal> {
+        if let Verified::Fat(fat) = &record {
+            let before = files.entry(fat.owner).or_default();
+            let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.writer.shared().state().table.admit(fat, before, &mut strangers, clock::now())?;
+            before.push(fat.file);
+        }
+        Ok(record)
     }
 
     /// What the author of a final FAT that was kept must know.

@@ -130,24 +130,6 @@ impl Table {
         tell.dedup();
     }
 
-    /// Whether a submitted final FAT fits the leases as far as they are known here. A lease that this mirror has not heard of
-    /// yet is left to its vendor, which checks again. For submissions only: records that another mirror took are merged
-    /// without it, since the answer depends on which leases arrived before.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if it uses a lease of somebody else.
-    pub fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
-        for used in &fat.uses {
-            let Some(vendor) = self.vendors.get(&used.vendor) else { continue };
-            let Ok(at) = vendor.leases.binary_search_by(|lease| lease.id.cmp(&used.lease)) else { continue };
-            let lease = &vendor.leases[at];
-            if lease.owner != fat.owner {
-                return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn merge_move(&mut self, moved: &Move, hash: Hash) -> Result<Merged, Refusal> {
         let key = MoveKey::of(moved);
         if let Some((known, before)) = self.moves.get(&key) {

@@ -3,9 +3,10 @@
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
 //! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
-//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
 
 mod fats;
+mod submit;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
+pub use submit::Strangers;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 

@@ -6,6 +6,7 @@
 
 mod allocate;
 mod codec;
+mod compact;
 mod draw;
 mod header;
 mod ledger;
