@@ -25,6 +25,7 @@ mod polling;
 mod rehome;
 mod report;
 mod requests;
+mod returns;
 mod serve;
 mod transfers;
 
