@@ -12,8 +12,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Blob, Bounded, Text};
+use crate::delta::VendorDelta;
 use crate::fat::FinalFat;
-use crate::head::{Addresses, Label, VendorHead, VendorRecord};
+use crate::fork::ForkProof;
+use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
@@ -22,6 +24,7 @@ use crate::limits::{
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
+use crate::reconcile::{Compare, Compared, WantedList};
 use crate::sign::{Carried, RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -303,6 +306,8 @@ pub enum SyncRecord {
     Move(CarriedMove),
     /// A node's announcement.
     Peer(Carried<PeerRecord>),
+    /// A proof against a vendor.
+    Proof(Box<ForkProof>),
 }
 
 /// What a request asks. One per stream.
@@ -314,6 +319,8 @@ pub enum Request {
     Announce(Carried<PeerRecord>),
     /// Vendor to mirror: my head and leases (figures 2 and 3).
     Report(VendorRecord),
+    /// Vendor to mirror: my head, and what changed since one that you know. `NotFound` asks for all leases.
+    ReportDelta(VendorDelta),
     /// User or vendor to mirror: lock storage (figure 5).
     Allocate(Carried<AllocateRequest>),
     /// Mirror to vendor: countersign `bytes` of this request (figure 6).
@@ -334,7 +341,8 @@ pub enum Request {
     },
     /// Anybody to mirror: the heads of these vendors, without their leases.
     Heads(Bounded<NodeId, HEADS_MAX>),
-    /// Mirror to mirror: what you accepted since.
+    /// Mirror to mirror: what you accepted since. A cursor that is not of the mirror's log, or beyond its end, is answered with
+    /// no records, the log and its end, and the two compare their tables; the log of zeros is that of a mirror that was never read.
     Since {
         /// The log that the cursor belongs to.
         log: Hash,
@@ -364,6 +372,21 @@ pub enum Request {
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
     Digest,
+    /// Mirror to mirror: where do our tables differ.
+    Compare(Compare),
+    /// Mirror to mirror: the records at these positions, as far as they are not older than the asker's.
+    Wanted(WantedList),
+    /// Anybody to mirror: one vendor's head and leases, and the proof against it if there is one.
+    VendorOf(NodeId),
+    /// Anybody to mirror: the proofs against these vendors, or against all if none is named.
+    Proofs(Bounded<NodeId, HEADS_MAX>),
+    /// Anybody to mirror: one lease, with what proves it.
+    LeaseOf {
+        /// Whose lease; with none, of whichever vendor has it in its newest head.
+        vendor: Option<NodeId>,
+        /// Which.
+        lease: LeaseId,
+    },
 }
 
 /// A digest by which two mirrors can be compared.
@@ -379,6 +402,8 @@ pub struct TableDigest {
     pub files: u64,
     /// Moves.
     pub moves: u64,
+    /// Vendors in quarantine.
+    pub proofs: u64,
 }
 
 /// A page of records.
@@ -434,7 +459,8 @@ pub enum Response {
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
     /// To [`Request::FatsOf`].
     Files(FilesPage),
-    /// To [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
+    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
@@ -442,6 +468,10 @@ pub enum Response {
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
     Digest(TableDigest),
+    /// To [`Request::Compare`].
+    Compared(Compared),
+    /// To [`Request::LeaseOf`].
+    Lease(Box<LeaseEvidence>),
     /// No.
     Refused(Refusal),
 }
@@ -506,6 +536,8 @@ pub enum FetchAnswer {
 pub enum Gossip {
     /// The record itself.
     Record(Box<SyncRecord>),
+    /// What changed at a vendor, for those that have the head before.
+    Delta(Box<VendorDelta>),
     /// The sender accepted something that is too large for gossip; ask it.
     Grew {
         /// Who has it.

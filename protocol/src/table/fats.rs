@@ -116,7 +116,7 @@ impl Table {
         Ok(Merged::Twin { key, demoted, drops, tell })
     }
 
-    /// Forgets the moves that the file's final FAT makes void; their destinations must hear of it.
+    /// Forgets the moves that the file's final FAT makes void, whose destinations must hear of it, and the proofs.
     fn drop_moves(&mut self, owner: OwnerId, file: FileId, drops: &mut Vec<Key>, tell: &mut Vec<NodeId>) {
         let base = self.fats.get(&(owner, file)).map_or(Tag(0), |fat| Tag(fat.base));
         let void = self.moves_of(owner, file).filter(|(_, moved)| Tag(moved.seq).is_past(base));
@@ -126,6 +126,7 @@ impl Table {
             }
             drops.push(Key::Move(key));
         }
+        drops.extend(self.clear_proofs(owner, file));
         tell.sort_unstable();
         tell.dedup();
     }
@@ -147,12 +148,12 @@ impl Table {
             return stale("final FAT, which frees this chunk,");
         }
         self.moves.insert(key, (hash, moved.clone()));
-        Ok(Merged::New { drops: Vec::new(), tell: vec![moved.to] })
+        Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell: vec![moved.to] })
     }
 
     /// Where a record that was kept is: a final FAT may be one of several versions.
     #[must_use]
-    pub fn key_of(&self, record: &Verified) -> Key {
+    pub fn place_of(&self, record: &Verified) -> Key {
         match record {
             Verified::Fat(fat) if self.twins.contains_key(&(fat.owner, fat.file, fat.hash())) => {
                 Key::Twin(fat.owner, fat.file, fat.hash())

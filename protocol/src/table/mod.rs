@@ -6,16 +6,21 @@
 //! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
 
 mod fats;
+pub mod index;
+mod proofs;
 mod submit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fat::FinalFat;
+use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
+use index::Index;
+pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
 pub use submit::Strangers;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
@@ -31,6 +36,8 @@ pub enum Verified {
     Move(Move, CarriedMove),
     /// A node's announcement.
     Peer(Signed<PeerRecord>),
+    /// A proof against a vendor.
+    Proof(Box<VerifiedProof>),
 }
 
 /// Verifies a record on its own: bounds, signature, and for a vendor the root over its leases.
@@ -43,6 +50,7 @@ pub fn verify(record: SyncRecord) -> Result<Verified, RecordError> {
         SyncRecord::Fat(fat) => Verified::Fat(fat.verify()?),
         SyncRecord::Move(moved) => Verified::Move(moved.verify()?, moved),
         SyncRecord::Peer(peer) => Verified::Peer(peer.verify()?),
+        SyncRecord::Proof(proof) => Verified::Proof(Box::new(proof.verify()?)),
     })
 }
 
@@ -55,10 +63,23 @@ impl Verified {
             Self::Fat(fat) => SyncRecord::Fat(fat.carried().clone()),
             Self::Move(_, carried) => SyncRecord::Move(carried.clone()),
             Self::Peer(peer) => SyncRecord::Peer(peer.carried().clone()),
+            Self::Proof(proof) => SyncRecord::Proof(Box::new(proof.carried().clone())),
         }
     }
 
-    /// What it is about. A final FAT may lie under [`Key::Twin`] instead: [`Table::key_of`] knows.
+    /// The hash by which mirrors compare it; `None` for an announcement, which is no part of the FAT.
+    #[must_use]
+    pub fn compared(&self) -> Option<Hash> {
+        match self {
+            Self::Vendor(vendor) => Some(vendor.head.hash()),
+            Self::Fat(fat) => Some(fat.hash()),
+            Self::Move(_, carried) => Some(carried.hash()),
+            Self::Proof(proof) => Some(proof.hash()),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// What it is about. A final FAT may lie under [`Key::Twin`] instead: [`Table::place_of`] knows.
     #[must_use]
     pub fn key(&self) -> Key {
         match self {
@@ -66,6 +87,7 @@ impl Verified {
             Self::Fat(fat) => Key::Fat(fat.owner, fat.file),
             Self::Move(moved, _) => Key::Move(MoveKey::of(moved)),
             Self::Peer(peer) => Key::Peer(peer.node),
+            Self::Proof(proof) => Key::Proof(proof.vendor()),
         }
     }
 }
@@ -100,6 +122,8 @@ pub enum Key {
     Move(MoveKey),
     /// A node's announcement.
     Peer(NodeId),
+    /// The proof against a vendor.
+    Proof(NodeId),
     /// A final FAT that was written at once with the one under [`Self::Fat`], by its hash.
     Twin(OwnerId, FileId, Hash),
 }
@@ -109,7 +133,7 @@ impl Key {
     ///
     /// ```text
     /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16] | 4, node[32]
-    /// 6, owner[32], file[16], hash[32]
+    /// 5, vendor[32] | 6, owner[32], file[16], hash[32]
     /// ```
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
@@ -118,6 +142,7 @@ impl Key {
             Self::Fat(owner, file) => [&[2][..], &owner.0, &file.0].concat(),
             Self::Move(key) => [&[3][..], &key.owner.0, &key.file.0, &key.chunk.0, &key.from_lease.0].concat(),
             Self::Peer(node) => [&[4][..], &node.0].concat(),
+            Self::Proof(vendor) => [&[5][..], &vendor.0].concat(),
             Self::Twin(owner, file, hash) => [&[6][..], &owner.0, &file.0, &hash.0].concat(),
         }
     }
@@ -147,7 +172,7 @@ impl Key {
         match self {
             Self::Fat(owner, file) | Self::Twin(owner, file, _) => Some((*owner, *file)),
             Self::Move(key) => Some((key.owner, key.file)),
-            Self::Vendor(_) | Self::Peer(_) => None,
+            Self::Vendor(_) | Self::Peer(_) | Self::Proof(_) => None,
         }
     }
 }
@@ -186,6 +211,10 @@ pub struct Table {
     twins: BTreeMap<(OwnerId, FileId, Hash), FatEntry>,
     moves: BTreeMap<MoveKey, (Hash, Move)>,
     peers: BTreeMap<NodeId, Signed<PeerRecord>>,
+    index: Index,
+    proofs: BTreeMap<NodeId, ProofEntry>,
+    /// The files that proofs of dropped leases are about, with the vendor.
+    accused: BTreeSet<(OwnerId, FileId, NodeId)>,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -198,12 +227,31 @@ impl Table {
     /// # Errors
     /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
-        match record {
+        let merged = match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
             Verified::Fat(fat) => self.merge_fat(fat),
             Verified::Move(moved, carried) => self.merge_move(moved, carried.hash()),
             Verified::Peer(peer) => self.merge_peer(peer),
+            Verified::Proof(proof) => self.merge_proof(proof),
+        }?;
+        if let Merged::New { drops, .. } = &merged {
+            for key in drops {
+                self.index.remove(key);
+            }
+            if let Some(hash) = record.compared() {
+                self.index.put(&record.key(), hash);
+            }
         }
+        if let (Merged::Twin { key, demoted, drops, .. }, Some(hash)) = (&merged, record.compared()) {
+            for key in drops {
+                self.index.remove(key);
+            }
+            if let Some(Key::Twin(owner, file, known)) = demoted {
+                self.index.put(&Key::Twin(*owner, *file, *known), *known);
+            }
+            self.index.put(key, hash);
+        }
+        Ok(merged)
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {
@@ -259,12 +307,19 @@ impl Table {
         self.vendors.get(&vendor)
     }
 
+    /// The vendor that has a lease called `lease` in its newest head. Identifiers are random, so there is one at most among
+    /// honest vendors; of others, the first by identifier. Looks at each vendor.
+    #[must_use]
+    pub fn vendor_of(&self, lease: LeaseId) -> Option<&VerifiedVendor> {
+        self.vendors.values().find(|vendor| vendor.lease(lease).is_some())
+    }
+
     /// Announcements, by node.
     pub fn peers(&self) -> impl Iterator<Item = &Signed<PeerRecord>> {
         self.peers.values()
     }
 
-    /// Digest of heads, final FATs and moves: equal for two mirrors exactly if they hold the same. Announcements do not count.
+    /// Digest of heads, final FATs, moves and proofs: equal for two mirrors exactly if they hold the same. Announcements do not count.
     #[must_use]
     pub fn digest(&self) -> TableDigest {
         let mut hasher = blake3::Hasher::new();
@@ -280,12 +335,16 @@ impl Table {
         for (key, (hash, _)) in &self.moves {
             hasher.update(&[3]).update(&key.owner.0).update(&key.file.0).update(&hash.0);
         }
+        for (vendor, proof) in &self.proofs {
+            hasher.update(&[5]).update(&vendor.0).update(&proof.hash.0);
+        }
         TableDigest {
             digest: Hash(*hasher.finalize().as_bytes()),
             heads: self.vendors.len() as u64,
             leases: self.vendors.values().map(|vendor| vendor.leases.len() as u64).sum(),
             files: self.fats.values().filter(|entry| !entry.released).count() as u64,
             moves: self.moves.len() as u64,
+            proofs: self.proofs.len() as u64,
         }
     }
 }

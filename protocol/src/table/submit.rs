@@ -79,8 +79,7 @@ impl Table {
         for same in uses.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let (vendor, id, _) = same[0];
             let Some(vendor) = self.vendors.get(&vendor) else { continue };
-            let Ok(at) = vendor.leases.binary_search_by(|lease| lease.id.cmp(&id)) else { continue };
-            let lease = &vendor.leases[at];
+            let Some(lease) = vendor.lease(id) else { continue };
             if lease.owner != fat.owner {
                 return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
             }

@@ -138,11 +138,11 @@ impl Mirror {
                 }
                 if let Some(to) = demoted {
                     let known = self.store.remove(&key).unwrap();
-                    prop_assert_eq!(self.table.key_of(&known), to);
+                    prop_assert_eq!(self.table.place_of(&known), to);
                     self.store.insert(to, known);
                 }
                 prop_assert!(self.store.insert(key, record.clone()).is_none());
-                prop_assert_eq!(self.table.key_of(record), key);
+                prop_assert_eq!(self.table.place_of(record), key);
                 prop_assert_eq!(self.table.merge(record), Ok(Merged::Known), "twice is once");
             }
             Ok(Merged::Known) => prop_assert_eq!(self.table.digest(), digest),

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::head::VendorHead;
-use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
+use fathom_protocol::head::{LeaseEvidence, VendorHead};
+use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
+use fathom_protocol::reconcile::{Compare, Compared, Probe, WantedList, answer, wanted_keys};
 use fathom_protocol::sign::Carried;
+use fathom_protocol::sync::{Cursor, Event};
 use fathom_protocol::table::Key;
 use fathom_protocol::wire::{FilesPage, LogCursor, OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
 
@@ -54,6 +56,48 @@ impl Mirror {
         .await
     }
 
+    /// One lease of `vendor`, or of whichever vendor has it, with the proof under that vendor's newest head here.
+    ///
+    /// # Errors
+    /// `NotFound` if the vendor, or any vendor with that lease, is not known here.
+    pub(super) async fn lease_of(&self, vendor: Option<NodeId>, lease: LeaseId) -> Result<LeaseEvidence, Refusal> {
+        let known = {
+            let state = self.writer.shared().state();
+            match vendor {
+                Some(vendor) => state.table.vendor(vendor).cloned(),
+                None => state.table.vendor_of(lease).cloned(),
+            }
+        };
+        let reason =
+            if vendor.is_some() { "this mirror does not know that vendor" } else { "no vendor has that lease" };
+        let known = known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, reason))?;
+        // Proving hashes all of the vendor's leases.
+        self.off_reactor(move || known.evidence(lease)).await
+    }
+
+    /// One vendor's head and leases, and the proof against it if there is one.
+    pub(super) async fn vendor_of(&self, vendor: NodeId) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            Ok(LogPage {
+                records: shared.store.records(&[Key::Vendor(vendor), Key::Proof(vendor)])?.0,
+                ..LogPage::default()
+            })
+        })
+        .await
+    }
+
+    /// The proofs against `vendors`, against all if none is named; as many as fit a page.
+    pub(super) async fn proofs(&self, vendors: Bounded<NodeId, HEADS_MAX>) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let wanted = |vendor: &NodeId| vendors.is_empty() || vendors.contains(vendor);
+            let keys: Vec<Key> =
+                shared.state().table.proofs().map(|(vendor, _)| vendor).filter(wanted).map(Key::Proof).collect();
+            let (records, covered) = shared.store.records(&keys)?;
+            Ok(LogPage { records, next: 0, more: covered < keys.len() })
+        })
+        .await
+    }
+
     /// The heads of `vendors`, those that are known here.
     pub(super) fn heads(&self, vendors: &[NodeId]) -> Bounded<Carried<VendorHead>, HEADS_MAX> {
         let state = self.writer.shared().state();
@@ -61,11 +105,41 @@ impl Mirror {
         Bounded::first(known.map(|vendor| vendor.head.carried().clone()))
     }
 
-    /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
+    /// What was accepted here after `cursor`, for the first reading from the start. Who read another log, or this one when it was
+    /// longer, is told where it ends now and compares tables instead.
     pub(super) async fn since(&self, log: Hash, cursor: u64) -> Result<Page, Refusal> {
         self.page(move |shared| {
-            let cursor = own_cursor(shared, log, cursor)?;
-            shared.store.after(cursor, |key| vec![key.to_vec()])
+            let newest = shared.store.newest()?;
+            let first = log == Cursor::NONE.log;
+            if !first && (log != shared.store.log() || cursor > newest) {
+                return Ok(LogPage { records: Vec::new(), next: newest, more: false });
+            }
+            shared.store.after(if first { 0 } else { cursor }, |key| vec![key.to_vec()])
+        })
+        .await
+    }
+
+    /// Where this table differs from another mirror's.
+    pub(super) async fn compare(&self, from: NodeId, compare: Compare) -> Result<Compared, Refusal> {
+        let shared = Arc::clone(self.writer.shared());
+        let root = matches!(compare.probe, Probe::Root(_));
+        let told = self.off_reactor(move || answer(shared.state().table.index(), &compare)).await?;
+        if root {
+            self.tell_core(Event::Compared { by: from, differ: told != Compared::Same });
+        }
+        Ok(told)
+    }
+
+    /// Records that another mirror lacks; `next` of the page counts the positions that were looked at.
+    pub(super) async fn wanted(&self, wanted: WantedList) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let found = wanted_keys(&shared.state().table, &wanted);
+            let places: Vec<(usize, Key)> =
+                found.iter().enumerate().filter_map(|(at, key)| key.map(|key| (at, key))).collect();
+            let keys: Vec<Key> = places.iter().map(|(_, key)| *key).collect();
+            let (records, covered) = shared.store.records(&keys)?;
+            let looked_at = places.get(covered).map_or(found.len(), |(at, _)| *at);
+            Ok(LogPage { records, next: looked_at as u64, more: looked_at < wanted.len() })
         })
         .await
     }

@@ -216,7 +216,9 @@ impl TestMirror {
     /// A mirror that answers and takes gossip; its own work is not started.
     pub(super) async fn open(dir: TempDir, seed: u8, poll_seconds: u64, gossip: bool) -> Self {
         let (net, mut incoming) = start(seed, Roles { mirror: true, ..Roles::default() }, gossip).await;
-        let mirror = Mirror::open(dir.path(), net.clone(), &MirrorSettings { poll_seconds }).unwrap();
+        let mirror =
+            Mirror::open(dir.path(), net.clone(), &MirrorSettings { poll_seconds, ..MirrorSettings::default() })
+                .unwrap();
         let answers = Arc::new(Answers(Arc::clone(&mirror)));
         let taking = Arc::clone(&mirror);
         tokio::spawn(async move {
@@ -242,6 +244,13 @@ impl TestMirror {
             Response::Submitted(answers) => answers[0].clone(),
             other => panic!("unexpected answer {other:?}"),
         }
+    }
+
+    /// A copy of its file as it is now, as a crash would leave it.
+    pub(super) fn copy(&self) -> std::path::PathBuf {
+        let copy = self.dir.path().join("copy.redb");
+        std::fs::copy(self.file(), &copy).unwrap();
+        copy
     }
 
     pub(super) fn file(&self) -> std::path::PathBuf {
