@@ -459,8 +459,8 @@ pub enum Response {
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
     /// To [`Request::FatsOf`].
     Files(FilesPage),
-    /// To [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
-    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
+    /// To [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`], [`Request::Orders`] and
+    /// [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),

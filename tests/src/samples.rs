@@ -489,7 +489,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_unused", Request::Unused(by_user(unused()).into_carried())),
         ("request_renew", Request::Renew(by_user(renew()).into_carried())),
         ("request_digest", Request::Digest),
-        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 8])))),
+        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 6])))),
         ("request_compare_parts", compare(Probe::Parts(list(asks)))),
         ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
         ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
@@ -511,6 +511,10 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         clock: NOW,
         records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
     };
+    let parts = [&[0x80, 1][..], &[7; 12]].concat();
+    let parts = Below::Parts(Blob::new(parts).expect("two parts"));
+    let entries = Below::Entries(Blob::new(vec![5; 42]).expect("three entries"), true);
+    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
     let files = FilesPage {
         cursor: LogCursor { log: Hash::of(b"log"), position: 13 },
         whole: true,
@@ -518,10 +522,6 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         more: true,
         records: list(vec![SyncRecord::Fat(by_user(final_fat()).into_carried())]),
     };
-    let parts = [&[0x80, 1][..], &[7; 16]].concat();
-    let parts = Below::Parts(Blob::new(parts).expect("two parts"));
-    let entries = Below::Entries(Blob::new(vec![5; 48]).expect("three entries"), true);
-    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
     vec![
         ("response_alive", Response::Alive),
         ("response_done", Response::Done),
@@ -639,8 +639,8 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_fat", Key::Fat(OwnerId([2; 32]), FileId([3; 16]))),
         ("key_move", Key::Move(moved)),
         ("key_peer", Key::Peer(NodeId([6; 32]))),
-        ("key_twin", Key::Twin(OwnerId([2; 32]), FileId([3; 16]), Hash([7; 32]))),
         ("key_proof", Key::Proof(NodeId([1; 32]))),
+        ("key_twin", Key::Twin(OwnerId([2; 32]), FileId([3; 16]), Hash([7; 32]))),
     ]
 }
 

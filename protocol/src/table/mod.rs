@@ -172,7 +172,7 @@ impl Key {
         match self {
             Self::Fat(owner, file) | Self::Twin(owner, file, _) => Some((*owner, *file)),
             Self::Move(key) => Some((key.owner, key.file)),
-            Self::Vendor(_) | Self::Peer(_) | Self::Proof(_) => None,
+            Self::Vendor(_) | Self::Proof(_) | Self::Peer(_) => None,
         }
     }
 }
@@ -234,24 +234,26 @@ impl Table {
             Verified::Peer(peer) => self.merge_peer(peer),
             Verified::Proof(proof) => self.merge_proof(proof),
         }?;
-        if let Merged::New { drops, .. } = &merged {
-            for key in drops {
-                self.index.remove(key);
+        match &merged {
+            Merged::New { drops, .. } => self.reindex(&record.key(), record, drops),
+            Merged::Twin { key, demoted, drops, .. } => {
+                self.reindex(key, record, drops);
+                if let Some(demoted @ Key::Twin(_, _, hash)) = demoted {
+                    self.index.put(demoted, *hash);
+                }
             }
-            if let Some(hash) = record.compared() {
-                self.index.put(&record.key(), hash);
-            }
-        }
-        if let (Merged::Twin { key, demoted, drops, .. }, Some(hash)) = (&merged, record.compared()) {
-            for key in drops {
-                self.index.remove(key);
-            }
-            if let Some(Key::Twin(owner, file, known)) = demoted {
-                self.index.put(&Key::Twin(*owner, *file, *known), *known);
-            }
-            self.index.put(key, hash);
+            Merged::Known => {}
         }
         Ok(merged)
+    }
+
+    fn reindex(&mut self, key: &Key, record: &Verified, drops: &[Key]) {
+        for key in drops {
+            self.index.remove(key);
+        }
+        if let Some(hash) = record.compared() {
+            self.index.put(key, hash);
+        }
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {

@@ -192,14 +192,6 @@ impl Store {
         })
     }
 
-    /// The record under `key`. Blocks.
-    pub(super) fn record(&self, key: Key) -> Result<Option<SyncRecord>, redb::Error> {
-        self.read(|transaction| {
-            let records = transaction.open_table(RECORDS)?;
-            Ok(records.get(key.to_bytes().as_slice())?.and_then(|bytes| decode(bytes.value())))
-        })
-    }
-
     /// The records under `keys`, as many from the front as fit a page, and how many keys that covers. Blocks.
     pub(super) fn records(&self, keys: &[Key]) -> Result<(Vec<SyncRecord>, usize), redb::Error> {
         self.read(|transaction| {
