@@ -89,6 +89,14 @@ pub enum ControlRequest {
         #[serde(default)]
         mirror: Option<String>,
     },
+    /// Tell the story of one lease, with its proof. Answer: [`results::LeaseResult`].
+    Lease {
+        /// The lease, or the first digits of its identifier.
+        lease: String,
+        /// Ask this mirror, a node id in hexadecimal.
+        #[serde(default)]
+        mirror: Option<String>,
+    },
     /// Explain which vendors would be used. Answer: [`results::PathResult`].
     Path {
         /// For fetching this file; for storing if absent.
@@ -113,6 +121,7 @@ impl ControlRequest {
             Self::Rm { .. } => "rm",
             Self::Status => "status",
             Self::Fat { .. } => "fat",
+            Self::Lease { .. } => "fat --lease",
             Self::Path { .. } => "path",
             Self::Resolve { .. } => "fat resolve",
             Self::Recover => "recover",

@@ -4,6 +4,8 @@ mod commands;
 mod discovery;
 mod dispatch;
 mod fat;
+mod health;
+mod lease;
 
 use std::path::PathBuf;
 use std::sync::Arc;

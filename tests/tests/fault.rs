@@ -5,7 +5,7 @@
 //!
 //! | case | here | also, closer to the code |
 //! |---|---|---|
-//! | 1, 2, 3, 4 | `kills` | store: every cut of a local FAT write; mirror: the acknowledged record on disk |
+//! | 1, 2, 3, 4, 5 | `kills` | store: every cut of a local FAT write; mirror: the acknowledged record on disk |
 //! | 8 | `devices`: never served, named, replaced by another source | store and vendor: `fault_08_*` |
 //! | 12 | `devices`: a full vendor refuses by kind and leaves nothing; a full device is passed over | store: `fault_12_*`, a device that fills up in the middle of a part |
 //! | 16 | `migration` | vendor: `fault_16_*`, every step of a move cut off |

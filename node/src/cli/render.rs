@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::results::{
-    DeviceEntry, FatResult, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, ResolveResult,
-    RmResult, StatusResult, UserStatus, VendorStatus,
+    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, ResolveResult, RmResult,
+    StatusResult, UserStatus, VendorStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
 
@@ -151,51 +151,6 @@ pub(super) fn resolve(result: &ResolveResult) -> String {
     format!("{}\n{hint}", table.trim_fmt())
 }
 
-pub(super) fn fat(result: &FatResult) -> String {
-    let mut vendors = table(&["vendor", "zone", "operator", "capacity", "locked", "used", "free", "leases", "age"]);
-    for vendor in &result.vendors {
-        vendors.add_row(vec![
-            short_id(&vendor.vendor).to_owned(),
-            printable(or_dash(&vendor.zone)),
-            printable(or_dash(&vendor.operator)),
-            human_bytes(vendor.capacity),
-            human_bytes(vendor.locked),
-            human_bytes(vendor.used),
-            human_bytes(vendor.free),
-            vendor.leases.to_string(),
-            format!("{:.0} s", vendor.age_seconds),
-        ]);
-    }
-    align_right(&mut vendors, &[3, 4, 5, 6, 7, 8]);
-    let mut text = format!("FAT of mirror {}\n\n{}\n", short_id(&result.mirror), vendors.trim_fmt());
-    if !result.leases.is_empty() {
-        let mut leases = table(&["vendor", "lease", "user", "locked", "used", "state", "until"]);
-        for lease in &result.leases {
-            leases.add_row(vec![
-                short_id(&lease.vendor).to_owned(),
-                short_id(&lease.id).to_owned(),
-                short_id(&lease.owner).to_owned(),
-                human_bytes(lease.bytes),
-                human_bytes(lease.used),
-                lease.state.clone(),
-                instant(lease.expires),
-            ]);
-        }
-        align_right(&mut leases, &[3, 4]);
-        let _ = write!(text, "\n{}\n", leases.trim_fmt());
-    }
-    let _ = write!(
-        text,
-        "\n{}, {}, {}, {}; digest {}",
-        count(result.vendors.len() as u64, "vendor", "vendors"),
-        count(result.leases.len() as u64, "lease", "leases"),
-        count(result.files, "file", "files"),
-        count(result.moves, "move", "moves"),
-        short_id(&result.digest)
-    );
-    text
-}
-
 pub(super) fn status(result: &StatusResult) -> String {
     let mut text =
         format!("node    {}\nroles   {}\npeers   {} connected\n", result.node, result.roles.join(", "), result.peers);
@@ -289,14 +244,14 @@ pub(super) fn path(result: &PathResult) -> String {
 }
 
 /// A table without lines, for a terminal and for `grep` alike.
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>());
     table
 }
 
-fn align_right(table: &mut Table, columns: &[usize]) {
+pub(super) fn align_right(table: &mut Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -304,16 +259,16 @@ fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Texts of others, without what would move the cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn instant(unix_ms: u64) -> String {
+pub(super) fn instant(unix_ms: u64) -> String {
     let time =
         UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms)).filter(|_| (1..253_402_300_800_000).contains(&unix_ms));
     time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
@@ -323,7 +278,7 @@ fn instant(unix_ms: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::control::results::{FatVendor, FileEntry, PathVendor};
+    use crate::control::results::{FileEntry, PathVendor};
 
     #[test]
     fn a_listing_lines_up() {
@@ -359,12 +314,6 @@ mod tests {
 
     #[test]
     fn tables_hold_what_they_are_about() {
-        let vendor = FatVendor { vendor: "ab".repeat(32), capacity: 1 << 40, ..FatVendor::default() };
-        let text = fat(&FatResult { vendors: vec![vendor], ..FatResult::default() });
-        assert!(
-            text.contains("abababab") && text.contains("1.00 TiB") && text.contains("1 vendor, 0 leases"),
-            "{text}"
-        );
         let vendor = PathVendor { vendor: "cd".repeat(32), uptime: 0.5, chosen: true, ..PathVendor::default() };
         let text = path(&PathResult { vendors: vec![vendor] });
         assert!(text.contains('*') && text.contains("50 %"), "{text}");

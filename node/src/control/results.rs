@@ -3,7 +3,11 @@
 //! Identifiers are hexadecimal texts, sizes are bytes, instants are milliseconds since the Unix epoch. Fields that a
 //! newer node adds are ignored; fields that an older one lacks have their default.
 
+mod lease;
+
 use serde::{Deserialize, Serialize};
+
+pub use lease::{LeaseMove, LeaseProofResult, LeaseRecord, LeaseResult, LeaseUse};
 
 /// A vendor that was replaced while a file was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,10 +211,35 @@ pub struct FatVendor {
     pub seq: u64,
     /// Age of its head.
     pub age_seconds: f64,
+    /// Round trip from the node that answers, in milliseconds, if it measured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// `good`, `full`, `degraded`, `suspect`, `old` or `quarantined`.
+    pub health: String,
+    /// The same for a person, with what is wrong.
+    pub health_note: String,
     /// Its devices, as it reports them.
     pub devices: Vec<serde_json::Value>,
     /// Where it is reached.
     pub addresses: Vec<String>,
+}
+
+/// The sums of `fat` over its vendors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatTotal {
+    /// Number of vendors.
+    pub vendors: u64,
+    /// Bytes on offer.
+    pub capacity: u64,
+    /// Bytes under live leases.
+    pub locked: u64,
+    /// Bytes that hold data.
+    pub used: u64,
+    /// Bytes that can still be leased.
+    pub free: u64,
+    /// Live leases.
+    pub leases: u64,
 }
 
 /// One lease of `fat`.
@@ -245,6 +274,8 @@ pub struct FatResult {
     pub vendors: Vec<FatVendor>,
     /// Every live lease.
     pub leases: Vec<FatLease>,
+    /// The sums over the vendors.
+    pub total: FatTotal,
     /// Number of final FATs.
     pub files: u64,
     /// Number of moves.

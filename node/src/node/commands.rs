@@ -11,7 +11,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Roles, fat, open_user};
+use super::health::complete;
+use super::{Roles, fat, lease, open_user};
 use crate::config::{Config, Role};
 use crate::control::results::{
     DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
@@ -102,6 +103,7 @@ impl NodeCommands {
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),
             ControlRequest::Fat { digest, mirror } => self.fat(digest, mirror.as_deref()).await,
+            ControlRequest::Lease { lease, mirror } => self.lease(&lease, mirror.as_deref()).await,
             ControlRequest::Path { name } => json(&self.path(name.as_deref()).await?),
             ControlRequest::Recover => json(&self.recover().await?),
             ControlRequest::DeviceList => json(&self.devices()?),
@@ -165,17 +167,11 @@ impl NodeCommands {
 
     /// The FAT of the mirror named, of this node if it is one, or of the best mirror.
     async fn fat(&self, only_digest: bool, mirror: Option<&str>) -> Result<Value, CommandError> {
-        let asked: Option<NodeId> = match mirror {
-            Some(text) => Some(text.parse().map_err(|error| {
-                CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
-                    .hint("`fathom status` lists the mirrors")
-            })?),
-            None => None,
-        };
+        let asked = asked(mirror)?;
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(own.view()) };
+            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -191,6 +187,35 @@ impl NodeCommands {
         Err(failure)
     }
 
+    /// The story of the lease whose identifier begins with `prefix`, from the mirror named, this node or any mirror.
+    async fn lease(&self, prefix: &str, mirror: Option<&str>) -> Result<Value, CommandError> {
+        let asked = asked(mirror)?;
+        let files = match self.user() {
+            // Without it the story is told all the same, but for the user's own files.
+            Ok(user) => user.files_under(prefix).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        if let Some(own) = &self.roles.mirror
+            && asked.is_none_or(|asked| asked == self.net.me())
+        {
+            let me = self.net.me();
+            let wanted = lease::find(prefix, own.lease_ids(), &files)?;
+            let answer = own.handle(me, lease::request(wanted)).await;
+            let story = lease::evidence(answer).and_then(|evidence| lease::story(wanted, me, evidence, &files));
+            return story.map_err(refused);
+        }
+        let mirrors = asked.map_or_else(|| self.net.book().mirrors(), |mirror| vec![mirror]);
+        let mut failure = CommandError::from(UserError::NoMirror(mirrors.len()));
+        for mirror in mirrors {
+            match lease::at(&self.net, mirror, prefix, &files).await {
+                // Which lease is meant is for the user to say.
+                Err(error) if error.kind != ErrorKind::Usage => failure = error,
+                answer => return answer,
+            }
+        }
+        Err(failure)
+    }
+
     async fn fat_of(&self, mirror: NodeId, only_digest: bool) -> Result<Value, Refusal> {
         let digest = fat::digest(&self.net, mirror).await?;
         if only_digest {
@@ -198,7 +223,7 @@ impl NodeCommands {
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
         let proofs = fat::proofs(&self.net, mirror).await?;
-        Ok(fat_view(mirror, &digest, &vendors, &proofs))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)))
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
@@ -239,6 +264,17 @@ impl NodeCommands {
         let bytes = files.iter().map(|file| file.bytes).sum();
         Ok(RecoverResult { owner: user.owner().to_string(), files: files.len() as u64, bytes })
     }
+}
+
+/// The mirror that a command names.
+fn asked(mirror: Option<&str>) -> Result<Option<NodeId>, CommandError> {
+    let parse = |text: &str| {
+        text.parse().map_err(|error| {
+            CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
+                .hint("`fathom status` lists the mirrors")
+        })
+    };
+    mirror.map(parse).transpose()
 }
 
 fn mirror_status(digest: TableDigest) -> MirrorStatus {

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::net::Net;
 pub use store::StoreError;
+pub(crate) use store::inspect;
 pub use view::fat_view;
 use writer::{Kept, Outcome, Writer};
 

@@ -32,6 +32,7 @@ use catalogue::Local;
 pub use catalogue::{Listed, Listing, StoredFile, Version, select};
 pub use error::UserError;
 use journal::Journal;
+pub(crate) use journal::inspect;
 pub use path::Way;
 
 /// How a user stores and fetches.

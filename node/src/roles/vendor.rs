@@ -13,15 +13,18 @@
 //! | `report` | 1 to 3 | devices to vendor, vendor to mirrors |
 //! | `migrate`, `rehome` | 15b to 15e | away with data when there is too much |
 //! | `polling`, `expiry` | 22 | what was missed while away, and what has lapsed |
+//! | `rebuild`, `inspect` | | a local FAT that is damaged, and one that is looked at from outside |
 
 mod accounts;
 mod body;
 mod expiry;
 mod forward;
 mod ingest;
+mod inspect;
 mod migrate;
 mod orders;
 mod polling;
+mod rebuild;
 mod rehome;
 mod report;
 mod requests;
@@ -45,8 +48,8 @@ use fathom_protocol::sign::{Carried, Record, RecordError};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind};
 use fathom_store::{
-    ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatConfig, FatError,
-    LocalFat, SetConfig, StoreError,
+    ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatError, LocalFat,
+    SetConfig, StoreError,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +57,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::net::Net;
 use accounts::Persisted;
+pub(crate) use inspect::inspect;
 use migrate::Leaving;
 use report::HeadState;
 use transfers::Transfers;
@@ -186,13 +190,13 @@ fn join_refusal(error: &tokio::task::JoinError) -> Refusal {
 }
 
 impl Vendor {
-    /// Opens the vendor whose local FAT is in `dir`: opens its devices, recomputes what each lease uses, finishes erases
+    /// Opens the vendor whose local FAT is in `dir`, which is made anew if it is damaged: opens its devices, recomputes what each lease uses, finishes erases
     /// that were cut short and removes parts that no entry names. Blocks; the time grows with the number of parts.
     ///
     /// # Errors
     /// [`VendorError`].
     pub fn open(dir: &Path, net: Net, settings: VendorSettings) -> Result<Arc<Self>, VendorError> {
-        let fat = LocalFat::open(&dir.join(FAT_FILE), FatConfig::default())?;
+        let fat = rebuild::open(&dir.join(FAT_FILE))?;
         let me = net.me();
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
         for (path, quota, reserve) in &settings.devices {
@@ -329,7 +333,9 @@ fn tidy(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorErro
         // A local FAT that was lost knows none of its chunks: what looks like an orphan is somebody's data.
         tracing::warn!("the local FAT was made after what the devices hold: parts that it does not know are kept");
         fat.finish_erases(devices)?;
-        return Ok(());
+        if !rebuild::enter(fat, devices)? {
+            return Ok(());
+        }
     }
     let report = fat.recover(devices)?;
     if report.orphans > 0 || !report.missing.is_empty() {

@@ -4,6 +4,7 @@
 mod allocation;
 mod answers;
 mod convergence;
+mod disk;
 mod durability;
 mod golden;
 mod support;

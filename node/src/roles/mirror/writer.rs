@@ -204,6 +204,11 @@ impl Task {
     }
 
     fn commit(&mut self, mut jobs: Vec<Job>) {
+        // Before anything is merged: the table must not run ahead of a disk that is known not to take it.
+        if let Err(error) = self.shared.store.make_writable() {
+            tracing::debug!(%error, "nothing is taken while the mirror's records cannot be written");
+            return refuse_all(jobs);
+        }
         if self.failed && !self.recover() {
             return refuse_all(jobs);
         }

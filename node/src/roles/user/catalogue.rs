@@ -19,6 +19,7 @@ use fathom_protocol::time::UnixMs;
 
 use super::UserError;
 pub(super) use local::Local;
+pub(super) use refresh::FILES_AT_ONCE;
 pub use refresh::Listing;
 
 /// One version of a file. There is more than one if two devices of the user stored it at the same time.

@@ -11,6 +11,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
+use super::catalogue::FILES_AT_ONCE;
 use super::{StoredFile, User, UserError};
 use crate::clock;
 
@@ -20,8 +21,6 @@ const EVERY: Duration = Duration::from_secs(7 * 86_400);
 const SOON: Duration = Duration::from_secs(600);
 const ANSWER: Duration = Duration::from_secs(3);
 const REQUEST_SECONDS: u64 = 300;
-/// Files whose places are looked up at a time.
-const FILES_AT_ONCE: usize = 256;
 
 impl User {
     /// Renews all leases of this user weekly, until cancelled.

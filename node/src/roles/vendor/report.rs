@@ -18,6 +18,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::accounts::in_transaction;
+use super::rebuild::EPOCH_KEY;
 use super::{Vendor, VendorError, capacity, lock};
 use crate::clock;
 
@@ -48,11 +49,20 @@ impl HeadState {
     /// The state in the local FAT.
     pub(super) fn read(fat: &LocalFat) -> Result<Self, VendorError> {
         let Some(bytes) = fat.kv(HEAD_KEY)? else {
-            return Ok(Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]) });
+            // After a rebuild the heads of the epoch before may have said more.
+            let before = fat.kv(EPOCH_KEY)?.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+            let epoch = before.unwrap_or(0).saturating_add(1);
+            return Ok(Self { epoch, seq: 0, hash: Hash([0; Hash::LEN]) });
         };
         let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).map_err(RecordError::from)?;
         let head = head.verify()?;
         Ok(Self { epoch: head.epoch, seq: head.seq, hash: head.hash() })
+    }
+
+    /// The epoch of the newest head, or of the one to come.
+    #[cfg(test)]
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether no head was ever signed over this local FAT.

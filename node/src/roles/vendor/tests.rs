@@ -8,6 +8,7 @@ mod golden;
 mod migration;
 mod mirror;
 mod orders;
+mod rebuild;
 
 use std::path::PathBuf;
 use std::sync::Arc;

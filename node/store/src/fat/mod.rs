@@ -10,9 +10,9 @@
 mod batch;
 mod codec;
 mod engine;
+mod inspect;
 mod read;
 mod recover;
-mod storage;
 mod tx;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +25,12 @@ use crate::device::{Device, DeviceError};
 use crate::directory::{DirectoryConfig, DirectoryDevice};
 use crate::part::ChunkTag;
 use crate::set::StoredPart;
+use crate::storage::{FatStorage, FileStorage};
 use batch::Batcher;
 use engine::Engine;
-use storage::FileStorage;
 
+pub use inspect::{FatRow, Finding, Inspector, inspect, inspect_in};
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
-pub use storage::FatStorage;
 pub use tx::FatTx;
 
 /// Format of the file. Another one is refused.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fathom_protocol::ids::{FileId, NodeId};
+use fathom_protocol::ids::{FileId, LeaseId, NodeId};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{Verified, verify};
 use fathom_protocol::wire::{FilesPage, LogCursor, OwnerQuery, Request, Response, SyncRecord};
@@ -22,6 +22,8 @@ const ASKED: usize = 3;
 /// Longest wait for one page.
 const PAGE: Duration = Duration::from_secs(6);
 const QUERY_SECONDS: u64 = 60;
+/// Files that are loaded at a time where all are looked at.
+pub(in crate::roles::user) const FILES_AT_ONCE: usize = 256;
 /// How often a mirror may begin a new log while it is read.
 const RESTARTS_MAX: usize = 3;
 
@@ -80,6 +82,24 @@ impl User {
     ) -> Result<BTreeMap<FileId, StoredFile>, UserError> {
         let user = Arc::clone(self);
         blocking(move || user.local.load(&user.keys, &files)).await
+    }
+
+    /// Files of which something is, or was, under a lease whose identifier begins with `prefix`.
+    ///
+    /// # Errors
+    /// As for [`Self::list`].
+    pub async fn files_under(self: &Arc<Self>, prefix: &str) -> Result<Vec<StoredFile>, UserError> {
+        let begins = |lease: LeaseId| lease.to_string().starts_with(prefix);
+        let files: Vec<FileId> = self.list().await?.files.into_iter().map(|line| line.file).collect();
+        let mut found = Vec::new();
+        for some in files.chunks(FILES_AT_ONCE) {
+            let loaded = self.load(some.to_vec()).await?;
+            found.extend(loaded.into_values().filter(|file| {
+                file.versions.iter().any(|version| version.fat.uses.iter().any(|used| begins(used.lease)))
+                    || file.moves.iter().any(|moved| begins(moved.from_lease) || begins(moved.to_lease))
+            }));
+        }
+        Ok(found)
     }
 
     /// One file, as a majority of up to three mirrors knows it.
