@@ -13,6 +13,7 @@
 //! | 23 | `leases` | |
 //! | 31 to 37, 48 | `headers` | vendor: `fault_31_*` to `fault_37_*` |
 //! | 45 | `orders` | vendor: `fault_45_*` |
+//! | 46 | `mirrors` | vendor: a lost local FAT is rebuilt from its devices |
 //! | 47 | `forks` | store, vendor, mirror and user: `fault_47_*`; protocol: the dead-tag rule and the merge
 //!
 //! Case 8's repair within one scrub is not here: nothing scrubs yet. Case 48 is here as far as one version exists:
@@ -35,6 +36,8 @@ mod kills;
 mod leases;
 #[path = "fault/migration.rs"]
 mod migration;
+#[path = "fault/mirrors.rs"]
+mod mirrors;
 #[path = "fault/orders.rs"]
 mod orders;
 #[path = "fault/stage.rs"]

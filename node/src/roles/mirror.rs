@@ -25,13 +25,14 @@ use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Settings, Sync};
-use fathom_protocol::table::{Verified, verify};
+use fathom_protocol::table::{Strangers, Verified, verify};
 use fathom_protocol::wire::{
     Cancel, Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::net::Net;
 pub use store::StoreError;
 pub(crate) use store::inspect;
@@ -87,6 +88,7 @@ pub struct Mirror {
     cores: Semaphore,
     gossiping: Arc<Semaphore>,
     quality: Mutex<BTreeMap<NodeId, Quality>>,
+    strangers: Mutex<Strangers>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
     queues: Mutex<Option<Queues>>,
@@ -146,6 +148,7 @@ impl Mirror {
             cores: Semaphore::new(cores),
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
             quality: Mutex::default(),
+            strangers: Mutex::default(),
             orders,
             news,
             queues: Mutex::new(Some(Queues { orders: order_queue, news: news_queue })),
@@ -281,14 +284,9 @@ impl Mirror {
         admission.note(&verified);
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
+        let mut files: BTreeMap<OwnerId, Vec<FileId>> = BTreeMap::new();
         for record in verified {
-            let fits = record.map_err(Refusal::from).and_then(|record| {
-                if let Verified::Fat(fat) = &record {
-                    self.writer.shared().state().table.check_uses(fat)?;
-                }
-                Ok(record)
-            });
-            match fits {
+            match record.map_err(Refusal::from).and_then(|record| self.let_in(record, &mut files)) {
                 Ok(record) => {
                     good.push(record);
                     answers.push(None);
@@ -307,6 +305,17 @@ impl Mirror {
         }
         debug_assert!(answers.len() <= FATS_PER_SUBMIT_MAX);
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
+    }
+
+    /// Lets a final FAT in, or refuses it. `files` are those of the same submission that were let in before.
+    fn let_in(&self, record: Verified, files: &mut BTreeMap<OwnerId, Vec<FileId>>) -> Result<Verified, Refusal> {
+        if let Verified::Fat(fat) = &record {
+            let before = files.entry(fat.owner).or_default();
+            let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.writer.shared().state().table.admit(fat, before, &mut strangers, clock::now())?;
+            before.push(fat.file);
+        }
+        Ok(record)
     }
 
     /// What the author of a final FAT that was kept must know.

@@ -28,6 +28,7 @@ mod rebuild;
 mod rehome;
 mod report;
 mod requests;
+mod returns;
 mod serve;
 mod transfers;
 

@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{FILE, LEASE, OWNER, device_id, entry};
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::time::UnixMs;
 use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, LocalFat};
@@ -26,8 +27,14 @@ fn write(path: &Path) {
     for n in 0..4 {
         fat.insert_chunk(&entry(n, 1 + n, 100), None, Some(b"the head")).unwrap();
     }
-    let commit =
-        CommitFile { owner: OWNER, file: FILE, base: 2, seq: 3, record: b"a final FAT".to_vec(), now: UnixMs(1) };
+    let commit = CommitFile {
+        owner: OWNER,
+        file: FILE,
+        base: Tag::new(2, 0).0,
+        seq: Tag::new(3, 0).0,
+        record: b"a final FAT".to_vec(),
+        now: UnixMs(1),
+    };
     assert!(matches!(fat.commit_and_erase(&commit).unwrap(), CommitOutcome::Applied { committed: 2, .. }));
     let leaving = entry(2, 3, 100).key();
     fat.write(|tx| {
@@ -66,7 +73,10 @@ fn a_local_fat_of_format_1_opens_with_everything_in_it() {
         );
         assert_eq!((leases[0].1.signed.as_slice(), leases[1].0), (&b"a signed lease"[..], LeaseId([9; 16])));
         let last = fat.final_of(OWNER, FILE).unwrap().unwrap();
-        assert_eq!((last.seq, last.base, last.record.as_slice()), (3, 2, &b"a final FAT"[..]));
+        assert_eq!(
+            (last.seq, last.base, last.record.as_slice()),
+            (Tag::new(3, 0).0, Tag::new(2, 0).0, &b"a final FAT"[..])
+        );
         assert_eq!(fat.moves().unwrap(), [(entry(2, 3, 100).key(), b"a move".to_vec())]);
         assert_eq!(fat.kv("head").unwrap().unwrap(), b"the head");
         assert_eq!(fat.device_at("/srv/disk".as_ref()).unwrap(), Some(device_id(1)));

@@ -116,7 +116,7 @@ impl Table {
         Ok(Merged::Twin { key, demoted, drops, tell })
     }
 
-    /// Forgets the moves that the file's final FAT makes void; their destinations must hear of it.
+    /// Forgets the moves that the file's final FAT makes void, whose destinations must hear of it, and the proofs.
     fn drop_moves(&mut self, owner: OwnerId, file: FileId, drops: &mut Vec<Key>, tell: &mut Vec<NodeId>) {
         let base = self.fats.get(&(owner, file)).map_or(Tag(0), |fat| Tag(fat.base));
         let void = self.moves_of(owner, file).filter(|(_, moved)| Tag(moved.seq).is_past(base));
@@ -129,23 +129,6 @@ impl Table {
         drops.extend(self.clear_proofs(owner, file));
         tell.sort_unstable();
         tell.dedup();
-    }
-
-    /// Whether a submitted final FAT fits the leases as far as they are known here. A lease that this mirror has not heard of
-    /// yet is left to its vendor, which checks again. For submissions only: records that another mirror took are merged
-    /// without it, since the answer depends on which leases arrived before.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if it uses a lease of somebody else.
-    pub fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
-        for used in &fat.uses {
-            let Some(vendor) = self.vendors.get(&used.vendor) else { continue };
-            let Some(lease) = vendor.lease(used.lease) else { continue };
-            if lease.owner != fat.owner {
-                return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn merge_move(&mut self, moved: &Move, hash: Hash) -> Result<Merged, Refusal> {

@@ -3,11 +3,12 @@
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
 //! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
-//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
 
 mod fats;
 pub mod index;
 mod proofs;
+mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
+pub use submit::Strangers;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 

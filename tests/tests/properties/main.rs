@@ -7,6 +7,7 @@
 mod agree;
 mod allocate;
 mod codec;
+mod compact;
 mod draw;
 mod fork;
 mod header;
