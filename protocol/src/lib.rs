@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod moves;
 pub mod receipt;
+pub mod reporter;
 pub mod root;
 pub mod seal;
 pub mod sign;
