@@ -24,6 +24,7 @@ use crate::limits::{
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
+use crate::reconcile::{Compare, Compared, WantedList};
 use crate::sign::{Carried, RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -327,7 +328,8 @@ pub enum Request {
     },
     /// Anybody to mirror: the heads of these vendors, without their leases.
     Heads(Bounded<NodeId, HEADS_MAX>),
-    /// Mirror to mirror: what you accepted since.
+    /// Mirror to mirror: what you accepted since. A cursor that is not of the mirror's log, or beyond its end, is answered with
+    /// no records, the log and its end, and the two compare their tables; the log of zeros is that of a mirror that was never read.
     Since {
         /// The log that the cursor belongs to.
         log: Hash,
@@ -357,6 +359,10 @@ pub enum Request {
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
     Digest,
+    /// Mirror to mirror: where do our tables differ.
+    Compare(Compare),
+    /// Mirror to mirror: the records at these positions, as far as they are not older than the asker's.
+    Wanted(WantedList),
     /// Anybody to mirror: one vendor's head and leases, and the proof against it if there is one.
     VendorOf(NodeId),
     /// Anybody to mirror: the proofs against these vendors, or against all if none is named.
@@ -422,8 +428,8 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`],
-    /// [`Request::Proofs`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
+    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
@@ -431,8 +437,10 @@ pub enum Response {
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
     Digest(TableDigest),
+    /// To [`Request::Compare`].
+    Compared(Compared),
     /// To [`Request::LeaseOf`].
-    Lease(LeaseEvidence),
+    Lease(Box<LeaseEvidence>),
     /// No.
     Refused(Refusal),
 }

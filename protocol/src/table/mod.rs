@@ -6,6 +6,7 @@
 //! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
 
 mod fats;
+pub mod index;
 mod proofs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
+use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
@@ -60,6 +62,18 @@ impl Verified {
             Self::Move(_, carried) => SyncRecord::Move(carried.clone()),
             Self::Peer(peer) => SyncRecord::Peer(peer.carried().clone()),
             Self::Proof(proof) => SyncRecord::Proof(Box::new(proof.carried().clone())),
+        }
+    }
+
+    /// The hash by which mirrors compare it; `None` for an announcement, which is no part of the FAT.
+    #[must_use]
+    pub fn compared(&self) -> Option<Hash> {
+        match self {
+            Self::Vendor(vendor) => Some(vendor.head.hash()),
+            Self::Fat(fat) => Some(fat.hash()),
+            Self::Move(_, carried) => Some(carried.hash()),
+            Self::Proof(proof) => Some(proof.hash()),
+            Self::Peer(_) => None,
         }
     }
 
@@ -150,6 +164,7 @@ pub struct Table {
     fats: BTreeMap<(OwnerId, FileId), FatEntry>,
     moves: BTreeMap<MoveKey, (Hash, Move)>,
     peers: BTreeMap<NodeId, Signed<PeerRecord>>,
+    index: Index,
     proofs: BTreeMap<NodeId, ProofEntry>,
     /// The files that proofs of dropped leases are about, with the vendor.
     accused: BTreeSet<(OwnerId, FileId, NodeId)>,
@@ -165,13 +180,22 @@ impl Table {
     /// # Errors
     /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
-        match record {
+        let merged = match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
             Verified::Fat(fat) => self.merge_fat(fat),
             Verified::Move(moved, carried) => self.merge_move(moved, carried.hash()),
             Verified::Peer(peer) => self.merge_peer(peer),
             Verified::Proof(proof) => self.merge_proof(proof),
+        }?;
+        if let Merged::New { drops, .. } = &merged {
+            for key in drops {
+                self.index.remove(key);
+            }
+            if let Some(hash) = record.compared() {
+                self.index.put(&record.key(), hash);
+            }
         }
+        Ok(merged)
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {

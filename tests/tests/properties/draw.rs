@@ -7,13 +7,15 @@ use fathom_protocol::fat::{FinalFat, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::root::{LeaseProof, lease_root};
 use fathom_protocol::sign::{Carried, Record, Signed};
+use fathom_protocol::table::index::Prefix;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
@@ -439,7 +441,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 22 {
+        match kind % 24 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -456,12 +458,43 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
-            16 => Request::LeaseOf { vendor: self.maybe(Self::node), lease: LeaseId(self.bytes()) },
-            17 => Request::Heads(self.list(Self::node)),
+            16 => Request::Compare(self.compare()),
+            17 => Request::Wanted(self.list(|draw| {
+                let height = draw.maybe(|draw| (draw.number(), draw.number()));
+                Wanted(draw.number(), draw.small(), height)
+            })),
+            22 => Request::LeaseOf { vendor: self.maybe(Self::node), lease: LeaseId(self.bytes()) },
+            21 => Request::Heads(self.list(Self::node)),
             18 => Request::VendorOf(self.node()),
             19 => Request::Proofs(self.list(Self::node)),
             20 => Request::ReportDelta(self.delta()),
             _ => Request::Digest,
+        }
+    }
+
+    fn compare(&mut self) -> Compare {
+        let session = SessionKey(self.bytes());
+        let probe = match self.below(3) {
+            0 => Probe::Root(Fingerprint(self.bytes())),
+            _ => Probe::Parts(
+                self.list(|draw| Ask { prefix: Prefix::new(draw.below(17) as u8, draw.number()), skip: draw.small() }),
+            ),
+        };
+        Compare { session, probe }
+    }
+
+    fn blob<const MAX: usize>(&mut self) -> Blob<MAX> {
+        let length = self.length(MAX, 200);
+        Blob::new((0..length).map(|_| self.bytes::<1>()[0]).collect()).unwrap()
+    }
+
+    fn compared(&mut self) -> Compared {
+        match self.below(3) {
+            0 => Compared::Same,
+            _ => Compared::Below(self.list(|draw| match draw.below(2) {
+                0 => Below::Parts(draw.blob()),
+                _ => Below::Entries(draw.blob(), draw.flag()),
+            })),
         }
     }
 
@@ -475,7 +508,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 12 {
+        match kind % 13 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -505,7 +538,8 @@ impl Draw {
                 moves: self.number(),
                 proofs: self.number(),
             }),
-            10 => Response::Lease(self.evidence()),
+            10 => Response::Compared(self.compared()),
+            11 => Response::Lease(Box::new(self.evidence())),
             _ => Response::Refused(self.refusal()),
         }
     }

@@ -12,6 +12,7 @@ mod header;
 mod ledger;
 mod manifest;
 mod messages;
+mod reconcile;
 mod reporter;
 mod root;
 mod seal;

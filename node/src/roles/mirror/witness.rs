@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::delta::{DeltaError, VendorDelta};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::sign::RecordError;
 use fathom_protocol::table::{Key, Verified};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Response, SyncRecord};
@@ -53,24 +55,33 @@ impl Mirror {
     ///
     /// # Errors
     /// `NotFound` if that one is not the newest known here: the vendor then sends all its leases.
-    pub(super) async fn report_delta(&self, delta: VendorDelta) -> Result<Response, Refusal> {
-        let record = self.apply_delta(delta.clone()).await?;
+    pub(super) async fn report_delta(&self, from: NodeId, delta: VendorDelta) -> Result<Response, Refusal> {
+        let mut admission = self.admit(from)?;
+        let applied = self.apply_delta(delta.clone()).await?;
+        admission.note([&applied]);
+        let record = applied?;
         let outcomes = self.writer.keep(vec![record], None).await?;
         self.spread_delta(&outcomes, delta);
         outcomes.into_iter().next().map_or(Ok(()), |outcome| outcome.kept.map(drop)).map(|()| Response::Done)
     }
 
-    /// The whole record that a delta makes of what is known here.
-    pub(super) async fn apply_delta(&self, delta: VendorDelta) -> Result<Verified, Refusal> {
+    /// The whole record that a delta makes of what is known here, or why it does not verify.
+    ///
+    /// # Errors
+    /// `NotFound` if its base is not here.
+    pub(super) async fn apply_delta(&self, delta: VendorDelta) -> Result<Result<Verified, RecordError>, Refusal> {
         // Decoded and not believed: it only says which vendor's leases to lay the delta over.
-        let vendor = delta.head.peek()?.vendor;
+        let vendor = match delta.head.peek() {
+            Ok(head) => head.vendor,
+            Err(error) => return Ok(Err(error)),
+        };
         let known = self.writer.shared().state().table.vendor(vendor).cloned();
         let unknown = || Refusal::new(RefusalKind::NotFound, DeltaError::Base.to_string());
         let known = known.ok_or_else(unknown)?;
         match self.off_reactor(move || delta.apply(&known)).await? {
-            Ok(vendor) => Ok(Verified::Vendor(vendor)),
+            Ok(vendor) => Ok(Ok(Verified::Vendor(vendor))),
             Err(DeltaError::Base) => Err(unknown()),
-            Err(DeltaError::Record(error)) => Err(error.into()),
+            Err(DeltaError::Record(error)) => Ok(Err(error)),
         }
     }
 }

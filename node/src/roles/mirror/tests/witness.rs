@@ -71,13 +71,13 @@ async fn a_delta_is_taken_over_its_base_and_spread_as_it_came() {
 
     let other = TestMirror::start(223, 3600, false).await;
     let gossip = codec::encode(&Gossip::Delta(Box::new(delta.clone())));
-    assert_eq!(other.mirror.judge(&gossip).await, Verdict::Ignore, "the base is not here");
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Ignore, "the base is not here");
     report(&other, old).await;
     let gone = Bounded::first([LeaseId([2; 16])]);
     let forged = codec::encode(&Gossip::Delta(Box::new(VendorDelta { gone, ..delta })));
-    assert_eq!(other.mirror.judge(&forged).await, Verdict::Reject, "it leaves a lease out");
-    assert_eq!(other.mirror.judge(&gossip).await, Verdict::Accept);
-    assert_eq!(other.mirror.judge(&gossip).await, Verdict::Ignore, "known");
+    assert_eq!(other.mirror.judge(node(&key(7)), &forged).await, Verdict::Reject, "it leaves a lease out");
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Accept);
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Ignore, "known");
     assert_eq!(other.mirror.digest(), mirror.mirror.digest());
 }
 
