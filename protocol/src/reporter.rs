@@ -263,7 +263,8 @@ impl Reporter {
             return;
         }
         self.epochs += 1;
-        self.phase = Phase::TakingBack { epoch: seen.head.epoch.saturating_add(1), prev: seen.head.hash };
+        let epoch = seen.head.epoch.saturating_add(1).max(self.head.epoch);
+        self.phase = Phase::TakingBack { epoch, prev: seen.head.hash };
         actions.push(Action::TakeBack(mirror));
     }
 
@@ -342,7 +343,10 @@ impl Reporter {
             (told.asked, told.retry) = (false, None);
         }
         match self.newest {
-            Some((seen, mirror)) if seen.head.height() > self.head.height() => self.overtaken(seen, mirror, actions),
+            // A local FAT that was made anew has signed nothing yet, and may miss leases that mirrors remember.
+            Some((seen, mirror)) if seen.head.height() > self.head.height() || self.head.seq == 0 => {
+                self.overtaken(seen, mirror, actions);
+            }
             Some((seen, mirror)) if seen.head.height() == self.head.height() && seen.head.hash != self.head.hash => {
                 self.overtaken(seen, mirror, actions);
             }

@@ -126,6 +126,16 @@ fn fault_24_a_restored_vendor_begins_a_new_epoch_and_is_no_fork() {
     assert_eq!(signs(&reporter.handle(Event::TakenBack, NOW)), [(8, 1)]);
 }
 
+/// A local FAT that was made anew begins an epoch by itself; what mirrors remember of its leases is taken back all the same.
+#[test]
+fn a_vendor_that_has_signed_nothing_yet_takes_back_what_mirrors_remember() {
+    let mut reporter = Reporter::new(head(6, 0), NOW);
+    reporter.handle(Event::Mirrors(vec![mirror(1)]), NOW);
+    let actions = reporter.handle(known(1, seen(head(5, 9), NOW)), NOW);
+    assert!(actions.contains(&Action::TakeBack(mirror(1))) && signs(&actions).is_empty());
+    assert_eq!(signs(&reporter.handle(Event::TakenBack, NOW)), [(6, 1)]);
+}
+
 #[test]
 fn a_mirror_that_does_not_answer_holds_nothing_up_for_long() {
     let mut reporter = asking();
