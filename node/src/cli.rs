@@ -82,6 +82,9 @@ fn execute(cli: Cli) -> u8 {
         Command::Ls { name } => files::ls(&context, name),
         Command::Rm { names } => files::rm(&context, names),
         Command::Status => show::status(&context),
+        Command::Fat(args::FatOptions { command: Some(args::FatCommand::Resolve { name, keep }), .. }) => {
+            files::resolve(&context, name, keep)
+        }
         Command::Fat(options) => show::fat(&context, options),
         Command::Path { name } => show::path(&context, name),
         Command::Device { command: DeviceCommand::List } => show::devices(&context),

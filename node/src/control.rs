@@ -55,6 +55,17 @@ pub enum ControlRequest {
         /// Free the storage once everything is here and checked.
         #[serde(default)]
         release: bool,
+        /// Of a file with several versions this one, from 1; the newest if absent.
+        #[serde(default)]
+        version: Option<usize>,
+    },
+    /// Show the versions of a file that devices stored at the same time, or keep one. Answer: [`results::ResolveResult`].
+    Resolve {
+        /// Name on the network.
+        name: String,
+        /// The version to keep, from 1; the others are freed.
+        #[serde(default)]
+        keep: Option<usize>,
     },
     /// List the user's files. Answer: [`results::LsResult`].
     Ls {
@@ -103,6 +114,7 @@ impl ControlRequest {
             Self::Status => "status",
             Self::Fat { .. } => "fat",
             Self::Path { .. } => "path",
+            Self::Resolve { .. } => "fat resolve",
             Self::Recover => "recover",
             Self::DeviceList => "device list",
         }

@@ -48,10 +48,14 @@ pub const DELTA_LEASES_MAX: usize = 1_024;
 pub const FAT_USES_MAX: usize = 4_096;
 /// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk.
 pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Final FATs of one file with one counter that are kept: versions that devices of one user wrote at once.
+pub const VERSIONS_MAX: usize = 8;
 /// Length of a file's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 4_096;
 /// Records in one sync answer.
 pub const SYNC_RECORDS_MAX: usize = 1_024;
+/// Length of a record's key, in bytes: a move's is the longest.
+pub const KEY_BYTES_MAX: usize = 97;
 /// Final FATs in one submission.
 pub const FATS_PER_SUBMIT_MAX: usize = 256;
 /// Copies of one chunk.

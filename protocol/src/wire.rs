@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Bounded, Text};
+use crate::codec::{Blob, Bounded, Text};
 use crate::delta::VendorDelta;
 use crate::fat::FinalFat;
 use crate::fork::ForkProof;
@@ -19,7 +19,7 @@ use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX,
     REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
@@ -72,6 +72,8 @@ pub enum RefusalKind {
     Stale,
     /// Another record with this sequence number is known.
     Conflict,
+    /// The final FAT is stored; another device of its owner wrote one at the same time, and both are kept until one is chosen.
+    Forked,
     /// This node does not have the role that was asked.
     WrongRole,
     /// The node failed; its log says more.
@@ -206,7 +208,16 @@ pub struct ProvisionalFat {
     pub warnings: Bounded<Text<REASON_BYTES_MAX>, COPIES_MAX>,
 }
 
-/// A user asks for its own final FATs and moves (figure 16).
+/// A position in a mirror's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCursor {
+    /// Which log.
+    pub log: Hash,
+    /// Everything up to here was seen.
+    pub position: u64,
+}
+
+/// A user asks for its own final FATs and moves (figure 16): all of them, or what a mirror accepted since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerQuery {
     /// Record version, [`tags::VERSION`].
@@ -217,8 +228,10 @@ pub struct OwnerQuery {
     pub mirror: NodeId,
     /// One file, or all.
     pub file: Option<FileId>,
-    /// Only files after this one, in order: the next page.
-    pub after: Option<FileId>,
+    /// Of all files: only what the mirror accepted after this. If its log is another one by now, it answers with everything.
+    pub since: Option<LogCursor>,
+    /// Of everything: only keys ([`crate::table::Key::to_bytes`]) after this one, in order: the next page.
+    pub after: Option<Blob<KEY_BYTES_MAX>>,
     /// After this the query is refused.
     pub expires: UnixMs,
 }
@@ -408,6 +421,22 @@ pub struct Page {
     pub records: Bounded<SyncRecord, SYNC_RECORDS_MAX>,
 }
 
+/// A page of a user's final FATs and moves, as a mirror has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesPage {
+    /// The mirror's log, and how far this page, or everything before it, covers it. Whoever reads everything goes on from
+    /// the cursor of the first page.
+    pub cursor: LogCursor,
+    /// Whether this goes through everything, in the order of keys, rather than through the log.
+    pub whole: bool,
+    /// The last key looked at, to go on after.
+    pub after: Option<Blob<KEY_BYTES_MAX>>,
+    /// Whether there is more now.
+    pub more: bool,
+    /// The records.
+    pub records: Bounded<SyncRecord, SYNC_RECORDS_MAX>,
+}
+
 /// What comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
@@ -428,8 +457,10 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
-    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
+    /// To [`Request::FatsOf`].
+    Files(FilesPage),
+    /// To [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`], [`Request::Orders`] and
+    /// [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),

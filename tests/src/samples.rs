@@ -4,7 +4,7 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::delta::VendorDelta;
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
@@ -24,8 +24,9 @@ use fathom_protocol::table::{Key, MoveKey};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
-    ProvisionalFat, Refusal, RefusalKind, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, FilesPage, Gossip, Location, LogCursor, OwnerQuery, Page,
+    PeerRecord, ProvisionalFat, Refusal, RefusalKind, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused,
+    Validation,
 };
 
 /// The moment at which all samples were made.
@@ -201,7 +202,7 @@ pub fn hop(vendors: &[u8], position: usize) -> Hop {
         owner: user().owner(),
         authority: user().owner().into(),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         expires: NOW.plus_seconds(600),
@@ -243,7 +244,7 @@ pub fn receipt() -> Receipt {
         owner: user().owner(),
         lease: LeaseId([1; 16]),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         parts: list(vec![part(1, 0, &sealed[..half]), part(2, half, &sealed[half..])]),
@@ -282,8 +283,8 @@ pub fn final_fat() -> FinalFat {
         version: VERSION,
         owner: user().owner(),
         file: file(),
-        seq: 4,
-        base: 4,
+        seq: TAG.0,
+        base: TAG.0,
         uses: list(vec![used(1), used(2)]),
         frees: list(vec![node(3)]),
         issued: NOW,
@@ -292,11 +293,15 @@ pub fn final_fat() -> FinalFat {
     }
 }
 
+/// The tag of the samples.
+const TAG: Tag = Tag::new(4, 0x1234);
+
 /// A final FAT that releases the file.
 #[must_use]
 pub fn release() -> FinalFat {
     let frees = list(vec![node(1), node(2)]);
-    FinalFat { seq: 5, base: 5, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
+    let seq = Tag::new(5, 9).0;
+    FinalFat { seq, base: seq, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
 }
 
 /// A move of the sample chunk from vendor 1 to vendor 3.
@@ -307,7 +312,7 @@ pub fn move_body() -> Move {
         version: VERSION,
         owner: user().owner(),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         from: node(1),
@@ -369,7 +374,8 @@ pub fn query() -> OwnerQuery {
         owner: user().owner(),
         mirror: node(4),
         file: None,
-        after: Some(file()),
+        since: Some(LogCursor { log: Hash::of(b"log"), position: 13 }),
+        after: Some(Blob::new(Key::Fat(user().owner(), file()).to_bytes()).expect("a key is short")),
         expires: NOW.plus_seconds(60),
     }
 }
@@ -483,7 +489,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_unused", Request::Unused(by_user(unused()).into_carried())),
         ("request_renew", Request::Renew(by_user(renew()).into_carried())),
         ("request_digest", Request::Digest),
-        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 8])))),
+        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 6])))),
         ("request_compare_parts", compare(Probe::Parts(list(asks)))),
         ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
         ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
@@ -505,10 +511,17 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         clock: NOW,
         records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
     };
-    let parts = [&[0x80, 1][..], &[7; 16]].concat();
+    let parts = [&[0x80, 1][..], &[7; 12]].concat();
     let parts = Below::Parts(Blob::new(parts).expect("two parts"));
-    let entries = Below::Entries(Blob::new(vec![5; 48]).expect("three entries"), true);
+    let entries = Below::Entries(Blob::new(vec![5; 42]).expect("three entries"), true);
     let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
+    let files = FilesPage {
+        cursor: LogCursor { log: Hash::of(b"log"), position: 13 },
+        whole: true,
+        after: Some(Blob::new(Key::Fat(user().owner(), file()).to_bytes()).expect("a key is short")),
+        more: true,
+        records: list(vec![SyncRecord::Fat(by_user(final_fat()).into_carried())]),
+    };
     vec![
         ("response_alive", Response::Alive),
         ("response_done", Response::Done),
@@ -520,6 +533,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ),
         ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
         ("response_page", Response::Page(page)),
+        ("response_files", Response::Files(files)),
         ("response_heads", Response::Heads(list(vec![vendor_record(1, 17).head]))),
         ("response_cosigned", Response::Cosigned(cosigned_move())),
         ("response_digest", Response::Digest(digest)),
@@ -563,7 +577,7 @@ pub fn gossips() -> Vec<(&'static str, Gossip)> {
 }
 
 /// Every refusal kind.
-pub const REFUSAL_KINDS: [RefusalKind; 19] = [
+pub const REFUSAL_KINDS: [RefusalKind; 20] = [
     RefusalKind::BadRequest,
     RefusalKind::NotAuthorised,
     RefusalKind::Version,
@@ -581,6 +595,7 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
     RefusalKind::Corrupt,
     RefusalKind::Stale,
     RefusalKind::Conflict,
+    RefusalKind::Forked,
     RefusalKind::WrongRole,
     RefusalKind::Internal,
 ];
@@ -625,6 +640,7 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_move", Key::Move(moved)),
         ("key_peer", Key::Peer(NodeId([6; 32]))),
         ("key_proof", Key::Proof(NodeId([1; 32]))),
+        ("key_twin", Key::Twin(OwnerId([2; 32]), FileId([3; 16]), Hash([7; 32]))),
     ]
 }
 

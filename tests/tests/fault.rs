@@ -13,6 +13,7 @@
 //! | 23 | `leases` | |
 //! | 31 to 37, 48 | `headers` | vendor: `fault_31_*` to `fault_37_*` |
 //! | 45 | `orders` | vendor: `fault_45_*` |
+//! | 47 | `forks` | store, vendor, mirror and user: `fault_47_*`; protocol: the dead-tag rule and the merge
 //!
 //! Case 8's repair within one scrub is not here: nothing scrubs yet. Case 48 is here as far as one version exists:
 //! a record or header of another version is refused by kind.
@@ -24,6 +25,8 @@
 mod crafted;
 #[path = "fault/devices.rs"]
 mod devices;
+#[path = "fault/forks.rs"]
+mod forks;
 #[path = "fault/headers.rs"]
 mod headers;
 #[path = "fault/kills.rs"]

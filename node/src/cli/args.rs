@@ -236,15 +236,39 @@ pub(super) struct GetOptions {
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
     /// Give up the stored copies once everything is here and checked
-    #[arg(long)]
+    #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,
+    /// Of a file that two devices stored at the same time this version, as `fathom fat resolve NAME` numbers them
+    /// [default: the newest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+    pub(super) version: Option<u8>,
 }
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FatCommand {
+    /// Show the versions of a file that two devices stored at the same time, and keep one
+    ///
+    /// Nothing of either version is freed until one is chosen; `put` and `rm` refuse the file so long. `fathom get NAME
+    /// --version N` fetches a version without choosing. The other versions are freed about a day after the choice.
+    #[command(after_long_help = "Examples:\n  fathom fat resolve letter.odt\n  fathom fat resolve letter.odt --keep 2")]
+    Resolve {
+        /// Name on the network
+        name: String,
+        /// Keep this version, from 1, and free the others
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+        keep: Option<u8>,
+    },
+}
+
+const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_MAX as i64;
 
 /// Show the table of all storage (the FAT).
 ///
 /// A mirror shows its own table; any other node asks a mirror.
 #[derive(Debug, Args)]
 pub(super) struct FatOptions {
+    #[command(subcommand)]
+    pub(super) command: Option<FatCommand>,
     /// Only the digest: equal at two mirrors if and only if their tables are
     #[arg(long)]
     pub(super) digest: bool,

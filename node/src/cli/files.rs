@@ -1,4 +1,4 @@
-//! `fathom put`, `get`, `ls` and `rm`.
+//! `fathom put`, `get`, `ls`, `rm` and `fat resolve`.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,12 @@ pub(super) fn get(context: &Context, options: GetOptions) -> Result<Answer, Comm
     };
     let output = absolute(&output)?;
     let shown = output.clone();
-    let request = ControlRequest::Get { name: options.name, output, release: options.release };
+    let request = ControlRequest::Get {
+        name: options.name,
+        output,
+        release: options.release,
+        version: options.version.map(usize::from),
+    };
     let result = execute(context, request, Alone::AsUser, "fetching")?;
     Ok(Answer::of(result, |result| render::get(&result, &shown)))
 }
@@ -50,6 +55,13 @@ pub(super) fn rm(context: &Context, names: Vec<String>) -> Result<Answer, Comman
     names.iter().try_for_each(|name| check_name(name))?;
     let result = execute(context, ControlRequest::Rm { names }, Alone::AsUser, "freeing")?;
     Ok(Answer::of(result, |result| render::rm(&result)))
+}
+
+pub(super) fn resolve(context: &Context, name: String, keep: Option<u8>) -> Result<Answer, CommandError> {
+    check_name(&name)?;
+    let request = ControlRequest::Resolve { name, keep: keep.map(usize::from) };
+    let result = execute(context, request, Alone::AsUser, "asking")?;
+    Ok(Answer::of(result, |result| render::resolve(&result)))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CommandError> {

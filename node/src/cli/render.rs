@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::results::{
-    DeviceEntry, FatResult, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RmResult,
-    StatusResult, UserStatus, VendorStatus,
+    DeviceEntry, FatResult, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, ResolveResult,
+    RmResult, StatusResult, UserStatus, VendorStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
 
@@ -50,6 +50,9 @@ pub(super) fn get(result: &GetResult, output: &Path) -> String {
         output.display(),
         result.seconds
     );
+    for warning in &result.warnings {
+        let _ = write!(text, "\nwarning: {warning}");
+    }
     for failed in &result.failed_sources {
         let _ = write!(text, "\nnot from vendor {}: {}", short_id(&failed.vendor), failed.reason);
     }
@@ -84,7 +87,10 @@ pub(super) fn ls(result: &LsResult) -> String {
     let mut table = table(&["name", "size", "chunks", "copies", "modified"]);
     for file in &result.files {
         table.add_row(vec![
-            printable(&file.name),
+            match file.versions {
+                2.. => format!("{} ({} versions)", printable(&file.name), file.versions),
+                _ => printable(&file.name),
+            },
             human_bytes(file.bytes),
             file.chunks.to_string(),
             file.copies.to_string(),
@@ -93,7 +99,56 @@ pub(super) fn ls(result: &LsResult) -> String {
     }
     align_right(&mut table, &[1, 2, 3]);
     let total = result.files.iter().map(|file| file.bytes).sum();
-    format!("{}\n{}, {}", table.trim_fmt(), count(result.files.len() as u64, "file", "files"), human_bytes(total))
+    let mut text =
+        format!("{}\n{}, {}", table.trim_fmt(), count(result.files.len() as u64, "file", "files"), human_bytes(total));
+    if let Some(file) = result.files.iter().find(|file| file.versions > 1) {
+        let forked = result.files.iter().filter(|file| file.versions > 1).count() as u64;
+        let _ = write!(
+            text,
+            "\n{} stored by two devices at the same time; nothing is lost. See `fathom fat resolve {}`.",
+            count(forked, "file was", "files were"),
+            printable(&file.name)
+        );
+    }
+    if let Some(age) = result.age_seconds {
+        let age = humantime::format_duration(Duration::from_secs(age as u64));
+        let _ = write!(text, "\nNo mirror answers: this is the list as it was {age} ago.");
+    }
+    text
+}
+
+pub(super) fn resolve(result: &ResolveResult) -> String {
+    if let Some(kept) = result.kept {
+        return match result.versions.len() {
+            1 => format!("{} has one version; there is nothing to choose.", printable(&result.name)),
+            _ => format!(
+                "Kept version {kept} of {} and told {}; the other versions are freed.",
+                printable(&result.name),
+                count(result.mirrors_acked, "mirror", "mirrors")
+            ),
+        };
+    }
+    let mut table = table(&["version", "size", "chunks", "copies", "modified", "stored"]);
+    for version in &result.versions {
+        let mut row = vec![version.version.to_string()];
+        match version.removed {
+            true => row.extend(["removed", "-", "-", "-"].map(str::to_owned)),
+            false => row.extend([
+                human_bytes(version.bytes),
+                version.chunks.to_string(),
+                version.copies.to_string(),
+                instant(version.modified),
+            ]),
+        }
+        row.push(instant(version.stored));
+        table.add_row(row);
+    }
+    align_right(&mut table, &[0, 1, 2, 3]);
+    let hint = match result.versions.len() {
+        1 => "There is one version: nothing to choose.".to_owned(),
+        _ => format!("`fathom fat resolve {} --keep N` keeps one and frees the others.", printable(&result.name)),
+    };
+    format!("{}\n{hint}", table.trim_fmt())
 }
 
 pub(super) fn fat(result: &FatResult) -> String {
@@ -280,8 +335,16 @@ mod tests {
             copies: 3,
             seq: 1,
             modified: 1_700_000_000_000,
+            versions: if bytes == 5 { 2 } else { 1 },
         };
-        let text = ls(&LsResult { files: vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)] });
+        let files = vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)];
+        let text = ls(&LsResult { files: files.clone(), age_seconds: Some(90.0) });
+        assert!(text.contains("a (2 versions)") && text.contains("`fathom fat resolve a`"), "{text}");
+        assert!(text.contains("1m 30s ago"), "{text}");
+        let text = ls(&LsResult {
+            files: vec![FileEntry { versions: 1, ..files[0].clone() }, files[1].clone()],
+            age_seconds: None,
+        });
         assert!(text.contains("NAME"), "{text}");
         assert!(text.contains("1.00 GiB"), "{text}");
         assert!(text.contains("2023-11-14T22:13:20Z"), "{text}");

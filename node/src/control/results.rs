@@ -69,6 +69,8 @@ pub struct GetResult {
     pub failed_sources: Vec<FailedSource>,
     /// Whether the storage was freed.
     pub released: bool,
+    /// Files of which there are several versions, for people.
+    pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -85,18 +87,58 @@ pub struct FileEntry {
     pub chunks: u64,
     /// Copies of each chunk.
     pub copies: u64,
-    /// Sequence number of its final FAT.
+    /// How many final FATs it had.
     pub seq: u64,
     /// When the file was last changed, before it was stored.
     pub modified: u64,
+    /// Versions that were stored at the same time; 1 unless one has to be chosen with `fat resolve`.
+    pub versions: u64,
 }
 
 /// Of `ls`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LsResult {
     /// By name.
     pub files: Vec<FileEntry>,
+    /// How long ago mirrors were last read, when none answers now; absent if the list is fresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+}
+
+/// One of several versions of a file that were stored at the same time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionEntry {
+    /// By which it is chosen, from 1.
+    pub version: u64,
+    /// Whether this is a device's removal of the file.
+    pub removed: bool,
+    /// Size.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Copies of each chunk.
+    pub copies: u64,
+    /// When the file was last changed, before it was stored.
+    pub modified: u64,
+    /// When it was stored.
+    pub stored: u64,
+}
+
+/// Of `fat resolve`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResolveResult {
+    /// The file.
+    pub name: String,
+    /// Its versions, the one that was stored first in front.
+    pub versions: Vec<VersionEntry>,
+    /// The one that was kept, if one was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
+    /// Mirrors that acknowledged the choice.
+    pub mirrors_acked: u64,
 }
 
 /// Of `rm`.

@@ -21,7 +21,7 @@ use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSin
 use crate::home::Home;
 use crate::net::Net;
 use crate::roles::mirror::fat_view;
-use crate::roles::user::{Catalogue, User, UserError};
+use crate::roles::user::{Listed, User, UserError, select};
 
 /// Longest wait for a mirror that `status` asks.
 const PROBE: Duration = Duration::from_millis(1_000);
@@ -94,9 +94,10 @@ impl NodeCommands {
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
             ControlRequest::Put { path, name, copies } => json(&self.user()?.put(&path, &name, copies, events).await?),
-            ControlRequest::Get { name, output, release } => {
-                json(&self.user()?.get(&name, &output, release, events).await?)
+            ControlRequest::Get { name, output, release, version } => {
+                json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
+            ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),
@@ -108,23 +109,19 @@ impl NodeCommands {
     }
 
     async fn list(&self, prefix: Option<&str>) -> Result<LsResult, CommandError> {
-        let catalogue = self.user()?.catalogue(None).await?;
-        let selected = match prefix {
-            Some(prefix) => catalogue.select(prefix)?,
-            None => catalogue.by_name().into_values().collect(),
+        let listing = self.user()?.list().await?;
+        let age_seconds = listing.age.map(|age| age.as_secs_f64());
+        let entry = |file: Listed| FileEntry {
+            name: file.name,
+            bytes: file.bytes,
+            chunks: file.chunks,
+            copies: file.copies,
+            seq: file.counter,
+            modified: file.modified.0,
+            versions: file.versions,
         };
-        let entry = |file: &crate::roles::user::StoredFile| {
-            let manifest = file.manifest.as_ref()?;
-            Some(FileEntry {
-                name: manifest.name.to_string(),
-                bytes: manifest.size,
-                chunks: manifest.chunk_count() as u64,
-                copies: u64::from(manifest.copies_per_chunk),
-                seq: file.fat.seq,
-                modified: manifest.modified.0,
-            })
-        };
-        Ok(LsResult { files: selected.into_iter().filter_map(entry).collect() })
+        let files = select(listing.files, prefix.unwrap_or_default())?;
+        Ok(LsResult { files: files.into_iter().map(entry).collect(), age_seconds })
     }
 
     async fn status(&self) -> Result<StatusResult, CommandError> {
@@ -137,7 +134,7 @@ impl NodeCommands {
         });
         let user = self.user().ok();
         let user = user.map(|user| async move {
-            let files = user.catalogue(None).await.map_or(0, |catalogue| catalogue.by_name().len() as u64);
+            let files = user.list().await.map_or(0, |listing| listing.files.len() as u64);
             UserStatus { owner: user.owner().to_string(), files, pending_puts: user.pending_puts() }
         });
         let (mirrors, user) = tokio::join!(futures::future::join_all(seen), futures::future::OptionFuture::from(user));
@@ -238,9 +235,8 @@ impl NodeCommands {
                 user
             }
         };
-        let catalogue: Catalogue = user.catalogue(None).await?;
-        let files = catalogue.by_name();
-        let bytes = files.values().filter_map(|file| file.manifest.as_ref()).map(|manifest| manifest.size).sum();
+        let files = user.list().await?.files;
+        let bytes = files.iter().map(|file| file.bytes).sum();
         Ok(RecoverResult { owner: user.owner().to_string(), files: files.len() as u64, bytes })
     }
 }

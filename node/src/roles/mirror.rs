@@ -161,7 +161,7 @@ impl Mirror {
             Request::Proofs(vendors) => self.proofs(vendors).await.map(Response::Page),
             Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
             Request::SubmitFats(fats) => self.submit_fats(from, fats.into_vec()).await,
-            Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
+            Request::FatsOf(query) => self.fats_of(query).await.map(Response::Files),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
             Request::Heads(vendors) => Ok(Response::Heads(self.heads(&vendors))),
             Request::Since { log, cursor } => self.since(log, cursor).await.map(Response::Page),
@@ -294,12 +294,27 @@ impl Mirror {
                 Err(refusal) => answers.push(Some(refusal)),
             }
         }
-        let mut kept = self.keep(good).await?.into_iter();
+        let outcomes = self.writer.keep(good, None).await?;
+        self.spread(&outcomes, Origin::Author);
+        let mut kept = outcomes.into_iter();
         for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
-            *answer = kept.next().and_then(Result::err);
+            *answer = kept.next().and_then(|outcome| match outcome.kept {
+                Ok(_) => self.forked(&outcome.record),
+                Err(refusal) => Some(refusal),
+            });
         }
         debug_assert!(answers.len() <= FATS_PER_SUBMIT_MAX);
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
+    }
+
+    /// What the author of a final FAT that was kept must know.
+    fn forked(&self, record: &Verified) -> Option<Refusal> {
+        let (owner, file) = record.key().file()?;
+        let versions = self.writer.shared().state().table.versions(owner, file).count();
+        (versions > 1).then(|| {
+            let reason = "another device of yours stored this file at the same time; both versions are kept";
+            Refusal::new(RefusalKind::Forked, reason)
+        })
     }
 
     async fn submit_move(&self, from: NodeId, moved: CarriedMove) -> Result<Response, Refusal> {

@@ -4,6 +4,7 @@
 //! `PROPTEST_CASES` sets how many cases each property tries.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod agree;
 mod allocate;
 mod codec;
 mod draw;

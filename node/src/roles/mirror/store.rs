@@ -120,6 +120,8 @@ pub(super) enum Change {
     Put { key: Vec<u8>, record: Vec<u8> },
     /// Forget the record.
     Drop { key: Vec<u8> },
+    /// Keep what is under this key under another one, at a new position.
+    Rename { key: Vec<u8>, to: Vec<u8> },
     /// Tell these vendors, too; with `again` those that poll see the final FAT once more.
     Also { key: Vec<u8>, vendors: Vec<NodeId>, again: bool },
     /// A mirror was read up to here.
@@ -190,14 +192,6 @@ impl Store {
         })
     }
 
-    /// The record under `key`. Blocks.
-    pub(super) fn record(&self, key: Key) -> Result<Option<SyncRecord>, redb::Error> {
-        self.read(|transaction| {
-            let records = transaction.open_table(RECORDS)?;
-            Ok(records.get(key.to_bytes().as_slice())?.and_then(|bytes| decode(bytes.value())))
-        })
-    }
-
     /// The records under `keys`, as many from the front as fit a page, and how many keys that covers. Blocks.
     pub(super) fn records(&self, keys: &[Key]) -> Result<(Vec<SyncRecord>, usize), redb::Error> {
         self.read(|transaction| {
@@ -214,8 +208,8 @@ impl Store {
         })
     }
 
-    /// Records after `cursor` in the log. `pick` maps each key of the log to the record that is wanted for it. Blocks.
-    pub(super) fn after(&self, cursor: u64, pick: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<LogPage, redb::Error> {
+    /// Records after `cursor` in the log. `pick` maps each key of the log to the records that are wanted for it. Blocks.
+    pub(super) fn after(&self, cursor: u64, pick: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Result<LogPage, redb::Error> {
         self.read(|transaction| {
             let (log, records) = (transaction.open_table(LOG)?, transaction.open_table(RECORDS)?);
             let mut page = Pages::default();
@@ -226,12 +220,18 @@ impl Store {
                 if scanned == SCANNED_MAX {
                     return Ok(LogPage { records: page.records, next, more: true });
                 }
-                if let Some(key) = pick(key.value())
-                    && !seen.contains(&key)
-                {
+                let begins = page.records.is_empty();
+                for key in pick(key.value()) {
+                    if seen.contains(&key) {
+                        continue;
+                    }
                     if let Some(bytes) = records.get(key.as_slice())?
                         && !page.push(bytes.value())
                     {
+                        if begins {
+                            // Versions of a huge file that no page holds together; the others are shown when they are written.
+                            break;
+                        }
                         return Ok(LogPage { records: page.records, next, more: true });
                     }
                     seen.insert(key);
@@ -304,6 +304,13 @@ impl<'t> Batch<'t> {
                     self.place(key, &mut next)?;
                 }
                 Change::Drop { key } => self.forget(key)?,
+                Change::Rename { key, to } => {
+                    let record = self.records.get(key.as_slice())?.map(|record| record.value().to_vec());
+                    if let Some(record) = record {
+                        self.records.insert(to.as_slice(), record.as_slice())?;
+                        self.place(to, &mut next)?;
+                    }
+                }
                 Change::Also { key, vendors, again } => {
                     let mut all: BTreeSet<NodeId> =
                         self.orders.get(key.as_slice())?.iter().flat_map(|known| nodes(known.value())).collect();
@@ -417,7 +424,7 @@ fn nodes(bytes: &[u8]) -> impl Iterator<Item = NodeId> + '_ {
     bytes.chunks_exact(NodeId::LEN).filter_map(NodeId::from_slice)
 }
 
-/// The key of a vendor or final FAT; moves give their final FAT's key, and `None` is a key of another kind.
+/// The key of a vendor or final FAT, or of its twin; moves give their final FAT's key, and `None` is a key of another kind.
 pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
     let (tag, rest) = key.split_first()?;
     match tag {
@@ -426,6 +433,11 @@ pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
             let (owner, rest) = rest.split_at_checked(OwnerId::LEN)?;
             let file = rest.get(..FileId::LEN)?;
             Some(Key::Fat(OwnerId::from_slice(owner)?, FileId::from_slice(file)?))
+        }
+        6 => {
+            let (owner, rest) = rest.split_at_checked(OwnerId::LEN)?;
+            let (file, hash) = rest.split_at_checked(FileId::LEN)?;
+            Some(Key::Twin(OwnerId::from_slice(owner)?, FileId::from_slice(file)?, Hash::from_slice(hash)?))
         }
         _ => None,
     }

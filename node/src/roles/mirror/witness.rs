@@ -38,8 +38,9 @@ impl Mirror {
             let (vendor, lease) = (suspicion.vendor, suspicion.lease);
             let proof = self.off_reactor(move || {
                 let key = Key::Fat(suspicion.owner, suspicion.file);
-                match shared.store.record(key) {
-                    Ok(Some(SyncRecord::Fat(fat))) => suspicion.prove(fat),
+                let (records, _) = shared.store.records(&[key]).ok()?;
+                match records.into_iter().next() {
+                    Some(SyncRecord::Fat(fat)) => suspicion.prove(fat),
                     _ => None,
                 }
             });

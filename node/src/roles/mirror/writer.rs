@@ -172,6 +172,8 @@ enum Step {
     Keep {
         job: usize,
         at: usize,
+        key: Key,
+        demoted: Option<Key>,
         drops: Vec<Key>,
         tell: Vec<NodeId>,
     },
@@ -257,8 +259,12 @@ impl Task {
                 } else {
                     state.table.merge(record)
                 };
+                let fork = match &merged {
+                    Ok(Merged::Twin { key, demoted, .. }) => Some((*key, *demoted)),
+                    _ => None,
+                };
                 match &mut merged {
-                    Ok(Merged::New { drops, tell }) => {
+                    Ok(Merged::New { drops, tell } | Merged::Twin { drops, tell, .. }) => {
                         state.digest = None;
                         if let Verified::Vendor(vendor) = record {
                             state.heard.insert(vendor.head.vendor, now);
@@ -269,7 +275,8 @@ impl Task {
                             steps.extend(also(&mut state, (fat.owner, fat.file), others, false));
                         }
                         let (drops, tell) = (std::mem::take(drops), std::mem::take(tell));
-                        steps.push(Step::Keep { job, at, drops, tell });
+                        let (key, demoted) = fork.unwrap_or((record.key(), None));
+                        steps.push(Step::Keep { job, at, key, demoted, drops, tell });
                     }
                     Err(refusal) if refusal.kind == RefusalKind::Stale => {
                         // The chunk was freed while it moved: its new holder must see the final FAT that freed it.
@@ -293,11 +300,13 @@ impl Task {
         let mut changes = Vec::new();
         for step in steps {
             match step {
-                Step::Keep { job, at, drops, .. } => {
+                Step::Keep { job, at, key, demoted, drops, .. } => {
                     changes.extend(drops.iter().map(|key| Change::Drop { key: key.to_bytes() }));
-                    let record = &jobs[*job].records[*at];
-                    changes
-                        .push(Change::Put { key: record.key().to_bytes(), record: codec::encode(&record.to_record()) });
+                    if let Some(to) = demoted {
+                        changes.push(Change::Rename { key: key.to_bytes(), to: to.to_bytes() });
+                    }
+                    let record = jobs[*job].records[*at].to_record();
+                    changes.push(Change::Put { key: key.to_bytes(), record: codec::encode(&record) });
                 }
                 Step::Also { key, vendors, again } => {
                     changes.push(Change::Also { key: key.to_bytes(), vendors: vendors.clone(), again: *again })

@@ -1,6 +1,7 @@
 //! Choosing among vendors by what was measured (figures 7, 8, 17 and 18).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
@@ -11,6 +12,7 @@ use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use futures::StreamExt;
 
+use super::catalogue::StoredFile;
 use super::mirrors::{ANSWER, unexpected};
 use super::{User, UserError};
 use crate::control::PathEntry;
@@ -167,12 +169,9 @@ impl User {
     ///
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
-    pub async fn explain(&self, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
+    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
         let mut heads = match name {
-            Some(name) => {
-                let catalogue = self.catalogue(None).await?;
-                self.heads(catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect()).await?
-            }
+            Some(name) => self.heads(self.find(name).await?.iter().flat_map(StoredFile::sources).collect()).await?,
             None => self.vendors().await?,
         };
         self.probe(heads.keys().copied()).await;

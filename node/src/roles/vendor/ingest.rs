@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fathom_overlay::{PeerStream, frame};
 use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::fat::Tag;
 use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents};
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
@@ -135,7 +136,7 @@ impl Vendor {
             }
             let (owner, file) = (hop.owner, hop.file);
             let known = vendor.fat.final_of(owner, file).map_err(|error| fat_refusal(&error))?;
-            if known.is_some_and(|known| known.base > hop.seq) {
+            if known.is_some_and(|known| Tag(hop.seq).is_past(Tag(known.base))) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
             let now = clock::now();

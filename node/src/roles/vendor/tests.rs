@@ -282,14 +282,14 @@ impl TestUser {
         }
     }
 
-    /// The hops for `body` along `stops`, for sequence number 1.
+    /// The hops for `body` along `stops`, for the first final FAT.
     fn hops(&self, body: &[u8], stops: &[&Stop]) -> Vec<Hop> {
         let hop = |(position, stop): (usize, &&Stop)| Hop {
             version: tags::VERSION,
             owner: self.owner(),
             authority: self.owner().into(),
             file: FILE,
-            seq: 1,
+            seq: fathom_protocol::fat::Tag::new(1, 0).0,
             chunk: ChunkId::of(body),
             length: u32::try_from(body.len()).unwrap(),
             expires: clock::now().plus_seconds(60),

@@ -85,7 +85,13 @@ fn merge_loaded(batch: Vec<(Vec<u8>, Vec<u8>)>, table: &mut Table, bad: &mut Vec
     let verified: Vec<Option<Verified>> = std::thread::scope(|scope| {
         let check = |(key, bytes): &(Vec<u8>, Vec<u8>)| {
             let record = verify(decode(bytes)?).ok()?;
-            (record.key().to_bytes() == *key).then_some(record)
+            let in_place = match &record {
+                Verified::Fat(fat) if key.first() == Some(&6) => {
+                    Key::Twin(fat.owner, fat.file, fat.hash()).to_bytes() == *key
+                }
+                record => record.key().to_bytes() == *key,
+            };
+            in_place.then_some(record)
         };
         let parts = batch.chunks(batch.len().div_ceil(threads).max(1));
         let workers: Vec<_> =

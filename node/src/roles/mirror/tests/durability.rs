@@ -17,7 +17,7 @@ use super::super::writer::{Cursor, Kept, Writer};
 use super::support::{TestMirror, checked, fat, key, moved, node, owner, plain_vendor};
 
 fn all(store: &Store, cursor: u64) -> Vec<SyncRecord> {
-    let page = store.after(cursor, |key| Some(key.to_vec())).unwrap();
+    let page = store.after(cursor, |key| vec![key.to_vec()]).unwrap();
     assert!(!page.more);
     page.records
 }
@@ -72,7 +72,7 @@ async fn fault_04_a_final_fat_is_on_disk_before_it_is_acknowledged() {
         std::fs::copy(mirror.file(), &copy).unwrap();
         let (store, content) = Store::open(&copy).unwrap();
         assert!(content.table.fat(owner(&user), FileId([file; 16])).is_some());
-        assert!(store.record(Key::Fat(owner(&user), FileId([file; 16]))).unwrap().is_some());
+        assert!(store.records(&[Key::Fat(owner(&user), FileId([file; 16]))]).unwrap().0.len() == 1);
     }
     assert_eq!(mirror.submit(fat(&user, 3, 5, 5, &[], 0)).await, None);
     assert_eq!(mirror.submit(fat(&user, 3, 4, 4, &[], 0)).await.unwrap().kind, RefusalKind::Stale);
