@@ -25,6 +25,7 @@ pub mod market;
 pub mod moves;
 pub mod receipt;
 pub mod reconcile;
+pub mod reporter;
 pub mod root;
 pub mod seal;
 pub mod sign;

@@ -72,6 +72,8 @@ pub const FATS_PER_SUBMIT_MAX: usize = 256;
 pub const COPIES_MAX: usize = 8;
 /// Vendors that one allocation may name as excluded, and leases that it may return.
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
+/// Mirrors that a vendor reports to; the others hear from these.
+pub const MIRRORS_TOLD_MAX: usize = 3;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
 /// Vendors that one allocation asks before it gives up.

@@ -187,8 +187,9 @@ pub(super) fn status(result: &StatusResult) -> String {
 }
 
 fn vendor_status(vendor: &VendorStatus) -> String {
+    let warning = vendor.warning.as_ref().map(|warning| format!("\nWARNING: {warning}.\n")).unwrap_or_default();
     format!(
-        "\nVendor: {} on offer, {} locked, {} used, {} free; {}; {}\n{}\n",
+        "\nVendor: {} on offer, {} locked, {} used, {} free; {}; {}\n{}\n{warning}",
         human_bytes(vendor.capacity),
         human_bytes(vendor.locked),
         human_bytes(vendor.used),

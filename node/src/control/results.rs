@@ -328,6 +328,8 @@ pub struct VendorStatus {
     pub devices: Vec<DeviceEntry>,
     /// Chunks that were moved to other vendors, ever.
     pub migrations: u64,
+    /// What its operator must know and do, if anything: a proof against it, or its key in use elsewhere.
+    pub warning: Option<String>,
 }
 
 /// The mirror role in `status`.

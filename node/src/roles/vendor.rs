@@ -11,6 +11,7 @@
 //! | `serve` | 19 | a chunk goes out |
 //! | `requests`, `orders` | 6, 15, 22 | offers, final FATs, moves, validations |
 //! | `report` | 1 to 3 | devices to vendor, vendor to mirrors |
+//! | `readopt` | - | leases taken back after a restore from a backup |
 //! | `migrate`, `rehome` | 15b to 15e | away with data when there is too much |
 //! | `polling`, `expiry` | 22 | what was missed while away, and what has lapsed |
 //! | `rebuild`, `inspect` | | a local FAT that is damaged, and one that is looked at from outside |
@@ -24,6 +25,7 @@ mod inspect;
 mod migrate;
 mod orders;
 mod polling;
+mod readopt;
 mod rebuild;
 mod rehome;
 mod report;
@@ -38,9 +40,11 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fathom_protocol::codec;
+use fathom_protocol::delta::HeadId;
+use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::ledger::{Ledger, Terms};
@@ -59,7 +63,6 @@ use crate::net::Net;
 use accounts::Persisted;
 pub(crate) use inspect::inspect;
 use migrate::Leaving;
-use report::HeadState;
 use transfers::Transfers;
 
 /// The local FAT's file in the vendor's directory.
@@ -119,7 +122,16 @@ pub struct Vendor {
     devices: DeviceSet,
     ledger: Mutex<Ledger>,
     persisted: Mutex<Persisted>,
-    head: Mutex<HeadState>,
+    /// The newest head in the local FAT.
+    head: Mutex<HeadId>,
+    /// Held for reading while a chunk's parts and its entry are made.
+    storing: RwLock<()>,
+    /// Leases are being taken back after a restore.
+    readopting: AtomicBool,
+    /// Another node signs with this vendor's key.
+    elsewhere: AtomicBool,
+    /// What mirrors hold a proof of against this vendor.
+    proven: Mutex<Option<Offence>>,
     /// Held while a final FAT is acted on.
     ordering: Mutex<()>,
     /// Something that the head tells has changed.
@@ -190,8 +202,8 @@ fn join_refusal(error: &tokio::task::JoinError) -> Refusal {
 }
 
 impl Vendor {
-    /// Opens the vendor whose local FAT is in `dir`, which is made anew if it is damaged: opens its devices, recomputes what each lease uses, finishes erases
-    /// that were cut short and removes parts that no entry names. Blocks; the time grows with the number of parts.
+    /// Opens the vendor whose local FAT is in `dir`, which is made anew if it is damaged: opens its devices, recomputes what each
+    /// lease uses, and finishes erases that were cut short. Blocks; the time grows with the number of chunks.
     ///
     /// # Errors
     /// [`VendorError`].
@@ -214,8 +226,8 @@ impl Vendor {
 
     /// A vendor over an open local FAT and devices.
     fn over(net: Net, settings: VendorSettings, fat: LocalFat, devices: DeviceSet) -> Result<Arc<Self>, VendorError> {
-        let head = HeadState::read(&fat)?;
-        tidy(&fat, &devices, head.is_new())?;
+        let head = report::read_head(&fat)?;
+        note_unadopted(&fat, &devices, head.seq == 0)?;
         let leases = read_leases(&fat)?;
         let capacity = capacity(&devices.report());
         let ledger = Ledger::open(net.key().clone(), settings.terms, capacity, leases)?;
@@ -231,6 +243,10 @@ impl Vendor {
             ledger: Mutex::new(ledger),
             persisted: Mutex::new(persisted),
             head: Mutex::new(head),
+            storing: RwLock::default(),
+            readopting: AtomicBool::new(false),
+            elsewhere: AtomicBool::new(false),
+            proven: Mutex::default(),
             ordering: Mutex::default(),
             changed: Notify::new(),
             transfers: Transfers::new(),
@@ -285,6 +301,7 @@ impl Vendor {
             "damaged": lock(&self.damaged).len(),
             "validated": self.validated.load(Ordering::Relaxed),
             "invalidated": self.invalidated.load(Ordering::Relaxed),
+            "warning": self.warning(),
         })
     }
 
@@ -323,19 +340,25 @@ fn capacity(reports: &[DeviceReport]) -> u64 {
     reports.iter().map(|report| report.used.saturating_add(report.free).min(report.quota)).sum()
 }
 
-/// Brings local FAT and devices together before anything is stored.
-fn tidy(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
-    let found = new && devices.report().iter().any(|report| report.parts > 0);
-    if found {
+/// Finishes erases that were cut short, and notes if the local FAT was made after what the devices hold: what it has leases for
+/// is entered at once, the rest when mirrors have said which leases there were ([`readopt`]).
+fn note_unadopted(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
+    if new && devices.report().iter().any(|report| report.parts > 0) {
         fat.put_many(&[(UNADOPTED_KEY, &[])])?;
     }
-    if found || fat.kv(UNADOPTED_KEY)?.is_some() {
-        // A local FAT that was lost knows none of its chunks: what looks like an orphan is somebody's data.
+    fat.finish_erases(devices)?;
+    if fat.kv(UNADOPTED_KEY)?.is_some() {
+        rebuild::enter(fat, devices)?;
+    }
+    Ok(())
+}
+
+/// Removes parts that a crash left behind. Only once it is known that this local FAT is not older than the devices: what looks
+/// like an orphan to one that was lost or restored is somebody's data.
+fn tidy(fat: &LocalFat, devices: &DeviceSet) -> Result<(), VendorError> {
+    if fat.kv(UNADOPTED_KEY)?.is_some() {
         tracing::warn!("the local FAT was made after what the devices hold: parts that it does not know are kept");
-        fat.finish_erases(devices)?;
-        if !rebuild::enter(fat, devices)? {
-            return Ok(());
-        }
+        return Ok(());
     }
     let report = fat.recover(devices)?;
     if report.orphans > 0 || !report.missing.is_empty() {

@@ -16,6 +16,7 @@ mod manifest;
 mod messages;
 mod race;
 mod reconcile;
+mod reporter;
 mod root;
 mod seal;
 mod signed;

@@ -18,7 +18,7 @@ use super::{User, UserError};
 /// Copies of a final FAT at mirrors, where there are so many (invariant 8).
 const FAT_COPIES: usize = 3;
 /// Longest wait for one mirror's answer, its own waits for vendors included.
-const ANSWER: Duration = Duration::from_secs(6);
+pub(super) const ANSWER: Duration = Duration::from_secs(6);
 /// Longest wait for a second mirror once the first has answered: the slower of two shall not set the pace.
 const SECOND: Duration = Duration::from_millis(250);
 /// How long to wait for a first mirror to become known.

@@ -210,6 +210,7 @@ impl Vendor {
         if ChunkId::of(bytes) != hop.chunk {
             return Err(Refusal::new(RefusalKind::WrongHash, "the bytes are not the chunk that was announced"));
         }
+        let _storing = self.storing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let lease = admission.lease;
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         let split = SplitPolicy { part_bytes_max: hop.split.part_bytes_max, parts_min: hop.split.parts_min };

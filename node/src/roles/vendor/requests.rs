@@ -43,6 +43,7 @@ impl Vendor {
 
     /// Countersigns room (figure 6).
     fn offer(&self, request: Carried<AllocateRequest>, bytes: u64) -> Result<Response, Refusal> {
+        self.may_offer()?;
         let request = request.verify()?;
         let mut fresh = [0; LeaseId::LEN];
         getrandom::fill(&mut fresh)

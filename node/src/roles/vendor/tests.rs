@@ -8,6 +8,7 @@ mod golden;
 mod migration;
 mod mirror;
 mod orders;
+mod readopt;
 mod rebuild;
 
 use std::path::PathBuf;
@@ -140,6 +141,14 @@ fn settings(devices: Vec<(PathBuf, u64, u64)>) -> VendorSettings {
     }
 }
 
+impl Vendor {
+    /// Signs the next head, whatever mirrors know.
+    fn next_head(&self, addresses: fathom_protocol::head::Addresses) -> fathom_protocol::head::VerifiedVendor {
+        let before = *super::lock(&self.head);
+        self.sign_head(addresses, super::report::Number::after(before)).unwrap()
+    }
+}
+
 /// A vendor with one device of 64 MiB. It does nothing by itself unless [`TestVendor::run`] is called.
 struct TestVendor {
     peer: Peer,
@@ -173,6 +182,12 @@ impl TestVendor {
 
     /// Stops the vendor wherever it is, and opens it anew on what is on disk.
     async fn restart(self, seed: u8) -> Self {
+        let (dir, settings) = self.stop().await;
+        Self::open(seed, dir, settings).await
+    }
+
+    /// Stops the vendor wherever it is.
+    async fn stop(self) -> (tempfile::TempDir, VendorSettings) {
         let Self { peer, vendor, dir } = self;
         peer.cancel.cancel();
         peer.net.overlay().shutdown().await;
@@ -181,7 +196,7 @@ impl TestVendor {
         let weak = Arc::downgrade(&vendor);
         drop(vendor);
         eventually("the vendor is dropped", || weak.upgrade().is_none()).await;
-        Self::open(seed, dir, settings).await
+        (dir, settings)
     }
 
     fn run(&self) {

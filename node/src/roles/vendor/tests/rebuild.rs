@@ -20,7 +20,8 @@ async fn filled(seed: u8) -> (TestUser, TestVendor) {
     let fat = user.sealed(user.fat(1, 1, uses, Vec::new()));
     assert_eq!(user.peer.net.call(vendor.node(), &Request::Order(fat), WAIT).await.unwrap(), Response::Done);
     // A head, as a vendor that runs has one.
-    vendor.vendor.sign_head(fathom_protocol::head::Addresses::default()).unwrap();
+    let number = super::super::report::Number::after(*super::super::lock(&vendor.vendor.head));
+    vendor.vendor.sign_head(fathom_protocol::head::Addresses::default(), number).unwrap();
     (user, vendor)
 }
 
@@ -62,7 +63,7 @@ async fn fault_07_a_damaged_local_fat_is_made_anew_and_no_part_is_lost() {
         let found = vendor.counts();
         if aside.count() > rebuilt {
             rebuilt += 1;
-            let head = super::super::lock(&vendor.vendor.head).epoch();
+            let head = super::super::lock(&vendor.vendor.head).epoch;
             // Without the old head the mirrors say which epoch comes next.
             assert!(head == epoch + 1 || head == 1, "byte {at}: epoch {head}");
             // Its lease is known again, and everything under it; or it is not, and mirrors may remember it.
