@@ -8,6 +8,7 @@
 //! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
 
 pub mod allocate;
+pub mod clocks;
 pub mod codec;
 pub mod fat;
 pub mod head;

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
@@ -121,7 +122,9 @@ pub struct Vendor {
     changed: Notify,
     transfers: Transfers,
     /// Milliseconds by which each mirror's clock is ahead of this one's.
-    clocks: Mutex<BTreeMap<NodeId, i64>>,
+    /// What the mirrors say the time is; it goes on by `started`.
+    clocks: Mutex<Clocks>,
+    started: std::time::Instant,
     /// Chunks whose bytes were found damaged in this run.
     damaged: Mutex<BTreeSet<ChunkKey>>,
     /// Whether a device is away: its capacity is missing, and its data is not.
@@ -229,7 +232,8 @@ impl Vendor {
             ordering: Mutex::default(),
             changed: Notify::new(),
             transfers: Transfers::new(),
-            clocks: Mutex::default(),
+            clocks: Mutex::new(Clocks::after(head.issued())),
+            started: std::time::Instant::now(),
             damaged: Mutex::default(),
             device_away: AtomicBool::new(false),
             held_at: Mutex::default(),

@@ -33,7 +33,7 @@ impl Vendor {
             }
             let done = self.blocking(move |vendor| {
                 let now = clock::now();
-                let agreed = vendor.agreed_clock(now);
+                let agreed = vendor.agreed_clock();
                 vendor.lapse(now, agreed)?;
                 if due { vendor.sweep(now, agreed) } else { Ok(()) }
             });

@@ -18,11 +18,18 @@ impl Vendor {
     /// A [`Refusal`]: not signed by its owner, expired, or another one with this sequence number is known.
     pub(super) fn order(&self, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
         let fat = fat.verify()?;
-        if fat.order_expires < clock::now() {
-            return Err(Refusal::new(
-                RefusalKind::LeaseExpired,
-                "this final FAT is too old to act on; submit a new one",
-            ));
+        // By two clocks: an order that a clock which is ahead refuses is not heard again, and its chunks would be swept.
+        match self.has_passed(fat.order_expires) {
+            Some(false) => {}
+            Some(true) => {
+                return Err(Refusal::new(
+                    RefusalKind::LeaseExpired,
+                    "this final FAT is too old to act on; submit a new one",
+                ));
+            }
+            None => {
+                return Err(Refusal::new(RefusalKind::Internal, "this vendor does not know what time it is yet; ask again"));
+            }
         }
         // One at a time: the same order may be on its way twice, and what it gives back counts once.
         let turn = lock(&self.ordering);
@@ -63,7 +70,7 @@ impl Vendor {
             seq: fat.seq,
             record: codec::encode(fat.carried()),
         };
-        let now = clock::now();
+        let now = self.dating_clock();
         let freed = self.freed(fat)?;
         let outcome = self.durable(|tx| {
             let mut outcome = tx.commit_and_erase(&commit)?;

@@ -11,6 +11,7 @@ use fathom_protocol::ids::{DeviceId, Hash, NodeId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::sign::{Carried, Record, RecordError, Signed};
 use fathom_protocol::tags;
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::HEAD_KEY;
 use fathom_store::{DeviceReport, DeviceState, LocalFat};
@@ -42,17 +43,23 @@ pub(super) struct HeadState {
     epoch: u64,
     seq: u64,
     hash: Hash,
+    issued: UnixMs,
 }
 
 impl HeadState {
+    /// When it was signed.
+    pub(super) fn issued(&self) -> UnixMs {
+        self.issued
+    }
+
     /// The state in the local FAT.
     pub(super) fn read(fat: &LocalFat) -> Result<Self, VendorError> {
         let Some(bytes) = fat.kv(HEAD_KEY)? else {
-            return Ok(Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]) });
+            return Ok(Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), issued: UnixMs(0) });
         };
         let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).map_err(RecordError::from)?;
         let head = head.verify()?;
-        Ok(Self { epoch: head.epoch, seq: head.seq, hash: head.hash() })
+        Ok(Self { epoch: head.epoch, seq: head.seq, hash: head.hash(), issued: head.issued })
     }
 
     /// Whether no head was ever signed over this local FAT.
@@ -89,7 +96,7 @@ impl Vendor {
             let (head, leases) = self.describe(before, addresses, &reports);
             let head = Signed::sign(head, self.net.key()).map_err(|error| in_transaction(&error.into()))?;
             tx.put_kv(HEAD_KEY, &codec::encode(head.carried()))?;
-            let next = HeadState { epoch: head.epoch, seq: head.seq, hash: head.hash() };
+            let next = HeadState { epoch: head.epoch, seq: head.seq, hash: head.hash(), issued: head.issued };
             Ok((VendorRecord { head: head.into_carried(), leases }, next))
         })?;
         // Only one task signs heads, so none can have come between.
@@ -117,7 +124,7 @@ impl Vendor {
             epoch: before.epoch,
             seq: before.seq + 1,
             prev: before.hash,
-            issued: clock::now(),
+            issued: self.stamp_clock(),
             capacity: ledger.capacity(),
             used: ledger.leases().map(|lease| lease.used).sum(),
             root: ledger.root(),

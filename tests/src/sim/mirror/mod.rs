@@ -1,0 +1,258 @@
+//! A mirror: the real table, with what the mirror's role adds to it: one writer whose transactions are all or nothing, a log
+//! of positions, answers, and orders to vendors.
+
+mod allocate;
+mod store;
+mod sync;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::fat::FinalFat;
+use fathom_protocol::ids::{Hash, NodeId};
+use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::sign::Carried;
+use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
+use fathom_protocol::wire::{Gossip, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
+
+use super::mutation::Mutation;
+use super::node::{Body, Cx, Timer};
+use allocate::Work;
+use store::{Change, Store};
+
+/// Milliseconds that a stranger has for its first frame.
+const FRAME_MS: u64 = 5_000;
+const SYNC: u8 = 0;
+const COMMIT: u8 = 1;
+
+/// A mirror.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    pub(super) table: Table,
+    pub(super) store: Store,
+    works: BTreeMap<u64, Work>,
+    next_work: u64,
+    /// Calls for another mirror's log.
+    pulls: BTreeMap<u64, usize>,
+    /// Strangers' frames that are open, and the bytes each may still send.
+    pub(super) frames: BTreeMap<u64, u64>,
+    next_frame: u64,
+    /// What a broken mirror answered for and did not write yet.
+    unwritten: Vec<Change>,
+}
+
+impl Mirror {
+    pub(super) fn new(log: Hash) -> Self {
+        Self::open(Store::new(log))
+    }
+
+    fn open(store: Store) -> Self {
+        let mut table = Table::default();
+        for record in store.records.values() {
+            let verified = verify(record.clone()).expect("what a mirror kept was verified");
+            table.merge(&verified).expect("what a mirror kept, it keeps");
+        }
+        Self {
+            table,
+            store,
+            works: BTreeMap::new(),
+            next_work: 0,
+            pulls: BTreeMap::new(),
+            frames: BTreeMap::new(),
+            next_frame: 0,
+            unwritten: Vec::new(),
+        }
+    }
+
+    /// Everything that was not on disk is gone.
+    pub(super) fn crash(&mut self) {
+        *self = Self::open(std::mem::take(&mut self.store));
+    }
+
+    pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
+        let first = cx.random.below(1_000);
+        cx.wait(first, Timer::Every(SYNC));
+    }
+
+    pub(super) fn timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
+        match timer {
+            Timer::Every(SYNC) => self.read_mirrors(cx),
+            Timer::Every(_) => {
+                let changes = std::mem::take(&mut self.unwritten);
+                self.store.apply(changes);
+            }
+            Timer::Call(call) => {
+                self.pulls.remove(&call);
+                self.not_offered(cx, call, Refusal::new(RefusalKind::Silent, "no answer"));
+            }
+            Timer::Frame(frame) => {
+                self.frames.remove(&frame);
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, from: usize, body: Body) {
+        match body {
+            Body::Request { call, bytes } => self.request(cx, from, call, &bytes),
+            Body::Response { call, bytes } => {
+                if let Ok(response) = codec::decode::<Response>(&bytes, FRAME_BYTES_MAX) {
+                    self.response(cx, from, call, response);
+                }
+            }
+            Body::Gossip { bytes } => self.hear(cx, &bytes),
+            Body::Opened { length } => self.open_frame(cx, length),
+            _ => {}
+        }
+    }
+
+    /// A stranger announces a frame: as the binary's first frame, it may be short only, and must come soon.
+    fn open_frame(&mut self, cx: &mut Cx<'_>, length: u64) {
+        let max = if cx.known.broken(Mutation::StrangersUnbounded) { FRAME_BYTES_MAX } else { FIRST_FRAME_BYTES_MAX };
+        if length > max as u64 {
+            return;
+        }
+        self.next_frame += 1;
+        self.frames.insert(self.next_frame, length);
+        cx.wait(FRAME_MS, Timer::Frame(self.next_frame));
+    }
+
+    fn request(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, bytes: &[u8]) {
+        let Ok(request) = codec::decode::<Request>(bytes, FRAME_BYTES_MAX) else {
+            return cx.reply(from, call, &refused(RefusalKind::BadRequest, "malformed"));
+        };
+        let answer = match request {
+            Request::Report(record) => self.report(cx, SyncRecord::Vendor(record)),
+            Request::SubmitMove(moved) => self.report(cx, SyncRecord::Move(moved)),
+            Request::SubmitFats(fats) => self.submit(cx, fats.into_vec()),
+            Request::FatsOf(query) => match query.verify() {
+                Ok(query) if query.mirror == cx.id(cx.me) => Response::Page(self.fats_of(cx, &query)),
+                Ok(_) => refused(RefusalKind::NotAuthorised, "signed for another mirror"),
+                Err(error) => Response::Refused(error.into()),
+            },
+            Request::Since { log, cursor } => Response::Page(self.page(cx, log, cursor, |_, _, _| true)),
+            Request::Orders { vendor, log, cursor } => {
+                Response::Page(self.page(cx, log, cursor, |table, store, key| store.concerns(table, vendor, key)))
+            }
+            Request::Allocate(request) => return self.allocate(cx, from, call, request),
+            Request::Digest => Response::Digest(self.table.digest()),
+            _ => refused(RefusalKind::WrongRole, "a mirror does not answer this"),
+        };
+        cx.reply(from, call, &answer);
+    }
+
+    fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
+        if self.pulls.remove(&call).is_some() {
+            if let Response::Page(page) = response {
+                self.keep_page(cx, from, page);
+            }
+            return;
+        }
+        self.offered(cx, from, call, response);
+    }
+
+    fn report(&mut self, cx: &mut Cx<'_>, record: SyncRecord) -> Response {
+        let verified = match verify(record) {
+            Ok(verified) => verified,
+            Err(error) => return Response::Refused(error.into()),
+        };
+        match self.keep(cx, vec![verified], None).remove(0) {
+            Ok(_) => Response::Done,
+            Err(refusal) => Response::Refused(refusal),
+        }
+    }
+
+    fn submit(&mut self, cx: &mut Cx<'_>, fats: Vec<Carried<FinalFat>>) -> Response {
+        let mut results = Vec::new();
+        for fat in fats {
+            let result = match fat.verify() {
+                Err(error) => Err(error.into()),
+                Ok(fat) => self.table.check_uses(&fat).and_then(|()| {
+                    let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
+                    self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
+                    cx.oracle.mirror_said_final(cx.me, owner, file, seq);
+                    Ok(())
+                }),
+            };
+            results.push(result.err());
+        }
+        Response::Submitted(Bounded::first(results))
+    }
+
+    /// Merges records and writes what is new with the cursor, all or nothing; then passes it on.
+    fn keep(
+        &mut self,
+        cx: &mut Cx<'_>,
+        records: Vec<Verified>,
+        cursor: Option<(NodeId, Hash, u64)>,
+    ) -> Vec<Result<(), Refusal>> {
+        let mut changes = Vec::new();
+        let (mut results, mut fresh, mut orders) = (Vec::new(), Vec::new(), Vec::new());
+        for record in records {
+            cx.oracle.mirror_took(cx.me, &record);
+            let merged = self.table.merge(&record);
+            match merged {
+                Ok(Merged::New { drops, tell }) => {
+                    changes.extend(drops.into_iter().map(Change::Drop));
+                    changes.push(Change::Put(record.key(), record.to_record()));
+                    if let Verified::Fat(fat) = &record {
+                        let named = fat.vendors();
+                        let others: BTreeSet<NodeId> =
+                            tell.iter().copied().filter(|vendor| !named.contains(vendor)).collect();
+                        changes.push(Change::Also(record.key(), others));
+                        orders.push((fat.carried().clone(), tell));
+                    }
+                    fresh.push(record.to_record());
+                    results.push(Ok(()));
+                }
+                Ok(Merged::Known) => results.push(Ok(())),
+                Err(refusal) => results.push(Err(refusal)),
+            }
+        }
+        if let Some((mirror, log, next)) = cursor {
+            changes.push(Change::Cursor(mirror, log, next));
+        }
+        if cx.known.broken(Mutation::MirrorAnswersEarly) {
+            self.unwritten.extend(changes);
+            cx.wait(400, Timer::Every(COMMIT));
+        } else {
+            self.store.apply(changes);
+        }
+        for record in fresh {
+            cx.gossip(&Gossip::Record(Box::new(record)));
+        }
+        for (fat, vendors) in orders {
+            for vendor in vendors {
+                if let Some(node) = cx.known.index.get(&vendor) {
+                    cx.tell(*node, &Request::Order(fat.clone()));
+                }
+            }
+        }
+        results
+    }
+
+    fn page(
+        &self,
+        cx: &Cx<'_>,
+        log: Hash,
+        cursor: u64,
+        wanted: impl Fn(&Table, &Store, &Key) -> bool,
+    ) -> Page {
+        let cursor = if log == self.store.log && cursor < self.store.next { cursor } else { 0 };
+        let (records, next, more) = self.store.after(cursor, |key| wanted(&self.table, &self.store, key));
+        Page { log: self.store.log, next, more, clock: cx.now, records: Bounded::first(records) }
+    }
+
+    fn fats_of(&self, cx: &Cx<'_>, query: &fathom_protocol::wire::OwnerQuery) -> Page {
+        let mut records = Vec::new();
+        for (file, _) in self.table.fats_after(query.owner, query.after) {
+            if query.file.is_none_or(|only| only == file) {
+                records.extend(self.store.records.get(&Key::Fat(query.owner, file)).cloned());
+            }
+        }
+        Page { log: self.store.log, next: 0, more: false, clock: cx.now, records: Bounded::first(records) }
+    }
+}
+
+fn refused(kind: RefusalKind, reason: &str) -> Response {
+    Response::Refused(Refusal::new(kind, reason))
+}
