@@ -124,6 +124,8 @@ pub struct LeaseConfig {
 pub struct MirrorConfig {
     /// Seconds between two requests to another mirror for what is missing here.
     pub poll_seconds: u64,
+    /// Seconds between two comparisons of its table with another mirror's.
+    pub reconcile_seconds: u64,
 }
 
 /// `[user]`
@@ -166,7 +168,7 @@ impl Default for LeaseConfig {
 
 impl Default for MirrorConfig {
     fn default() -> Self {
-        Self { poll_seconds: 2 }
+        Self { poll_seconds: 2, reconcile_seconds: 180 }
     }
 }
 

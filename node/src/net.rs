@@ -130,9 +130,10 @@ impl Net {
         if to == self.0.me
             && let Some(local) = self.0.local.get()
         {
-            return match local(request.clone()).await {
-                Response::Refused(refusal) => Err(refusal),
-                response => Ok(response),
+            return match tokio::time::timeout(deadline, local(request.clone())).await {
+                Ok(Response::Refused(refusal)) => Err(refusal),
+                Ok(response) => Ok(response),
+                Err(_) => Err(silent(to)),
             };
         }
         let answer = tokio::time::timeout(deadline, self.ask(to, request)).await;
@@ -159,16 +160,7 @@ impl Net {
     /// Waits until a header was handed to the transport (`begun`), or until `to` is suspected: a stream that waits for the window
     /// of a connection shares its fate with those that have begun.
     pub async fn begun(&self, to: NodeId, begun: tokio::sync::oneshot::Receiver<()>) {
-        let suspected = async {
-            while !self.0.book.behaviour(to).suspected {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = begun => {}
-            () = suspected => {}
-        }
+        self.0.book.begun(to, begun).await;
     }
 
     async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {

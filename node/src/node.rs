@@ -165,7 +165,10 @@ async fn open_roles(home: &Home, config: &Config, net: &Net) -> Result<Roles, No
     if config.has(Role::Mirror) {
         home.mirror_dir()?;
         let (dir, net) = (home.dir().to_owned(), net.clone());
-        let settings = MirrorSettings { poll_seconds: config.mirror.poll_seconds };
+        let settings = MirrorSettings {
+            poll_seconds: config.mirror.poll_seconds,
+            reconcile_seconds: config.mirror.reconcile_seconds,
+        };
         roles.mirror = Some(tokio::task::spawn_blocking(move || Mirror::open(&dir, net, &settings)).await??);
     }
     if config.has(Role::Vendor) {

@@ -125,6 +125,14 @@ byte_id!(
     NetworkId, 16
 );
 byte_id!(
+    /// What makes the fingerprints of one comparison of tables its own: drawn at random by the mirror that asks.
+    SessionKey, 16
+);
+byte_id!(
+    /// What a part of a table comes to under a [`SessionKey`].
+    Fingerprint, 8
+);
+byte_id!(
     /// An ed25519 signature.
     Signature, 64
 );

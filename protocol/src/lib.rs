@@ -5,7 +5,8 @@
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
-//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`]).
+//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`], [`reconcile`],
+//! [`sync`]).
 
 pub mod allocate;
 pub mod clocks;
@@ -20,8 +21,10 @@ pub mod ledger;
 pub mod limits;
 pub mod moves;
 pub mod receipt;
+pub mod reconcile;
 pub mod seal;
 pub mod sign;
+pub mod sync;
 pub mod table;
 pub mod tags;
 pub mod time;

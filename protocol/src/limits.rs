@@ -52,7 +52,25 @@ pub const COPIES_MAX: usize = 8;
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
+/// Heads asked for at once: at their largest, they still fit a frame.
+pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.
 pub const EXTENT_BYTES_MAX: u64 = 1 << 30;
 /// Chunks named in one validation, download report or erase.
 pub const CHUNKS_PER_MESSAGE_MAX: usize = 4_096;
+/// Parts of a table that one comparison message asks about.
+pub const COMPARE_ASKS_MAX: usize = 256;
+/// Entries that one answer of a comparison lists in all.
+pub const COMPARE_ENTRIES_MAX: usize = 4_096;
+/// Entries that one answer of a comparison lists for one part; what is beyond is asked for again.
+pub const COMPARE_PAGE_MAX: usize = 256;
+/// Records that one request of a comparison asks for.
+pub const COMPARE_WANTED_MAX: usize = 256;
+/// Records or messages of one peer that do not verify before it is banned; they are forgiven one by one.
+pub const BAD_RECORDS_MAX: u32 = 16;
+/// Messages of one peer that are verified at a time.
+pub const CHECKING_PER_PEER_MAX: u32 = 64;
+/// Peers whose behaviour is remembered; the least conspicuous go first.
+pub const MARKS_MAX: usize = 4_096;
+/// Peers that are banned at a time; the ban that ends first ends early.
+pub const BANS_MAX: usize = 1_024;

@@ -58,5 +58,17 @@ pub mod root {
     pub const EMPTY: u8 = 2;
 }
 
+/// BLAKE3 domain bytes of the index over which mirrors compare their tables.
+pub mod index {
+    /// An entry: one record.
+    pub const ENTRY: u8 = 0;
+    /// A few entries that share a prefix.
+    pub const LEAF: u8 = 1;
+    /// Sixteen parts.
+    pub const NODE: u8 = 2;
+    /// The half of a fingerprint's key that is no secret.
+    pub const SESSION: &[u8; 16] = b"fathom 1 compare";
+}
+
 /// Gossip topic; the network's identifier is appended.
 pub const GOSSIP_TOPIC: &str = "fathom/fat/1";

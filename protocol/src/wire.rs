@@ -17,11 +17,12 @@ use crate::head::{Addresses, Label, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, PEERS_MAX, REASON_BYTES_MAX,
-    SYNC_RECORDS_MAX,
+    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
+    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
+use crate::reconcile::{Compare, Compared, WantedList};
 use crate::sign::{Carried, RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -319,7 +320,10 @@ pub enum Request {
         /// The last vendor of the page before.
         after: Option<NodeId>,
     },
-    /// Mirror to mirror: what you accepted since.
+    /// Anybody to mirror: the heads of these vendors, without their leases.
+    Heads(Bounded<NodeId, HEADS_MAX>),
+    /// Mirror to mirror: what you accepted since. A cursor that is not of the mirror's log, or beyond its end, is answered with
+    /// no records, the log and its end, and the two compare their tables; the log of zeros is that of a mirror that was never read.
     Since {
         /// The log that the cursor belongs to.
         log: Hash,
@@ -349,6 +353,10 @@ pub enum Request {
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
     Digest,
+    /// Mirror to mirror: where do our tables differ.
+    Compare(Compare),
+    /// Mirror to mirror: the records at these positions, as far as they are not older than the asker's.
+    Wanted(WantedList),
 }
 
 /// A digest by which two mirrors can be compared.
@@ -401,12 +409,17 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`] and [`Request::Orders`].
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`], [`Request::Orders`] and [`Request::Wanted`], where `next`
+    /// counts the positions that were looked at.
     Page(Page),
+    /// To [`Request::Heads`]: those that are known, in any order.
+    Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
     /// To [`Request::Cosign`].
     Cosigned(CarriedMove),
     /// To [`Request::Digest`].
     Digest(TableDigest),
+    /// To [`Request::Compare`].
+    Compared(Compared),
     /// No.
     Refused(Refusal),
 }

@@ -8,13 +8,15 @@ use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseRoot, VendorHead, VendorRecord, lease_root,
 };
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::seal::seal_chunk;
 use fathom_protocol::sign::{Record, Signed};
+use fathom_protocol::table::index::Prefix;
 use fathom_protocol::table::{Key, MoveKey};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
@@ -413,6 +415,9 @@ pub fn requests() -> Vec<(&'static str, Request)> {
     let log = Hash::of(b"log");
     let fat = by_user(final_fat()).into_carried();
     let allocate = by_user(allocate()).into_carried();
+    let compare = |probe| Request::Compare(Compare { session: SessionKey([8; 16]), probe });
+    let ask = |depth, skip| Ask { prefix: Prefix::new(depth, 0xfedc_ba98_7654_3210), skip };
+    let asks = vec![ask(0, 0), ask(1, 0), ask(4, 0), ask(5, 0), ask(16, 0), ask(16, 256)];
     vec![
         ("request_ping", Request::Ping),
         ("request_announce", Request::Announce(signed(peer(), &key(4)).into_carried())),
@@ -423,6 +428,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_fats_of", Request::FatsOf(by_user(query()).into_carried())),
         ("request_vendors", Request::Vendors { after: Some(node(1)) }),
         ("request_vendors_first", Request::Vendors { after: None }),
+        ("request_heads", Request::Heads(list(vec![node(1), node(2)]))),
         ("request_since", Request::Since { log, cursor: 1 << 40 }),
         ("request_orders", Request::Orders { vendor: node(1), log, cursor: 12 }),
         ("request_order", Request::Order(fat)),
@@ -432,6 +438,9 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_unused", Request::Unused(by_user(unused()).into_carried())),
         ("request_renew", Request::Renew(by_user(renew()).into_carried())),
         ("request_digest", Request::Digest),
+        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 8])))),
+        ("request_compare_parts", compare(Probe::Parts(list(asks)))),
+        ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
     ]
 }
 
@@ -449,6 +458,9 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         clock: NOW,
         records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
     };
+    let parts = [&[0x80, 1][..], &[7; 16]].concat();
+    let parts = Below::Parts(Blob::new(parts).expect("two parts"));
+    let entries = Below::Entries(Blob::new(vec![5; 48]).expect("three entries"), true);
     let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1 };
     vec![
         ("response_alive", Response::Alive),
@@ -461,8 +473,11 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ),
         ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
         ("response_page", Response::Page(page)),
+        ("response_heads", Response::Heads(list(vec![vendor_record(1, 17).head]))),
         ("response_cosigned", Response::Cosigned(cosigned_move())),
         ("response_digest", Response::Digest(digest)),
+        ("response_compared_same", Response::Compared(Compared::Same)),
+        ("response_compared", Response::Compared(Compared::Below(list(vec![parts, entries])))),
         ("response_refused", Response::Refused(refusal())),
     ]
 }

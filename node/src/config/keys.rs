@@ -180,6 +180,15 @@ pub(super) const KEYS: &[Key] = &[
         slot: |c| Slot::U64(&mut c.mirror.poll_seconds),
     },
     Key {
+        section: "mirror",
+        name: "reconcile_seconds",
+        meaning: &[
+            "Seconds between two comparisons of the whole table with another mirror's; one costs about 100 bytes.",
+        ],
+        rule: Rule::Number(1, DAY),
+        slot: |c| Slot::U64(&mut c.mirror.reconcile_seconds),
+    },
+    Key {
         section: "user",
         name: "copies",
         meaning: &["Copies of every chunk, each at another vendor. More copies survive more losses."],

@@ -60,6 +60,7 @@ fn a_changed_configuration_reads_back() {
         ("lease.commit_seconds", "5"),
         ("lease.grace_seconds", "6"),
         ("mirror.poll_seconds", "1"),
+        ("mirror.reconcile_seconds", "9"),
         ("user.copies", "8"),
         ("user.in_flight", "1"),
         ("user.part_bytes", "128 KiB"),

@@ -15,10 +15,12 @@ use fathom_protocol::limits::{FRAME_BYTES_MAX, PEERS_MAX};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::wire::{PeerRecord, Roles};
 
-/// Peers remembered; the least useful go first.
-const KNOWN_MAX: usize = 4_096;
+/// Peers remembered: all vendors of a large network. Beyond that, those that never answered make room.
+const KNOWN_MAX: usize = 16_384;
 /// How long a peer that failed is asked last.
 const SUSPECTED: Duration = Duration::from_secs(15);
+/// How soon one who waits hears that its peer is suspected.
+const SUSPICION_LOOK: Duration = Duration::from_millis(100);
 /// Weight of the newest round trip in the running mean, in eighths.
 const NEWEST_EIGHTHS: u32 = 2;
 
@@ -76,7 +78,7 @@ impl PeerBook {
     /// Keeps an announcement if it is newer than the one known. Returns whether it was.
     pub fn learn(&self, record: Signed<PeerRecord>) -> bool {
         self.with(|contacts| {
-            if contacts.len() >= KNOWN_MAX && !contacts.contains_key(&record.node) {
+            if !has_room(contacts, record.node, KNOWN_MAX) {
                 return false;
             }
             let contact = contacts.entry(record.node).or_default();
@@ -91,12 +93,10 @@ impl PeerBook {
 
     /// Keeps addresses that came with a vendor's signed head or hop.
     pub fn learn_addresses(&self, node: NodeId, addresses: impl IntoIterator<Item = String>) {
+        let addresses: Vec<String> = addresses.into_iter().collect();
         self.with(|contacts| {
-            if contacts.len() < KNOWN_MAX || contacts.contains_key(&node) {
-                let addresses: Vec<String> = addresses.into_iter().collect();
-                if !addresses.is_empty() {
-                    contacts.entry(node).or_default().addresses = addresses;
-                }
+            if !addresses.is_empty() && has_room(contacts, node, KNOWN_MAX) {
+                contacts.entry(node).or_default().addresses = addresses;
             }
         });
     }
@@ -167,6 +167,20 @@ impl PeerBook {
         });
     }
 
+    /// Waits until `begun` is told or dropped, or until `node` is suspected.
+    pub(super) async fn begun(&self, node: NodeId, begun: tokio::sync::oneshot::Receiver<()>) {
+        let suspected = async {
+            while !self.behaviour(node).suspected {
+                tokio::time::sleep(SUSPICION_LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = begun => {}
+            () = suspected => {}
+        }
+    }
+
     /// How `node` behaved.
     #[must_use]
     pub fn behaviour(&self, node: NodeId) -> Behaviour {
@@ -193,6 +207,18 @@ impl PeerBook {
             tracing::warn!(%error, file = %file.display(), "the list of known peers was not saved");
         }
     }
+}
+
+/// Whether `node` may be in the book, after the peer that failed most of those that never answered made room for it if need be.
+/// One that ever answered is never put out by one that only announces itself.
+fn has_room(contacts: &mut BTreeMap<NodeId, Contact>, node: NodeId, known_max: usize) -> bool {
+    if contacts.len() < known_max || contacts.contains_key(&node) {
+        return true;
+    }
+    let strangers = contacts.iter().filter(|(_, contact)| contact.answers == 0);
+    let Some(out) = strangers.max_by_key(|(_, contact)| contact.failures).map(|(node, _)| *node) else { return false };
+    contacts.remove(&out);
+    true
 }
 
 #[cfg(test)]
@@ -226,5 +252,39 @@ mod tests {
             std::fs::write(&file, bad).unwrap();
             assert!(PeerBook::open(file.clone()).announcements().is_empty());
         }
+    }
+
+    #[test]
+    fn a_full_book_makes_room_by_forgetting_whom_nobody_ever_heard() {
+        let node = |number: u8| NodeId([number; NodeId::LEN]);
+        let heard = |answers, failures| Contact { answers, failures, ..Contact::default() };
+        let mut contacts = BTreeMap::from([(node(1), heard(3, 9)), (node(2), heard(0, 1)), (node(3), heard(0, 0))]);
+        assert!(has_room(&mut contacts, node(1), 3) && contacts.len() == 3, "who is known keeps its place");
+        assert!(has_room(&mut contacts, node(4), 3));
+        assert_eq!(contacts.keys().copied().collect::<Vec<_>>(), [node(1), node(3)], "the one that only failed went");
+        contacts.insert(node(4), heard(1, 0));
+        assert!(has_room(&mut contacts, node(5), 3));
+        contacts.insert(node(5), heard(1, 0));
+        assert!(!has_room(&mut contacts, node(6), 3), "those that answered stay");
+        assert_eq!(contacts.len(), 3);
+    }
+
+    /// A put with a stopped vendor once took three seconds more: chunks whose header still waited for the connection's window
+    /// began their own clock only when they were told of the silence that another chunk had found.
+    #[tokio::test]
+    async fn who_waits_for_the_window_of_a_hung_peer_goes_on_when_it_is_suspected() {
+        let node = NodeId([1; NodeId::LEN]);
+        let book = PeerBook::default();
+        book.learn_addresses(node, ["/ip4/127.0.0.1/udp/1/quic-v1".to_owned()]);
+        let (_never, begun) = tokio::sync::oneshot::channel();
+        let waiting = book.begun(node, begun);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending(), "neither begun nor suspected");
+        book.suspect(node);
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it goes on");
+        let (told, begun) = tokio::sync::oneshot::channel();
+        book.answered(node, None);
+        told.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(30), book.begun(node, begun)).await.expect("it has begun");
     }
 }

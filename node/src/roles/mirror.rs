@@ -21,10 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
-use fathom_protocol::sign::{Carried, RecordError};
+use fathom_protocol::sign::Carried;
+use fathom_protocol::sync::{Cursor, Settings, Sync};
 use fathom_protocol::table::{Verified, verify};
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::Net;
@@ -42,11 +43,13 @@ const PASS_ON: std::time::Duration = std::time::Duration::from_secs(2);
 pub struct MirrorSettings {
     /// Seconds between two looks at another mirror's log; 1 at least.
     pub poll_seconds: u64,
+    /// Seconds between two comparisons with another mirror's table; 1 at least.
+    pub reconcile_seconds: u64,
 }
 
 impl Default for MirrorSettings {
     fn default() -> Self {
-        Self { poll_seconds: 2 }
+        Self { poll_seconds: 2, reconcile_seconds: 180 }
     }
 }
 
@@ -69,8 +72,12 @@ struct Quality {
 #[derive(Debug)]
 pub struct Mirror {
     net: Net,
-    settings: MirrorSettings,
     writer: Writer,
+    /// What is asked of the other mirrors, and who is listened to. Locked before the table, never after it.
+    sync: Mutex<Sync>,
+    started: tokio::time::Instant,
+    /// Has the core looked after earlier than it wished.
+    wake: Notify,
     /// Permits for work that keeps a core busy: all cores but one.
     cores: Semaphore,
     gossiping: Arc<Semaphore>,
@@ -78,7 +85,6 @@ pub struct Mirror {
     offered: Mutex<allocate::Offered>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
-    hints: mpsc::Sender<NodeId>,
     queues: Mutex<Option<Queues>>,
 }
 
@@ -87,7 +93,6 @@ pub struct Mirror {
 struct Queues {
     orders: mpsc::Receiver<deliver::Order>,
     news: mpsc::Receiver<Vec<u8>>,
-    hints: mpsc::Receiver<NodeId>,
 }
 
 /// Where records came from: those brought by their authors are spread, the others spread already.
@@ -110,7 +115,6 @@ impl Mirror {
     fn with_writer(writer: Writer, net: Net, config: &MirrorSettings) -> Arc<Self> {
         let (orders, order_queue) = mpsc::channel(deliver::ORDERS_QUEUED_MAX);
         let (news, news_queue) = mpsc::channel(sync::NEWS_QUEUED_MAX);
-        let (hints, hint_queue) = mpsc::channel(sync::HINTS_QUEUED_MAX);
         let cores = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1);
         {
             let state = writer.shared().state();
@@ -122,9 +126,18 @@ impl Mirror {
                 net.book().learn(peer.clone());
             }
         }
+        let settings = Settings {
+            me: net.me(),
+            poll_ms: config.poll_seconds.max(1).saturating_mul(1000),
+            compare_ms: config.reconcile_seconds.max(1).saturating_mul(1000),
+        };
+        let cursors = writer.shared().state().cursors.clone();
+        let cursors = cursors.into_iter().map(|(mirror, (log, position))| (mirror, Cursor { log, position }));
         Arc::new(Self {
             net,
-            settings: *config,
+            sync: Mutex::new(Sync::new(settings, cursors.collect())),
+            started: tokio::time::Instant::now(),
+            wake: Notify::new(),
             writer,
             cores: Semaphore::new(cores),
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
@@ -132,8 +145,7 @@ impl Mirror {
             offered: Mutex::default(),
             orders,
             news,
-            hints,
-            queues: Mutex::new(Some(Queues { orders: order_queue, news: news_queue, hints: hint_queue })),
+            queues: Mutex::new(Some(Queues { orders: order_queue, news: news_queue })),
         })
     }
 
@@ -141,16 +153,19 @@ impl Mirror {
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
         tracing::trace!(from = %from.short(), "request to the mirror");
         let answer = match request {
-            Request::Report(record) => self.keep_one(SyncRecord::Vendor(record)).await,
+            Request::Report(record) => self.keep_one(from, SyncRecord::Vendor(record)).await,
             Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
-            Request::SubmitFats(fats) => self.submit_fats(fats.into_vec()).await,
+            Request::SubmitFats(fats) => self.submit_fats(from, fats.into_vec()).await,
             Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
+            Request::Heads(vendors) => Ok(Response::Heads(self.heads(&vendors))),
             Request::Since { log, cursor } => self.since(log, cursor).await.map(Response::Page),
             Request::Orders { vendor, log, cursor } => self.orders_of(vendor, log, cursor).await.map(Response::Page),
-            Request::SubmitMove(moved) => self.submit_move(moved).await,
+            Request::SubmitMove(moved) => self.submit_move(from, moved).await,
             Request::Validate(validation) => self.validate(validation).await,
             Request::Unused(unused) => self.unused(unused).await,
+            Request::Compare(compare) => self.compare(from, compare).await.map(Response::Compared),
+            Request::Wanted(wanted) => self.wanted(wanted).await.map(Response::Page),
             Request::Digest => Ok(Response::Digest(self.digest())),
             _ => Err(Refusal::new(RefusalKind::WrongRole, "a mirror does not answer this")),
         };
@@ -163,17 +178,13 @@ impl Mirror {
         self.writer.shared().state().digest()
     }
 
-    /// Works until `cancel`: reads the other mirrors' logs, at once and then every few seconds, publishes what is new here,
+    /// Works until `cancel`: reads the other mirrors' logs and compares tables, publishes what is new here,
     /// and tells vendors of final FATs. A second call returns at once.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(queues) = queues else { return };
         let work = async {
-            tokio::join!(
-                self.read_mirrors(queues.hints),
-                self.publish_news(queues.news),
-                self.deliver_orders(queues.orders)
-            )
+            tokio::join!(self.keep_in_sync(), self.publish_news(queues.news), self.deliver_orders(queues.orders))
         };
         tokio::select! {
             biased;
@@ -191,12 +202,11 @@ impl Mirror {
             .map_err(|error| Refusal::new(RefusalKind::Internal, format!("the mirror failed: {error}")))
     }
 
-    async fn verified(&self, records: Vec<SyncRecord>) -> Result<Vec<Result<Verified, RecordError>>, Refusal> {
-        self.off_reactor(move || records.into_iter().map(verify).collect()).await
-    }
-
-    async fn keep_one(&self, record: SyncRecord) -> Result<Response, Refusal> {
-        let record = self.off_reactor(move || verify(record)).await??;
+    async fn keep_one(&self, from: NodeId, record: SyncRecord) -> Result<Response, Refusal> {
+        let mut admission = self.admit(from)?;
+        let verified = self.off_reactor(move || verify(record)).await?;
+        admission.note([&verified]);
+        let record = verified?;
         self.keep(vec![record]).await?.pop().unwrap_or(Ok(())).map(|()| Response::Done)
     }
 
@@ -235,8 +245,15 @@ impl Mirror {
         }
     }
 
-    async fn submit_fats(&self, fats: Vec<Carried<fathom_protocol::fat::FinalFat>>) -> Result<Response, Refusal> {
-        let verified = self.verified(fats.into_iter().map(SyncRecord::Fat).collect()).await?;
+    async fn submit_fats(
+        &self,
+        from: NodeId,
+        fats: Vec<Carried<fathom_protocol::fat::FinalFat>>,
+    ) -> Result<Response, Refusal> {
+        let mut admission = self.admit(from)?;
+        let fats = fats.into_iter().map(SyncRecord::Fat).collect();
+        let verified = self.off_reactor(move || sync::verify_all(fats)).await?;
+        admission.note(&verified);
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
         for record in verified {
@@ -262,9 +279,12 @@ impl Mirror {
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
     }
 
-    async fn submit_move(&self, moved: CarriedMove) -> Result<Response, Refusal> {
-        let (body, record) =
-            self.off_reactor(move || moved.verify().map(|body| (body.clone(), Verified::Move(body, moved)))).await??;
+    async fn submit_move(&self, from: NodeId, moved: CarriedMove) -> Result<Response, Refusal> {
+        let mut admission = self.admit(from)?;
+        let verified =
+            self.off_reactor(move || moved.verify().map(|body| (body.clone(), Verified::Move(body, moved)))).await?;
+        admission.note([&verified]);
+        let (body, record) = verified?;
         let kept = self.keep(vec![record]).await?.pop().unwrap_or(Ok(()));
         if let Err(refusal) = &kept
             && refusal.kind == RefusalKind::Stale

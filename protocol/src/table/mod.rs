@@ -6,6 +6,7 @@
 //! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
 
 mod fats;
+pub mod index;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
+use index::Index;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 
@@ -53,6 +55,17 @@ impl Verified {
             Self::Fat(fat) => SyncRecord::Fat(fat.carried().clone()),
             Self::Move(_, carried) => SyncRecord::Move(carried.clone()),
             Self::Peer(peer) => SyncRecord::Peer(peer.carried().clone()),
+        }
+    }
+
+    /// The hash by which mirrors compare it; `None` for an announcement, which is no part of the FAT.
+    #[must_use]
+    pub fn compared(&self) -> Option<Hash> {
+        match self {
+            Self::Vendor(vendor) => Some(vendor.head.hash()),
+            Self::Fat(fat) => Some(fat.hash()),
+            Self::Move(_, carried) => Some(carried.hash()),
+            Self::Peer(_) => None,
         }
     }
 
@@ -138,6 +151,7 @@ pub struct Table {
     fats: BTreeMap<(OwnerId, FileId), FatEntry>,
     moves: BTreeMap<MoveKey, (Hash, Move)>,
     peers: BTreeMap<NodeId, Signed<PeerRecord>>,
+    index: Index,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -150,12 +164,21 @@ impl Table {
     /// # Errors
     /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
-        match record {
+        let merged = match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
             Verified::Fat(fat) => self.merge_fat(fat),
             Verified::Move(moved, carried) => self.merge_move(moved, carried.hash()),
             Verified::Peer(peer) => self.merge_peer(peer),
+        }?;
+        if let Merged::New { drops, .. } = &merged {
+            for key in drops {
+                self.index.remove(key);
+            }
+            if let Some(hash) = record.compared() {
+                self.index.put(&record.key(), hash);
+            }
         }
+        Ok(merged)
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {

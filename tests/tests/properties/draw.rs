@@ -5,12 +5,14 @@ use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::fat::{FinalFat, Use};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, VendorHead, VendorRecord, lease_root};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::sign::{Carried, Record, Signed};
+use fathom_protocol::table::index::Prefix;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
@@ -419,7 +421,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 17 {
+        match kind % 20 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -436,7 +438,39 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            18 => Request::Heads(self.list(Self::node)),
+            16 => Request::Compare(self.compare()),
+            17 => Request::Wanted(self.list(|draw| {
+                let height = draw.maybe(|draw| (draw.number(), draw.number()));
+                Wanted(draw.number(), draw.small(), height)
+            })),
             _ => Request::Digest,
+        }
+    }
+
+    fn compare(&mut self) -> Compare {
+        let session = SessionKey(self.bytes());
+        let probe = match self.below(3) {
+            0 => Probe::Root(Fingerprint(self.bytes())),
+            _ => Probe::Parts(
+                self.list(|draw| Ask { prefix: Prefix::new(draw.below(17) as u8, draw.number()), skip: draw.small() }),
+            ),
+        };
+        Compare { session, probe }
+    }
+
+    fn blob<const MAX: usize>(&mut self) -> Blob<MAX> {
+        let length = self.length(MAX, 200);
+        Blob::new((0..length).map(|_| self.bytes::<1>()[0]).collect()).unwrap()
+    }
+
+    fn compared(&mut self) -> Compared {
+        match self.below(3) {
+            0 => Compared::Same,
+            _ => Compared::Below(self.list(|draw| match draw.below(2) {
+                0 => Below::Parts(draw.blob()),
+                _ => Below::Entries(draw.blob(), draw.flag()),
+            })),
         }
     }
 
@@ -450,7 +484,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 10 {
+        match kind % 12 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -470,6 +504,7 @@ impl Draw {
                     draw.sync_record(kind)
                 }),
             }),
+            9 => Response::Heads(self.list(|draw| -> Carried<VendorHead> { draw.head().into_carried() })),
             7 => Response::Cosigned(self.carried_move()),
             8 => Response::Digest(TableDigest {
                 digest: self.hash(),
@@ -478,6 +513,7 @@ impl Draw {
                 files: self.number(),
                 moves: self.number(),
             }),
+            10 => Response::Compared(self.compared()),
             _ => Response::Refused(self.refusal()),
         }
     }

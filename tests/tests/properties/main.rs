@@ -11,6 +11,7 @@ mod header;
 mod ledger;
 mod manifest;
 mod messages;
+mod reconcile;
 mod seal;
 mod signed;
 mod table;

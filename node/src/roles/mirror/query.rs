@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
+use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
-use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
+use fathom_protocol::reconcile::{Compare, Compared, Probe, WantedList, answer, wanted_keys};
 use fathom_protocol::sign::Carried;
+use fathom_protocol::sync::{Cursor, Event};
 use fathom_protocol::table::Key;
 use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
 
@@ -61,11 +64,48 @@ impl Mirror {
         .await
     }
 
-    /// What was accepted here after `cursor`; from the start if the cursor is not of this log.
+    /// The heads of `vendors`, those that are known here.
+    pub(super) fn heads(&self, vendors: &[NodeId]) -> Bounded<Carried<VendorHead>, HEADS_MAX> {
+        let state = self.writer.shared().state();
+        let known = vendors.iter().filter_map(|vendor| state.table.vendor(*vendor));
+        Bounded::first(known.map(|vendor| vendor.head.carried().clone()))
+    }
+
+    /// What was accepted here after `cursor`, for the first reading from the start. Who read another log, or this one when it was
+    /// longer, is told where it ends now and compares tables instead.
     pub(super) async fn since(&self, log: Hash, cursor: u64) -> Result<Page, Refusal> {
         self.page(move |shared| {
-            let cursor = own_cursor(shared, log, cursor)?;
-            shared.store.after(cursor, |key| Some(key.to_vec()))
+            let newest = shared.store.newest()?;
+            let first = log == Cursor::NONE.log;
+            if !first && (log != shared.store.log() || cursor > newest) {
+                return Ok(LogPage { records: Vec::new(), next: newest, more: false });
+            }
+            shared.store.after(if first { 0 } else { cursor }, |key| Some(key.to_vec()))
+        })
+        .await
+    }
+
+    /// Where this table differs from another mirror's.
+    pub(super) async fn compare(&self, from: NodeId, compare: Compare) -> Result<Compared, Refusal> {
+        let shared = Arc::clone(self.writer.shared());
+        let root = matches!(compare.probe, Probe::Root(_));
+        let told = self.off_reactor(move || answer(shared.state().table.index(), &compare)).await?;
+        if root {
+            self.tell_core(Event::Compared { by: from, differ: told != Compared::Same });
+        }
+        Ok(told)
+    }
+
+    /// Records that another mirror lacks; `next` of the page counts the positions that were looked at.
+    pub(super) async fn wanted(&self, wanted: WantedList) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let found = wanted_keys(&shared.state().table, &wanted);
+            let places: Vec<(usize, Key)> =
+                found.iter().enumerate().filter_map(|(at, key)| key.map(|key| (at, key))).collect();
+            let keys: Vec<Key> = places.iter().map(|(_, key)| *key).collect();
+            let (records, covered) = shared.store.records(&keys)?;
+            let looked_at = places.get(covered).map_or(found.len(), |(at, _)| *at);
+            Ok(LogPage { records, next: looked_at as u64, more: looked_at < wanted.len() })
         })
         .await
     }

@@ -1,135 +1,213 @@
-//! Staying equal to the other mirrors: each reads the others' logs every few seconds, which is what converges, and
-//! publishes what is new, which only makes it sooner.
+//! Staying equal to the other mirrors. What is asked of whom and when, and who is listened to, [`Sync`] decides; here its
+//! actions are carried out: calls, verification, writing, bans.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use fathom_overlay::{GossipMessage, Verdict};
 use fathom_protocol::codec;
-use fathom_protocol::ids::{Hash, NodeId};
-use fathom_protocol::limits::GOSSIP_BYTES_MAX;
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::{BAD_RECORDS_MAX, GOSSIP_BYTES_MAX};
 use fathom_protocol::sign::RecordError;
+use fathom_protocol::sync::{self, Action, Event, Sync, Told};
 use fathom_protocol::table::{Verified, verify};
-use fathom_protocol::wire::{Gossip, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
+use fathom_protocol::wire::{Gossip, Refusal, RefusalKind, Request, SyncRecord};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 
 use super::writer::{Cursor, Kept, encoded_max};
 use super::{Mirror, Origin};
 
 /// Gossip messages that wait to be published. Beyond that, others learn by reading this mirror's log.
 pub(super) const NEWS_QUEUED_MAX: usize = 256;
-/// Hints that another mirror has news.
-pub(super) const HINTS_QUEUED_MAX: usize = 64;
-/// Mirrors read at once.
-const PULLS_AT_ONCE: usize = 8;
-/// Longest wait for one page, which may have megabytes.
-const PAGE_DEADLINE: Duration = Duration::from_secs(30);
-/// A mirror that fails is asked again after twice as long each time, at most so long: a partition that heals is noticed soon.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How often the book is looked at for mirrors.
+const LOOK: Duration = Duration::from_secs(1);
 /// Bytes that a gossip message adds around its record.
 const AROUND: usize = 64;
 
-/// When a mirror that failed is asked again.
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
+/// The permission to verify what a peer brought. When it ends, the core hears what was found.
+pub(super) struct Admission<'a> {
+    mirror: &'a Mirror,
+    from: NodeId,
+    bad: usize,
+}
+
+impl Admission<'_> {
+    /// Notes what did not verify and counts against the peer.
+    pub(super) fn note<'r, T: 'r>(&mut self, results: impl IntoIterator<Item = &'r Result<T, RecordError>>) {
+        self.bad += results.into_iter().filter(|result| is_bad(result)).count();
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.mirror.tell_core(Event::Checked { from: self.from, bad: self.bad });
+    }
+}
+
+/// A newer node may speak a newer version; nobody is to blame for that.
+fn is_bad<T>(result: &Result<T, RecordError>) -> bool {
+    matches!(result, Err(error) if !matches!(error, RecordError::Version(_)))
+}
+
+/// Verifies records. After as many bad ones as end in a ban, the others are not looked at.
+pub(super) fn verify_all(records: Vec<SyncRecord>) -> Vec<Result<Verified, RecordError>> {
+    let mut bad = 0;
+    let check = |record| {
+        if bad >= BAD_RECORDS_MAX {
+            return Err(RecordError::Invalid("too many records before it were not; it was not looked at"));
+        }
+        let result = verify(record);
+        bad += u32::from(is_bad(&result));
+        result
+    };
+    records.into_iter().map(check).collect()
 }
 
 impl Mirror {
-    /// Reads the other mirrors for ever: at once, every `poll_seconds`, and when a hint comes.
-    pub(super) async fn read_mirrors(self: &Arc<Self>, mut hints: mpsc::Receiver<NodeId>) {
-        let period = Duration::from_secs(self.settings.poll_seconds.max(1));
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut backoff: BTreeMap<NodeId, Backoff> = BTreeMap::new();
-        let mut reading: BTreeSet<NodeId> = BTreeSet::new();
-        let mut pulls = JoinSet::new();
+    fn core(&self) -> std::sync::MutexGuard<'_, Sync> {
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn decide(&self, event: Event) -> Vec<Action> {
+        let mut core = self.core();
+        let state = self.writer.shared().state();
+        core.handle(event, &state.table, self.now_ms(), rand::random())
+    }
+
+    /// Tells the core of something that is no answer to its questions, and does what follows. Returns the verdict, for gossip.
+    pub(super) fn tell_core(&self, event: Event) -> Option<sync::Verdict> {
+        let mut verdict = None;
+        for action in self.decide(event) {
+            match action {
+                Action::Verdict(decided) => verdict = Some(decided),
+                Action::Ban { peer, ms } => self.ban(peer, ms),
+                Action::Wake { .. } => self.wake.notify_one(),
+                // The core asks and keeps only where its answers go.
+                Action::Ask { .. } | Action::Keep { .. } => {}
+            }
+        }
+        verdict
+    }
+
+    fn ban(&self, peer: NodeId, ms: u64) {
+        tracing::warn!(peer = %peer.short(), minutes = ms / 60_000, "a peer brings records that do not verify, and is refused for a while");
+        let overlay = self.net.overlay().clone();
+        tokio::spawn(async move { overlay.ban(peer, Duration::from_millis(ms)).await });
+    }
+
+    /// The permission to verify what `from` brought.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if it is banned, or if much of what it brought is still being verified.
+    pub(super) fn admit(&self, from: NodeId) -> Result<Admission<'_>, Refusal> {
+        let (mut core, now) = (self.core(), self.now_ms());
+        if core.admits(from, now) {
+            return Ok(Admission { mirror: self, from, bad: 0 });
+        }
+        Err(match core.banned(from, now) {
+            true => Refusal::new(RefusalKind::NotAuthorised, "you brought records that do not verify; come back later"),
+            false => Refusal::new(RefusalKind::Busy, "what you brought before is still being verified"),
+        })
+    }
+
+    /// Works for ever: reads the other mirrors' logs and compares tables, as the core says.
+    pub(super) async fn keep_in_sync(self: &Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut work: JoinSet<Event> = JoinSet::new();
+        let mut about: HashMap<Id, (NodeId, u64)> = HashMap::new();
+        let mut wake = Instant::now();
         loop {
-            let wanted = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                Some(done) = pulls.join_next() => {
-                    if let Ok((mirror, well)) = done {
-                        reading.remove(&mirror);
-                        note(backoff.entry(mirror).or_default(), well, period);
-                    } else {
-                        // Which one failed is not known; to ask a mirror twice at once does no harm.
-                        reading.clear();
+                Some(done) = work.join_next_with_id() => match done {
+                    Ok((id, event)) => {
+                        about.remove(&id);
+                        event
                     }
-                    continue;
+                    Err(error) => match about.remove(&error.id()) {
+                        Some((peer, ask)) => Event::Failed { peer, ask, refused: true },
+                        None => Event::Tick,
+                    },
+                },
+                () = self.wake.notified() => Event::Tick,
+                () = tokio::time::sleep_until(wake) => {
+                    wake += Duration::from_secs(24 * 3600);
+                    Event::Tick
                 }
-                Some(mirror) = hints.recv() => vec![mirror],
-                _ = ticks.tick() => {
-                    let now = Instant::now();
-                    let mut due = self.net.book().mirrors();
-                    backoff.retain(|mirror, _| due.contains(mirror));
-                    due.retain(|mirror| backoff.get(mirror).and_then(|known| known.until).is_none_or(|until| until <= now));
-                    due
-                }
+                _ = look.tick() => Event::Mirrors(self.net.book().mirrors()),
             };
-            for mirror in wanted {
-                if mirror != self.net.me() && pulls.len() < PULLS_AT_ONCE && reading.insert(mirror) {
-                    let this = Arc::clone(self);
-                    pulls.spawn(async move { (mirror, this.pull(mirror).await) });
-                }
+            for action in self.decide(event) {
+                let this = Arc::clone(self);
+                let (peer, ask) = match &action {
+                    Action::Ask { peer, ask, .. } | Action::Keep { peer, ask, .. } => (*peer, *ask),
+                    Action::Wake { at_ms } => {
+                        wake = self.started + Duration::from_millis(*at_ms);
+                        continue;
+                    }
+                    Action::Ban { peer, ms } => {
+                        self.ban(*peer, *ms);
+                        continue;
+                    }
+                    Action::Verdict(_) => continue,
+                };
+                let id = work.spawn(async move { this.carry_out(action).await }).id();
+                about.insert(id, (peer, ask));
             }
         }
     }
 
-    /// Reads a mirror's log to its end. Returns whether that went well.
-    async fn pull(&self, mirror: NodeId) -> bool {
-        match self.read_log(mirror).await {
-            Ok(records) => {
-                if records > 0 {
-                    tracing::debug!(mirror = %mirror.short(), records, "read another mirror's log");
-                }
-                true
-            }
+    async fn carry_out(&self, action: Action) -> Event {
+        match action {
+            Action::Ask { peer, ask, request, within_ms } => self.ask(peer, ask, request, within_ms).await,
+            Action::Keep { peer, ask, records, cursor } => self.keep_brought(peer, ask, records, cursor).await,
+            Action::Verdict(_) | Action::Ban { .. } | Action::Wake { .. } => Event::Tick,
+        }
+    }
+
+    async fn ask(&self, peer: NodeId, ask: u64, request: Request, within_ms: u64) -> Event {
+        match self.net.call(peer, &request, Duration::from_millis(within_ms)).await {
+            Ok(response) => Event::Answered { peer, ask, response },
             Err(refusal) => {
-                tracing::debug!(mirror = %mirror.short(), %refusal, "another mirror's log was not read");
-                false
+                tracing::debug!(mirror = %peer.short(), %refusal, "another mirror did not answer");
+                let refused = !matches!(refusal.kind, RefusalKind::Unreachable | RefusalKind::Silent);
+                Event::Failed { peer, ask, refused }
             }
         }
     }
 
-    async fn read_log(&self, mirror: NodeId) -> Result<usize, Refusal> {
-        let mut read = 0;
-        loop {
-            let known = self.writer.shared().state().cursors.get(&mirror).copied();
-            let (log, cursor) = known.unwrap_or((Hash([0; Hash::LEN]), 0));
-            let answer = self.net.call(mirror, &Request::Since { log, cursor }, PAGE_DEADLINE).await?;
-            let Response::Page(page) = answer else {
-                return Err(Refusal::new(RefusalKind::BadRequest, "the mirror did not answer with a page"));
-            };
-            let (more, moved) = (page.more, (page.log, page.next) != (log, cursor));
-            read += page.records.len();
-            if moved {
-                self.keep_page(mirror, page).await?;
-            }
-            if !more || !moved {
-                return Ok(read);
-            }
+    /// Keeps what another mirror brought, and the cursor after it, in one transaction.
+    async fn keep_brought(
+        &self,
+        peer: NodeId,
+        ask: u64,
+        records: Vec<SyncRecord>,
+        cursor: Option<sync::Cursor>,
+    ) -> Event {
+        let failed = |bad| Event::Kept { peer, ask, new: 0, bad, stored: false };
+        let Ok(results) = self.off_reactor(move || verify_all(records)).await else { return failed(0) };
+        let bad = results.iter().filter(|result| is_bad(result)).count();
+        if bad > 0 {
+            tracing::warn!(mirror = %peer.short(), records = bad, "another mirror holds records that do not verify");
         }
-    }
-
-    /// Keeps a page and the cursor after it in one transaction.
-    async fn keep_page(&self, mirror: NodeId, page: Page) -> Result<(), Refusal> {
-        let cursor = Cursor { mirror, log: page.log, cursor: page.next };
-        let all = self.verified(page.records.into_vec()).await?;
-        let found = all.len();
-        let good: Vec<Verified> = all.into_iter().filter_map(Result::ok).collect();
-        if good.len() < found {
-            tracing::warn!(mirror = %mirror.short(), records = found - good.len(), "another mirror holds records that do not verify");
-        }
-        let outcomes = self.writer.keep(good, Some(cursor)).await?;
+        let cursor = cursor.map(|cursor| Cursor { mirror: peer, log: cursor.log, cursor: cursor.position });
+        let good: Vec<Verified> = results.into_iter().filter_map(Result::ok).collect();
+        let Ok(outcomes) = self.writer.keep(good, cursor).await else { return failed(bad) };
         self.spread(&outcomes, Origin::Mirror);
-        let failed = outcomes.into_iter().find_map(|outcome| match outcome.kept {
-            Err(refusal) if refusal.kind == RefusalKind::Internal => Some(refusal),
-            _ => None,
-        });
-        failed.map_or(Ok(()), Err)
+        let new = outcomes.iter().filter(|outcome| matches!(outcome.kept, Ok(Kept::New { .. }))).count();
+        let lost = |kept: &Result<Kept, Refusal>| matches!(kept, Err(refusal) if refusal.kind == RefusalKind::Internal);
+        let stored = !outcomes.iter().any(|outcome| lost(&outcome.kept));
+        if new > 0 {
+            tracing::debug!(mirror = %peer.short(), new, "learnt from another mirror");
+        }
+        Event::Kept { peer, ask, new, bad, stored }
     }
 
     /// Queues a new record for publication: itself if it is small, else a hint that this mirror has it.
@@ -156,57 +234,46 @@ impl Mirror {
 
     /// Takes a gossip message; its verdict is reported once its record is on disk. Returns when there is room to work on it.
     pub async fn gossip(self: &Arc<Self>, message: GossipMessage) {
+        let now = self.now_ms();
+        if !self.core().admits(message.source, now) {
+            return self.net.overlay().report_gossip(message.id, Verdict::Ignore).await;
+        }
         let Ok(permit) = Arc::clone(&self.gossiping).acquire_owned().await else { return };
         let mirror = Arc::clone(self);
         tokio::spawn(async move {
-            let verdict = mirror.judge(&message.bytes).await;
+            let verdict = mirror.judge(message.source, &message.bytes).await;
             mirror.net.overlay().report_gossip(message.id, verdict).await;
             drop(permit);
         });
     }
 
-    /// What becomes of a gossip message, after its record is on disk.
-    pub(super) async fn judge(&self, bytes: &[u8]) -> Verdict {
-        match codec::decode::<Gossip>(bytes, GOSSIP_BYTES_MAX) {
-            Ok(Gossip::Record(record)) => self.judge_record(*record).await,
-            Ok(Gossip::Grew { mirror, cursor }) => self.judge_hint(mirror, cursor),
-            Err(_) => Verdict::Reject,
+    /// What becomes of a gossip message that `from` passed on, after its record is on disk.
+    pub(super) async fn judge(&self, from: NodeId, bytes: &[u8]) -> Verdict {
+        let told = match codec::decode::<Gossip>(bytes, GOSSIP_BYTES_MAX) {
+            // What a peer sent before it was banned is not looked at any more.
+            _ if self.core().banned(from, self.now_ms()) => Told::Unclear,
+            Ok(Gossip::Record(record)) => self.take_gossip(*record).await,
+            Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
+            Err(_) => Told::Bad,
+        };
+        match self.tell_core(Event::Gossip { from, told }) {
+            Some(sync::Verdict::Accept) => Verdict::Accept,
+            Some(sync::Verdict::Reject) => Verdict::Reject,
+            Some(sync::Verdict::Ignore) | None => Verdict::Ignore,
         }
     }
 
-    async fn judge_record(&self, record: SyncRecord) -> Verdict {
+    async fn take_gossip(&self, record: SyncRecord) -> Told {
         let record = match self.off_reactor(move || verify(record)).await {
             Ok(Ok(record)) => record,
-            // A newer node may speak a newer version; nobody is to blame.
-            Ok(Err(RecordError::Version(_))) | Err(_) => return Verdict::Ignore,
-            Ok(Err(_)) => return Verdict::Reject,
+            Ok(result) if is_bad(&result) => return Told::Bad,
+            Ok(Err(_)) | Err(_) => return Told::Unclear,
         };
-        let Ok(outcomes) = self.writer.keep(vec![record], None).await else { return Verdict::Ignore };
+        let Ok(outcomes) = self.writer.keep(vec![record], None).await else { return Told::Unclear };
         self.spread(&outcomes, Origin::Mirror);
         match outcomes.first().map(|outcome| &outcome.kept) {
-            Some(Ok(Kept::New { .. })) => Verdict::Accept,
-            _ => Verdict::Ignore,
+            Some(Ok(Kept::New { .. })) => Told::New,
+            _ => Told::Known,
         }
-    }
-
-    /// A hint is not signed, so only one that names a known mirror and news of it goes on.
-    fn judge_hint(&self, mirror: NodeId, cursor: u64) -> Verdict {
-        let seen = self.writer.shared().state().cursors.get(&mirror).map_or(0, |(_, cursor)| *cursor);
-        if mirror == self.net.me() || cursor <= seen || !self.net.book().mirrors().contains(&mirror) {
-            return Verdict::Ignore;
-        }
-        // A full queue means that mirrors are being read already.
-        let _ = self.hints.try_send(mirror);
-        Verdict::Accept
-    }
-}
-
-fn note(backoff: &mut Backoff, well: bool, period: Duration) {
-    if well {
-        *backoff = Backoff::default();
-    } else {
-        backoff.failures = backoff.failures.saturating_add(1);
-        let wait = period.saturating_mul(1 << backoff.failures.min(8)).min(BACKOFF_MAX);
-        backoff.until = Some(Instant::now() + wait);
     }
 }

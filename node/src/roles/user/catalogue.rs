@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fathom_protocol::fat::{FinalFat, Manifest};
+use fathom_protocol::fat::{FinalFat, Manifest, Place};
 use fathom_protocol::ids::{FileId, NodeId};
 use fathom_protocol::moves::Move;
 use fathom_protocol::sign::Signed;
@@ -35,13 +35,18 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
-    /// Vendors from which it can be fetched: those that hold a copy of one of its chunks.
+    /// Where a copy of one of its chunks is.
+    #[must_use]
+    pub fn places(&self) -> BTreeSet<Place> {
+        let Some(manifest) = &self.manifest else { return BTreeSet::new() };
+        let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
+        used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()).collect()
+    }
+
+    /// Vendors from which it can be fetched.
     #[must_use]
     pub fn sources(&self) -> Vec<NodeId> {
-        let Some(manifest) = &self.manifest else { return Vec::new() };
-        let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
-        let places = used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)));
-        places.map(|place| place.vendor).collect::<BTreeSet<_>>().into_iter().collect()
+        self.places().into_iter().map(|place| place.vendor).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Vendors that may hold chunks of it, those included that were to give it up: who must hear of a release.

@@ -65,9 +65,7 @@ impl User {
         };
         let selected: Vec<StoredFile> = catalogue.select(name)?.into_iter().cloned().collect();
         let files = self.prepare(name, output, &selected).await?;
-        let heads = self.vendors().await?;
-        let wanted: Vec<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
-        let heads: BTreeMap<_, _> = heads.into_iter().filter(|(vendor, _)| wanted.contains(vendor)).collect();
+        let heads = self.heads(selected.iter().flat_map(StoredFile::sources).collect()).await?;
         self.probe(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
@@ -214,7 +212,7 @@ impl User {
         if now.is_empty() || now == holders {
             return Err(lost(file.manifest.name.as_str(), index, first));
         }
-        self.vendors().await?;
+        self.heads(now.iter().copied().collect()).await?;
         self.fetch_chunk(chunk.id, length, &now, sources)
             .await
             .map_err(|reason| lost(file.manifest.name.as_str(), index, reason))

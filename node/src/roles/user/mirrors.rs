@@ -18,6 +18,8 @@ use super::{User, UserError};
 const FAT_COPIES: usize = 3;
 /// Longest wait for one mirror's answer, its own waits for vendors included.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Longest wait for a second mirror once the first has answered: the slower of two shall not set the pace.
+const SECOND: Duration = Duration::from_millis(250);
 /// How long to wait for a first mirror to become known.
 const DISCOVERY: Duration = Duration::from_secs(5);
 /// Bytes of final FATs sent in one submission.
@@ -68,6 +70,23 @@ impl User {
         match last {
             Some(refusal) if !is_gone(refusal.kind) => Err(refusal.into()),
             _ => Err(UserError::NoMirror(mirrors.len())),
+        }
+    }
+
+    /// Asks mirrors as [`Self::ask_mirrors`] does, and a second one besides, which is waited for a little only.
+    pub(super) async fn ask_two(&self, request: &Request) -> Result<Vec<Response>, UserError> {
+        let second = async {
+            let mirrors = self.mirrors().await.ok()?;
+            self.net.call(*mirrors.get(1)?, request, ANSWER).await.ok()
+        };
+        let first = self.ask_mirrors(request);
+        tokio::pin!(first, second);
+        tokio::select! {
+            first = &mut first => {
+                let second = tokio::time::timeout(SECOND, second).await.ok().flatten();
+                Ok(std::iter::once(first?).chain(second).collect())
+            }
+            second = &mut second => Ok(second.into_iter().chain([first.await?]).collect()),
         }
     }
 

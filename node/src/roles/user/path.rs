@@ -1,10 +1,12 @@
 //! Choosing among vendors by what was measured (figures 7, 8, 17 and 18).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fathom_protocol::codec::Bounded;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::HEADS_MAX;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use futures::StreamExt;
@@ -20,6 +22,9 @@ const PROBE: Duration = Duration::from_millis(700);
 const PROBES: usize = 32;
 /// Round trip assumed of a vendor that did not answer, in milliseconds.
 const UNKNOWN_MS: f64 = 1_000.0;
+
+/// Verified heads by vendor.
+pub(super) type Heads = BTreeMap<NodeId, Signed<VendorHead>>;
 
 /// What is known of the way to one vendor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,7 +67,7 @@ pub(super) fn way(net: &Net, vendor: NodeId, head: Option<&VendorHead>) -> Way {
 
 impl User {
     /// Every vendor that the best mirror knows; their addresses are learnt on the way.
-    pub(super) async fn vendors(&self) -> Result<BTreeMap<NodeId, Signed<VendorHead>>, UserError> {
+    pub(super) async fn vendors(&self) -> Result<Heads, UserError> {
         let mut heads = BTreeMap::new();
         let mut after = None;
         loop {
@@ -84,6 +89,27 @@ impl User {
         }
     }
 
+    /// The heads of `vendors`, the newer one where two mirrors differ: one of them may be behind, or hold back. Their addresses are
+    /// learnt on the way; a vendor that neither knows is left out.
+    pub(super) async fn heads(&self, vendors: BTreeSet<NodeId>) -> Result<Heads, UserError> {
+        let mut heads = Heads::new();
+        let vendors: Vec<NodeId> = vendors.into_iter().collect();
+        for some in vendors.chunks(HEADS_MAX) {
+            for head in self.ask_two(&Request::Heads(Bounded::first(some.iter().copied()))).await? {
+                let Response::Heads(answered) = head else { continue };
+                for head in answered {
+                    let head = head.verify()?;
+                    let newest = heads.get(&head.vendor).map_or((0, 0), |known| (known.epoch, known.seq));
+                    if some.contains(&head.vendor) && (head.epoch, head.seq) > newest {
+                        self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
+                        heads.insert(head.vendor, head);
+                    }
+                }
+            }
+        }
+        Ok(heads)
+    }
+
     /// Measures the round trip to each of `vendors`, in parallel. A silent one costs at most [`PROBE`] and is suspected.
     pub(super) async fn probe(&self, vendors: impl IntoIterator<Item = NodeId>) {
         futures::stream::iter(vendors)
@@ -95,7 +121,7 @@ impl User {
     }
 
     /// The vendors in order of preference, with the figures that made it.
-    pub(super) fn order(&self, heads: &BTreeMap<NodeId, Signed<VendorHead>>) -> Vec<(NodeId, Way)> {
+    pub(super) fn order(&self, heads: &Heads) -> Vec<(NodeId, Way)> {
         let mut ways: Vec<(NodeId, Way)> =
             heads.iter().map(|(vendor, head)| (*vendor, way(&self.net, *vendor, Some(head)))).collect();
         ways.sort_by(|a, b| a.1.score().total_cmp(&b.1.score()).then(a.0.cmp(&b.0)));
@@ -107,19 +133,20 @@ impl User {
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
     pub async fn explain(&self, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
-        let mut heads = self.vendors().await?;
-        if let Some(name) = name {
-            let catalogue = self.catalogue(None).await?;
-            let sources: Vec<NodeId> = catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect();
-            heads.retain(|vendor, _| sources.contains(vendor));
-        }
+        let mut heads = match name {
+            Some(name) => {
+                let catalogue = self.catalogue(None).await?;
+                self.heads(catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect()).await?
+            }
+            None => self.vendors().await?,
+        };
         self.probe(heads.keys().copied()).await;
         let order = self.order(&heads);
         Ok(order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way))).collect())
     }
 
     /// The order as an event.
-    pub(super) fn path_entries(&self, heads: &BTreeMap<NodeId, Signed<VendorHead>>) -> Vec<PathEntry> {
+    pub(super) fn path_entries(&self, heads: &Heads) -> Vec<PathEntry> {
         let entry = |(vendor, way): (NodeId, Way)| PathEntry {
             vendor: vendor.to_string(),
             zone: heads.get(&vendor).map(|head| head.characteristics.zone.to_string()).unwrap_or_default(),

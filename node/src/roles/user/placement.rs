@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use fathom_protocol::fat::Place;
-use fathom_protocol::head::Addresses;
+use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::Lease;
-use fathom_protocol::sign::{Carried, RecordError, SignerId};
+use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
 use fathom_protocol::wire::Location;
 
 use super::path::Way;
@@ -18,10 +18,8 @@ pub(super) struct Slot {
     pub column: u8,
     /// Vendor and lease.
     pub place: Place,
-    /// The vendor's zone.
-    pub zone: String,
-    /// Where to dial the vendor.
-    pub addresses: Addresses,
+    /// The vendor's head.
+    pub head: Signed<VendorHead>,
     /// The lease as the vendor signed it.
     pub lease: Carried<Lease>,
     /// Bytes that were locked for this put and are not spoken for.
@@ -56,8 +54,7 @@ pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, Record
     Ok(Slot {
         column: location.column,
         place: Place { vendor: lease.vendor, lease: lease.id },
-        zone: head.characteristics.zone.to_string(),
-        addresses: head.addresses.clone(),
+        head,
         lease: location.lease.clone(),
         room: location.granted,
         denied: 0,
@@ -162,7 +159,7 @@ impl Placement {
     pub(super) fn others(&self, column: u8) -> (Vec<NodeId>, Vec<String>) {
         let others = self.slots.iter().filter(|slot| slot.column != column);
         let working: Vec<&Slot> = others.filter(|slot| !self.failed.contains(&slot.place.vendor)).collect();
-        let mut zones: Vec<String> = working.iter().map(|slot| slot.zone.clone()).collect();
+        let mut zones: Vec<String> = working.iter().map(|slot| slot.head.characteristics.zone.to_string()).collect();
         zones.sort();
         zones.dedup();
         (working.iter().map(|slot| slot.place.vendor).collect(), zones)

@@ -17,6 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::Catalogue;
 use super::journal::{ChunkRecord, FileRecord, PutRecord};
+use super::path::Heads;
 use super::placement::{Placement, check};
 use super::source::{SourceFile, chunk_plain, collect};
 use super::store::{PutFile, Putting, lock, places};
@@ -215,10 +216,9 @@ impl User {
             self.add_locations(put, provisional.locations.into_vec(), None).await?;
             self.note(put, Vec::new()).await?;
         }
-        let heads = self.vendors().await?;
-        let chosen: Vec<NodeId> = lock(&put.placement).slots().iter().map(|slot| slot.place.vendor).collect();
-        self.probe(chosen.iter().copied()).await;
-        let heads = heads.into_iter().filter(|(vendor, _)| chosen.contains(vendor)).collect();
+        let heads: Heads =
+            lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
+        self.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
         Ok(warnings)
     }

@@ -10,7 +10,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
-use super::{User, UserError};
+use super::{StoredFile, User, UserError};
 use crate::clock;
 
 /// Time between two rounds. Leases run for a month by default, so several rounds may fail.
@@ -73,11 +73,9 @@ impl User {
     /// Renews every lease that a file uses. Returns how many failed.
     async fn renew_all(&self) -> Result<usize, UserError> {
         let catalogue = self.catalogue(None).await?;
-        let manifests = catalogue.files.values().filter_map(|file| file.manifest.as_ref());
-        let places: BTreeSet<Place> = manifests.flat_map(|manifest| manifest.places.iter().copied()).collect();
-        if !places.is_empty() {
-            self.vendors().await?;
-        }
+        // Not all places of the manifests: a vendor from which everything was moved away has no lease to renew.
+        let places: BTreeSet<Place> = catalogue.files.values().flat_map(StoredFile::places).collect();
+        self.heads(places.iter().map(|place| place.vendor).collect()).await?;
         let mut failed = 0;
         for place in places {
             let renew = Renew {

@@ -67,7 +67,7 @@ impl User {
                 expires,
                 position: u8::try_from(position).unwrap_or(u8::MAX),
                 vendor: slot.place.vendor,
-                addresses: slot.addresses.clone(),
+                addresses: slot.head.addresses.clone(),
                 lease: slot.lease.clone(),
                 split: SplitPolicy { part_bytes_max: self.settings.part_bytes, parts_min: PARTS_MIN },
                 next: chain.get(position + 1).map(|next| next.place.vendor),
@@ -84,7 +84,7 @@ impl User {
         let mut outcome = Outcome::new();
         let Some(first) = chain.first().map(|slot| slot.place.vendor) else { return Ok(outcome) };
         for slot in chain {
-            self.net.book().learn_addresses(slot.place.vendor, slot.addresses.iter().map(ToString::to_string));
+            self.net.book().learn_addresses(slot.place.vendor, slot.head.addresses.iter().map(ToString::to_string));
         }
         let header = codec::encode(&self.header(chunk, chain)?);
         let stream = match self.net.open(first, Proto::Chunk).await {

@@ -383,7 +383,7 @@ impl User {
             let slot = check(location, self.owner().into())?;
             shown.push(ProvisionalLocation {
                 vendor: slot.place.vendor.to_string(),
-                zone: slot.zone.clone(),
+                zone: slot.head.characteristics.zone.to_string(),
                 lease: slot.place.lease.to_string(),
                 bytes: location.granted,
             });

@@ -120,6 +120,12 @@ async fn reports_validations_and_vendor_pages() {
     let SyncRecord::Vendor(vendor) = &first[0] else { panic!() };
     let after = Some(vendor.head.peek().unwrap().vendor);
     assert_eq!(records(mirror.ask(Request::Vendors { after }).await), first[1..]);
+    let wanted = Request::Heads(Bounded::first([vendor.head.peek().unwrap().vendor, node(&key(9))]));
+    assert_eq!(
+        mirror.ask(wanted).await,
+        Response::Heads(Bounded::first([vendor.head.clone()])),
+        "those that are known"
+    );
 
     let validation = |seed| {
         let validation = Validation {

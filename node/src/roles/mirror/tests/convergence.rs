@@ -71,10 +71,10 @@ async fn a_forged_record_over_gossip_is_rejected_and_not_stored() {
         bytes
     };
     assert!(codec::decode::<Gossip>(&forged(1), 48 * 1024).is_ok(), "only the signature is wrong");
-    assert_eq!(a.mirror.judge(&forged(1)).await, Verdict::Reject);
-    assert_eq!(a.mirror.judge(b"garbage").await, Verdict::Reject);
+    assert_eq!(a.mirror.judge(liar.me(), &forged(1)).await, Verdict::Reject);
+    assert_eq!(a.mirror.judge(liar.me(), b"garbage").await, Verdict::Reject);
     let strange = codec::encode(&Gossip::Grew { mirror: node(&key(77)), cursor: 9 });
-    assert_eq!(a.mirror.judge(&strange).await, Verdict::Ignore);
+    assert_eq!(a.mirror.judge(liar.me(), &strange).await, Verdict::Ignore);
     // Over the wire: the forgery first, then a sound record by which its fate is known.
     let end = Instant::now() + Duration::from_secs(10);
     let mut seq = 0;
@@ -89,7 +89,7 @@ async fn a_forged_record_over_gossip_is_rejected_and_not_stored() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let good = codec::encode(&Gossip::Record(Box::new(plain_vendor(2, 1))));
-    assert_eq!(a.mirror.judge(&good).await, Verdict::Accept);
-    assert_eq!(a.mirror.judge(&good).await, Verdict::Ignore, "known");
+    assert_eq!(a.mirror.judge(liar.me(), &good).await, Verdict::Accept);
+    assert_eq!(a.mirror.judge(liar.me(), &good).await, Verdict::Ignore, "known");
     assert_eq!(a.mirror.digest().files, 0);
 }

@@ -204,7 +204,9 @@ impl TestMirror {
     /// A mirror that answers and takes gossip; its own work is not started.
     pub(super) async fn open(dir: TempDir, seed: u8, poll_seconds: u64, gossip: bool) -> Self {
         let (net, mut incoming) = start(seed, Roles { mirror: true, ..Roles::default() }, gossip).await;
-        let mirror = Mirror::open(dir.path(), net.clone(), &MirrorSettings { poll_seconds }).unwrap();
+        let mirror =
+            Mirror::open(dir.path(), net.clone(), &MirrorSettings { poll_seconds, ..MirrorSettings::default() })
+                .unwrap();
         let answers = Arc::new(Answers(Arc::clone(&mirror)));
         let taking = Arc::clone(&mirror);
         tokio::spawn(async move {
