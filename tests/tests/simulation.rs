@@ -95,8 +95,7 @@ fn seeds_that_found_something_once() {
         1, 3, 9, 15,
         // An order that the local clock alone took for expired was not heard again, and its chunks were swept
         // (`vendor/orders.rs`).
-        8, 16,
-        // Promises were dated by a clock that was behind, and had run out when it was set right.
+        8, 16, // Promises were dated by a clock that was behind, and had run out when it was set right.
         12, 17, 24, 41, 42,
         // A crash between a chunk and its lease's prolongation left a lease that lapsed under it (`vendor/ingest.rs`).
         48,

@@ -107,7 +107,10 @@ impl Twister {
                     // One mirror hears the one, another one the other.
                     if let Some(lie) = lie {
                         let other = stage.known.mirrors[stage.random.index(stage.known.mirrors.len())];
-                        out.push(Effect::Send { to: other, body: Body::Request { call: call + (1 << 40), bytes: lie } });
+                        out.push(Effect::Send {
+                            to: other,
+                            body: Body::Request { call: call + (1 << 40), bytes: lie },
+                        });
                     }
                     out.push(Effect::Send { to, body: Body::Request { call, bytes } });
                 }
@@ -118,7 +121,10 @@ impl Twister {
                 (Actor::User(user), Body::Request { call, bytes }) => {
                     if let Some(lie) = lying_owner(&bytes, stage, &user.keys) {
                         let other = stage.known.mirrors[stage.random.index(stage.known.mirrors.len())];
-                        out.push(Effect::Send { to: other, body: Body::Request { call: call + (1 << 40), bytes: lie } });
+                        out.push(Effect::Send {
+                            to: other,
+                            body: Body::Request { call: call + (1 << 40), bytes: lie },
+                        });
                     }
                     out.push(Effect::Send { to, body: Body::Request { call, bytes } });
                 }
@@ -261,4 +267,3 @@ fn lying_owner(bytes: &[u8], stage: &mut Stage<'_>, keys: &fathom_protocol::keys
     stage.oracle.signed_fat(&signed);
     Some(codec::encode(&Request::SubmitFats(Bounded::first([signed.into_carried()]))))
 }
-

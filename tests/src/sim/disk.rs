@@ -112,11 +112,6 @@ impl Disk {
         (Self::of(bytes), harmed)
     }
 
-    /// A copy of what is durable now: a backup.
-    pub(super) fn backup(&self) -> Self {
-        Self::of(self.lock().durable.clone())
-    }
-
     fn lock(&self) -> MutexGuard<'_, Image> {
         self.image.lock().unwrap_or_else(PoisonError::into_inner)
     }

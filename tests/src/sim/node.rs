@@ -23,15 +23,38 @@ pub(super) const ANSWER_MS: u64 = 2_500;
 /// What goes from one node to another, as bytes: the real encodings and their limits are part of the test.
 #[derive(Clone, Debug)]
 pub(super) enum Body {
-    Request { call: u64, bytes: Vec<u8> },
-    Response { call: u64, bytes: Vec<u8> },
-    Chunk { call: u64, header: Vec<u8>, bytes: Vec<u8> },
-    Answer { call: u64, bytes: Vec<u8> },
-    Fetch { call: u64, bytes: Vec<u8> },
-    Fetched { call: u64, bytes: Option<Vec<u8>> },
-    Gossip { bytes: Vec<u8> },
+    Request {
+        call: u64,
+        bytes: Vec<u8>,
+    },
+    Response {
+        call: u64,
+        bytes: Vec<u8>,
+    },
+    Chunk {
+        call: u64,
+        header: Vec<u8>,
+        bytes: Vec<u8>,
+    },
+    Answer {
+        call: u64,
+        bytes: Vec<u8>,
+    },
+    Fetch {
+        call: u64,
+        bytes: Vec<u8>,
+    },
+    Fetched {
+        call: u64,
+        bytes: Option<Vec<u8>>,
+    },
+    Gossip {
+        bytes: Vec<u8>,
+    },
     /// The beginning of a frame that announces `length` bytes, by a stranger that sends no more.
-    Opened { length: u64 },
+    Opened {
+        length: u64,
+    },
 }
 
 impl Body {
@@ -113,7 +136,6 @@ impl Known {
     pub(super) fn broken(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
     }
-
 }
 
 /// One step of one node.

@@ -35,7 +35,9 @@ impl Scenario {
     pub(super) fn shape(self, random: &mut Random) -> Shape {
         match self {
             Self::Storm => Shape::any(random),
-            Self::Race => Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) },
+            Self::Race => {
+                Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
+            }
             _ => Shape::honest(random),
         }
     }

@@ -7,6 +7,7 @@ use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::ledger::Terms;
 use fathom_protocol::time::UnixMs;
 
+use super::Options;
 use super::byzantine::{Stage, Twister};
 use super::faults::Fault;
 use super::invariants::{After, Oracle, Quiet};
@@ -17,7 +18,6 @@ use super::random::Random;
 use super::report::{Injected, Report, Trace, Violation};
 use super::user::User;
 use super::vendor::Vendor;
-use super::Options;
 
 /// Virtual milliseconds within which everything must be quiet once faults have stopped.
 pub(super) const LIVE_MS: u64 = 240_000;
@@ -381,8 +381,11 @@ impl World {
     fn twins_differ(&self) -> bool {
         let quiet = self.quiet();
         self.oracle.twins.iter().any(|(vendor, _, _)| {
-            let heads: Vec<Option<Hash>> =
-                quiet.mirrors.iter().map(|(_, mirror)| mirror.table.vendor(*vendor).map(|known| known.head.hash())).collect();
+            let heads: Vec<Option<Hash>> = quiet
+                .mirrors
+                .iter()
+                .map(|(_, mirror)| mirror.table.vendor(*vendor).map(|known| known.head.hash()))
+                .collect();
             heads.windows(2).any(|pair| pair[0] != pair[1])
         })
     }
@@ -406,11 +409,8 @@ impl World {
 
     pub(super) fn report(&self) -> Report {
         let (trace, last_events) = self.trace.finish();
-        let violation = self.oracle.violation.clone().map(|(invariant, what)| Violation {
-            invariant,
-            what,
-            at_ms: self.broken_at,
-        });
+        let violation =
+            self.oracle.violation.clone().map(|(invariant, what)| Violation { invariant, what, at_ms: self.broken_at });
         let count = |role| self.role(role).len();
         Report {
             seed: self.seed,

@@ -28,7 +28,10 @@ impl Vendor {
                 ));
             }
             None => {
-                return Err(Refusal::new(RefusalKind::Internal, "this vendor does not know what time it is yet; ask again"));
+                return Err(Refusal::new(
+                    RefusalKind::Internal,
+                    "this vendor does not know what time it is yet; ask again",
+                ));
             }
         }
         // One at a time: the same order may be on its way twice, and what it gives back counts once.

@@ -44,7 +44,8 @@ impl Vendor {
         let mut fresh = [0; LeaseId::LEN];
         getrandom::fill(&mut fresh)
             .map_err(|error| refused(RefusalKind::Internal, &format!("no randomness for a lease: {error}")))?;
-        let (lease, granted) = self.account(|ledger| ledger.offer(self.dating_clock(), &request, bytes, LeaseId(fresh)))?;
+        let (lease, granted) =
+            self.account(|ledger| ledger.offer(self.dating_clock(), &request, bytes, LeaseId(fresh)))?;
         Ok(Response::Offered { lease: lease.into_carried(), granted })
     }
 

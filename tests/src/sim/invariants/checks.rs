@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::ids::{ChunkId, NodeId, OwnerId};
 use fathom_protocol::ids::FileId;
+use fathom_protocol::ids::{ChunkId, NodeId, OwnerId};
 use fathom_protocol::ledger::Terms;
 use fathom_protocol::limits::FIRST_FRAME_BYTES_MAX;
 use fathom_store::ChunkKey;
@@ -135,7 +135,10 @@ impl Oracle {
         if after != After::Step {
             for ((node, lease), revision) in &self.said_leases {
                 if *node == me && now.get(lease).is_some_and(|found| found < revision) {
-                    lost.push(format!("vendor {me} forgot revision {revision} of lease {} that it signed", lease.short()));
+                    lost.push(format!(
+                        "vendor {me} forgot revision {revision} of lease {} that it signed",
+                        lease.short()
+                    ));
                 }
             }
         }
@@ -186,16 +189,7 @@ impl Oracle {
 
     /// A chunk is gone: was it its owner's wish, or its time?
     #[allow(clippy::too_many_arguments)]
-    fn chunk_went(
-        &mut self,
-        me: usize,
-        id: NodeId,
-        key: &ChunkKey,
-        held: &Held,
-        after: After,
-        at: u64,
-        terms: &Terms,
-    ) {
+    fn chunk_went(&mut self, me: usize, id: NodeId, key: &ChunkKey, held: &Held, after: After, at: u64, terms: &Terms) {
         let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
         let file = (key.owner, held.file);
         let released = self.finals.get(&file).into_iter().flatten().any(|fat| {
@@ -220,7 +214,10 @@ impl Oracle {
             }
             (After::Step, ..) => {
                 let age = at - renewed.unwrap_or(0).max(stored_at);
-                self.broken(6, format!("vendor {me} reclaimed chunk {chunk} early, {age} ms after it was last promised"));
+                self.broken(
+                    6,
+                    format!("vendor {me} reclaimed chunk {chunk} early, {age} ms after it was last promised"),
+                );
             }
             _ => {
                 self.broken(4, format!("vendor {me} lost chunk {chunk} in a crash, after its receipt"));

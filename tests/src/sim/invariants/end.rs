@@ -66,11 +66,14 @@ impl Oracle {
         for ((owner, file), acked) in &self.acked {
             for (node, mirror) in &quiet.mirrors {
                 let entry = mirror.table.fat(*owner, *file);
-                let kept = entry.is_some_and(|entry| {
-                    entry.seq > acked.seq || entry.seq == acked.seq && entry.hash == acked.hash
-                });
+                let kept = entry
+                    .is_some_and(|entry| entry.seq > acked.seq || entry.seq == acked.seq && entry.hash == acked.hash);
                 if !kept {
-                    lost.push(format!("mirror {node} has not final FAT {} of {}, which counts as stored", acked.seq, file.short()));
+                    lost.push(format!(
+                        "mirror {node} has not final FAT {} of {}, which counts as stored",
+                        acked.seq,
+                        file.short()
+                    ));
                 }
             }
         }
@@ -94,7 +97,8 @@ impl Oracle {
                     let renewed = self.renewed.get(&(*node, place.lease)).copied().unwrap_or(0);
                     let live = quiet.at < renewed + terms.commit_ms + terms.grace_ms;
                     let key = ChunkKey { owner: *owner, chunk: *chunk };
-                    let good = vendor.data.get(&key).is_some_and(|bytes| fathom_protocol::ids::ChunkId::of(bytes) == *chunk);
+                    let good =
+                        vendor.data.get(&key).is_some_and(|bytes| fathom_protocol::ids::ChunkId::of(bytes) == *chunk);
                     if live && !good {
                         lost.push(format!("vendor {node} has not chunk {} of a stored file", chunk.short()));
                     }

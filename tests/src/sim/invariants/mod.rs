@@ -190,7 +190,10 @@ impl Oracle {
     pub(super) fn took(&mut self, at: u64, vendor: usize, hop: &Hop, lease: LeaseId, allowed: bool) {
         self.stored_at.insert((vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk }), at);
         if !allowed {
-            self.broken(5, format!("vendor {vendor} took {} bytes that lease {} does not allow", hop.length, lease.short()));
+            self.broken(
+                5,
+                format!("vendor {vendor} took {} bytes that lease {} does not allow", hop.length, lease.short()),
+            );
         }
     }
 

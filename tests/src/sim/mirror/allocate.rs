@@ -6,7 +6,7 @@ use fathom_protocol::allocate::{Candidate, Share, Want, plan};
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::sign::{Carried, Signed};
-use fathom_protocol::wire::{AllocateRequest, Location, ProvisionalFat, Refusal, RefusalKind, Request, Response};
+use fathom_protocol::wire::{AllocateRequest, Location, ProvisionalFat, RefusalKind, Request, Response};
 
 use super::{Mirror, refused};
 use crate::sim::node::Cx;
@@ -83,22 +83,20 @@ impl Mirror {
         let Some(mut work) = self.works.remove(&id) else { return };
         let head = self.table.vendor(share.vendor).map(|vendor| vendor.head.carried().clone());
         match (response, head) {
-            (Response::Offered { lease, granted }, Some(head)) if cx.id(from) == share.vendor => {
-                match lease.verify() {
-                    Ok(lease) if fits(&lease, &work.request, share.vendor, granted) => {
-                        let lease = lease.into_carried();
-                        work.locations.push(Location { column: share.column, granted, lease, head });
-                    }
-                    _ => work.missing.push((share.column, share.bytes)),
+            (Response::Offered { lease, granted }, Some(head)) if cx.id(from) == share.vendor => match lease.verify() {
+                Ok(lease) if fits(&lease, &work.request, share.vendor, granted) => {
+                    let lease = lease.into_carried();
+                    work.locations.push(Location { column: share.column, granted, lease, head });
                 }
-            }
+                _ => work.missing.push((share.column, share.bytes)),
+            },
             _ => work.missing.push((share.column, share.bytes)),
         }
         work.pending.remove(&call);
         self.advance(cx, id, work);
     }
 
-    pub(super) fn not_offered(&mut self, cx: &mut Cx<'_>, call: u64, _: Refusal) {
+    pub(super) fn not_offered(&mut self, cx: &mut Cx<'_>, call: u64) {
         let Some((id, share)) = self.share(call) else { return };
         let Some(mut work) = self.works.remove(&id) else { return };
         work.pending.remove(&call);
@@ -116,8 +114,7 @@ impl Mirror {
             let mut shares = Vec::new();
             let mut asked = work.asked.clone();
             for (column, bytes) in std::mem::take(&mut work.missing) {
-                let want =
-                    Want { copies: 1, width: 1, bytes, unit: work.request.unit, avoid_zones: Vec::new() };
+                let want = Want { copies: 1, width: 1, bytes, unit: work.request.unit, avoid_zones: Vec::new() };
                 match plan(self.candidates(&work.request, &asked), &want) {
                     Ok(plan) => {
                         asked.extend(plan.shares.iter().map(|share| share.vendor));

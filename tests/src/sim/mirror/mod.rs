@@ -11,9 +11,11 @@ use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
+use fathom_protocol::sync::{Cursor, Event, Sync};
 use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
-use fathom_protocol::wire::{Gossip, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
+use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
 
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Timer};
@@ -32,8 +34,10 @@ pub(super) struct Mirror {
     pub(super) store: Store,
     works: BTreeMap<u64, Work>,
     next_work: u64,
-    /// Calls for another mirror's log.
-    pulls: BTreeMap<u64, usize>,
+    /// Decides what is asked of other mirrors; nothing before the start.
+    sync: Option<Sync>,
+    /// Calls that it asked for.
+    asks: BTreeMap<u64, (NodeId, u64)>,
     /// Strangers' frames that are open, and the bytes each may still send.
     pub(super) frames: BTreeMap<u64, u64>,
     next_frame: u64,
@@ -57,7 +61,8 @@ impl Mirror {
             store,
             works: BTreeMap::new(),
             next_work: 0,
-            pulls: BTreeMap::new(),
+            sync: None,
+            asks: BTreeMap::new(),
             frames: BTreeMap::new(),
             next_frame: 0,
             unwritten: Vec::new(),
@@ -70,20 +75,20 @@ impl Mirror {
     }
 
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
-        let first = cx.random.below(1_000);
-        cx.wait(first, Timer::Every(SYNC));
+        self.begin_sync(cx);
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
         match timer {
-            Timer::Every(SYNC) => self.read_mirrors(cx),
-            Timer::Every(_) => {
+            Timer::Every(COMMIT) => {
                 let changes = std::mem::take(&mut self.unwritten);
                 self.store.apply(changes);
             }
+            Timer::Every(which) => self.timer_of_sync(cx, which),
             Timer::Call(call) => {
-                self.pulls.remove(&call);
-                self.not_offered(cx, call, Refusal::new(RefusalKind::Silent, "no answer"));
+                if !self.answered(cx, call, None) {
+                    self.not_offered(cx, call);
+                }
             }
             Timer::Frame(frame) => {
                 self.frames.remove(&frame);
@@ -99,7 +104,7 @@ impl Mirror {
                     self.response(cx, from, call, response);
                 }
             }
-            Body::Gossip { bytes } => self.hear(cx, &bytes),
+            Body::Gossip { bytes } => self.hear(cx, from, &bytes),
             Body::Opened { length } => self.open_frame(cx, length),
             _ => {}
         }
@@ -121,18 +126,24 @@ impl Mirror {
             return cx.reply(from, call, &refused(RefusalKind::BadRequest, "malformed"));
         };
         let answer = match request {
-            Request::Report(record) => self.report(cx, SyncRecord::Vendor(record)),
-            Request::SubmitMove(moved) => self.report(cx, SyncRecord::Move(moved)),
-            Request::SubmitFats(fats) => self.submit(cx, fats.into_vec()),
+            Request::Report(record) => self.report(cx, from, SyncRecord::Vendor(record)),
+            Request::SubmitMove(moved) => self.report(cx, from, SyncRecord::Move(moved)),
+            Request::SubmitFats(fats) => self.submit(cx, from, fats.into_vec()),
             Request::FatsOf(query) => match query.verify() {
                 Ok(query) if query.mirror == cx.id(cx.me) => Response::Page(self.fats_of(cx, &query)),
                 Ok(_) => refused(RefusalKind::NotAuthorised, "signed for another mirror"),
                 Err(error) => Response::Refused(error.into()),
             },
-            Request::Since { log, cursor } => Response::Page(self.page(cx, log, cursor, |_, _, _| true)),
-            Request::Orders { vendor, log, cursor } => {
-                Response::Page(self.page(cx, log, cursor, |table, store, key| store.concerns(table, vendor, key)))
+            Request::Since { log, cursor } => Response::Page(self.since(cx, log, cursor)),
+            Request::Orders { vendor, log, cursor } => Response::Page(self.orders_of(cx, vendor, log, cursor)),
+            Request::Compare(compare) => {
+                let told = reconcile::answer(self.table.index(), &compare);
+                if matches!(compare.probe, Probe::Root(_)) {
+                    self.decide(cx, Event::Compared { by: cx.id(from), differ: told != Compared::Same });
+                }
+                Response::Compared(told)
             }
+            Request::Wanted(wanted) => Response::Page(self.wanted(cx, &wanted)),
             Request::Allocate(request) => return self.allocate(cx, from, call, request),
             Request::Digest => Response::Digest(self.table.digest()),
             _ => refused(RefusalKind::WrongRole, "a mirror does not answer this"),
@@ -141,19 +152,18 @@ impl Mirror {
     }
 
     fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
-        if self.pulls.remove(&call).is_some() {
-            if let Response::Page(page) = response {
-                self.keep_page(cx, from, page);
-            }
-            return;
+        if self.asks.contains_key(&call) {
+            self.answered(cx, call, Some(response));
+        } else {
+            self.offered(cx, from, call, response);
         }
-        self.offered(cx, from, call, response);
     }
 
-    fn report(&mut self, cx: &mut Cx<'_>, record: SyncRecord) -> Response {
-        let verified = match verify(record) {
-            Ok(verified) => verified,
-            Err(error) => return Response::Refused(error.into()),
+    fn report(&mut self, cx: &mut Cx<'_>, from: usize, record: SyncRecord) -> Response {
+        let verified = match self.admitted(cx, from, record) {
+            Some(Ok(verified)) => verified,
+            Some(Err(error)) => return Response::Refused(error.into()),
+            None => return refused(RefusalKind::NotAuthorised, "come back later"),
         };
         match self.keep(cx, vec![verified], None).remove(0) {
             Ok(_) => Response::Done,
@@ -161,30 +171,32 @@ impl Mirror {
         }
     }
 
-    fn submit(&mut self, cx: &mut Cx<'_>, fats: Vec<Carried<FinalFat>>) -> Response {
+    fn submit(&mut self, cx: &mut Cx<'_>, from: usize, fats: Vec<Carried<FinalFat>>) -> Response {
         let mut results = Vec::new();
         for fat in fats {
-            let result = match fat.verify() {
-                Err(error) => Err(error.into()),
-                Ok(fat) => self.table.check_uses(&fat).and_then(|()| {
+            let result = match self.admitted(cx, from, SyncRecord::Fat(fat)) {
+                Some(Err(error)) => Err(error.into()),
+                None => Err(Refusal::new(RefusalKind::NotAuthorised, "come back later")),
+                Some(Ok(Verified::Fat(fat))) => self.table.check_uses(&fat).and_then(|()| {
                     let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
                     self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
                     cx.oracle.mirror_said_final(cx.me, owner, file, seq);
                     Ok(())
                 }),
+                Some(Ok(_)) => Err(Refusal::new(RefusalKind::BadRequest, "not a final FAT")),
             };
             results.push(result.err());
         }
         Response::Submitted(Bounded::first(results))
     }
 
-    /// Merges records and writes what is new with the cursor, all or nothing; then passes it on.
+    /// Merges records and writes what is new with the cursor, all or nothing; then passes it on. Says which were new.
     fn keep(
         &mut self,
         cx: &mut Cx<'_>,
         records: Vec<Verified>,
         cursor: Option<(NodeId, Hash, u64)>,
-    ) -> Vec<Result<(), Refusal>> {
+    ) -> Vec<Result<bool, Refusal>> {
         let mut changes = Vec::new();
         let (mut results, mut fresh, mut orders) = (Vec::new(), Vec::new(), Vec::new());
         for record in records {
@@ -202,9 +214,9 @@ impl Mirror {
                         orders.push((fat.carried().clone(), tell));
                     }
                     fresh.push(record.to_record());
-                    results.push(Ok(()));
+                    results.push(Ok(true));
                 }
-                Ok(Merged::Known) => results.push(Ok(())),
+                Ok(Merged::Known) => results.push(Ok(false)),
                 Err(refusal) => results.push(Err(refusal)),
             }
         }
@@ -230,26 +242,38 @@ impl Mirror {
         results
     }
 
-    fn page(
-        &self,
-        cx: &Cx<'_>,
-        log: Hash,
-        cursor: u64,
-        wanted: impl Fn(&Table, &Store, &Key) -> bool,
-    ) -> Page {
-        let cursor = if log == self.store.log && cursor < self.store.next { cursor } else { 0 };
-        let (records, next, more) = self.store.after(cursor, |key| wanted(&self.table, &self.store, key));
+    fn page(&self, cx: &Cx<'_>, (records, next, more): (Vec<SyncRecord>, u64, bool)) -> Page {
         Page { log: self.store.log, next, more, clock: cx.now, records: Bounded::first(records) }
     }
 
-    fn fats_of(&self, cx: &Cx<'_>, query: &fathom_protocol::wire::OwnerQuery) -> Page {
+    /// The log after a cursor. Who read another log is told where this one ends, and compares tables instead.
+    fn since(&self, cx: &Cx<'_>, log: Hash, cursor: u64) -> Page {
+        let first = log == Cursor::NONE.log;
+        if !first && (log != self.store.log || cursor >= self.store.next) {
+            return self.page(cx, (Vec::new(), self.store.next - 1, false));
+        }
+        self.page(cx, self.store.after(if first { 0 } else { cursor }, |_| true))
+    }
+
+    fn orders_of(&self, cx: &Cx<'_>, vendor: NodeId, log: Hash, cursor: u64) -> Page {
+        let cursor = if log == self.store.log && cursor < self.store.next { cursor } else { 0 };
+        self.page(cx, self.store.after(cursor, |key| self.store.concerns(&self.table, vendor, key)))
+    }
+
+    fn wanted(&self, cx: &Cx<'_>, wanted: &WantedList) -> Page {
+        let found = reconcile::wanted_keys(&self.table, wanted);
+        let records = found.iter().flatten().filter_map(|key| self.store.records.get(key).cloned()).collect();
+        self.page(cx, (records, found.len() as u64, found.len() < wanted.len()))
+    }
+
+    fn fats_of(&self, cx: &Cx<'_>, query: &OwnerQuery) -> Page {
         let mut records = Vec::new();
         for (file, _) in self.table.fats_after(query.owner, query.after) {
             if query.file.is_none_or(|only| only == file) {
                 records.extend(self.store.records.get(&Key::Fat(query.owner, file)).cloned());
             }
         }
-        Page { log: self.store.log, next: 0, more: false, clock: cx.now, records: Bounded::first(records) }
+        self.page(cx, (records, 0, false))
     }
 }
 

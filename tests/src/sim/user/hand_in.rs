@@ -56,13 +56,7 @@ impl User {
             stored.push((chunk.id, length, held));
         }
         let file = &self.files[name];
-        let meta = FileMeta {
-            name: Text::cut(name),
-            size,
-            mode: 0o644,
-            modified: cx.now,
-            chunk_plain: CHUNK_PLAIN,
-        };
+        let meta = FileMeta { name: Text::cut(name), size, mode: 0o644, modified: cx.now, chunk_plain: CHUNK_PLAIN };
         let manifest = Manifest::new(meta, file.file_key, places, self.copies, &chunks).expect("a small manifest");
         let body = self.keys.seal_manifest(&manifest, put.file, put.seq, cx.random.bytes()).expect("it seals");
         let uses = put.granted.iter().map(|(place, granted)| {
@@ -119,8 +113,7 @@ impl User {
         fat: Signed<FinalFat>,
         stored: Option<Vec<(ChunkId, u32, Vec<Place>)>>,
     ) {
-        let hand_in =
-            HandIn { name, fat, stored, asked: BTreeMap::new(), acked: BTreeSet::new(), rest: Vec::new() };
+        let hand_in = HandIn { name, fat, stored, asked: BTreeMap::new(), acked: BTreeSet::new(), rest: Vec::new() };
         self.op = Some(Op::HandIn(Box::new(hand_in)));
         self.hand_in_again(cx);
     }

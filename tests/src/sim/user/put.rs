@@ -135,7 +135,9 @@ impl User {
         for (at, plain) in put.plain.iter().enumerate() {
             let mut to = Vec::new();
             for vendors in columns.values_mut() {
-                let Some((vendor, lease, units)) = vendors.iter_mut().find(|(_, _, units)| *units > 0) else { continue };
+                let Some((vendor, lease, units)) = vendors.iter_mut().find(|(_, _, units)| *units > 0) else {
+                    continue;
+                };
                 *units -= 1;
                 to.push((*vendor, lease.clone()));
             }

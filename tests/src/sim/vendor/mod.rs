@@ -100,7 +100,8 @@ impl Vendor {
         let mut leases = Vec::new();
         let mut persisted = BTreeMap::new();
         for (id, entry) in fat.leases()? {
-            let carried: Carried<Lease> = codec::decode(&entry.signed, 2 * Lease::BYTES_MAX).expect("a lease on disk decodes");
+            let carried: Carried<Lease> =
+                codec::decode(&entry.signed, 2 * Lease::BYTES_MAX).expect("a lease on disk decodes");
             let mut lease = carried.peek().expect("a lease on disk is one");
             // What is used follows the local FAT.
             lease.bytes = lease.bytes.max(entry.used);
