@@ -12,6 +12,7 @@ use crate::header::Hop;
 use crate::ids::{Hash, LeaseId, NodeId};
 use crate::lease::{Lease, LeaseState};
 use crate::limits::{EXTENT_BYTES_MAX, LEASES_MAX};
+use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
@@ -169,7 +170,7 @@ impl Ledger {
         if bytes == 0 || bytes > request.bytes.saturating_add(u64::from(request.unit)) {
             return refuse(RefusalKind::BadRequest, "the offer asks for more than its owner did");
         }
-        if bytes > self.free() {
+        if bytes > self.free() && !without(Line::Capacity) {
             return refuse(RefusalKind::NoSpace, format!("{bytes} bytes were asked, {} are free", self.free()));
         }
         if self.granted.len() >= REMEMBERED_MAX {
@@ -238,10 +239,11 @@ impl Ledger {
             return refuse(RefusalKind::UnknownLease, "no such lease here; it may have expired");
         };
         let held = &entry.lease;
-        if held.owner != hop.owner || held.authority != hop.authority {
+        let any = without(Line::LiveLease);
+        if !any && (held.owner != hop.owner || held.authority != hop.authority) {
             return refuse(RefusalKind::NotAuthorised, "the lease is held for somebody else");
         }
-        if held.state == LeaseState::Grace || held.room_expires < now {
+        if !any && (held.state == LeaseState::Grace || held.room_expires < now) {
             return refuse(RefusalKind::LeaseExpired, "the lease's room has expired; ask for storage again");
         }
         let length = u64::from(hop.length);
@@ -396,7 +398,8 @@ impl Ledger {
             if lease.used == 0 || !past(now, 0) || lease.room() > 0 {
                 continue;
             }
-            if past(now, self.terms.grace_ms) && agreed.is_some_and(|clock| past(clock, self.terms.grace_ms)) {
+            let agree = agreed.is_some_and(|clock| past(clock, self.terms.grace_ms)) || without(Line::AgreedClock);
+            if past(now, self.terms.grace_ms) && agree {
                 lapses.push(Lapse::Reclaim(id));
             } else if lease.state != LeaseState::Grace {
                 self.change(id, |lease| lease.state = LeaseState::Grace)?;

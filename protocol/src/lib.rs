@@ -20,6 +20,7 @@ pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod moves;
+pub mod mutations;
 pub mod receipt;
 pub mod reconcile;
 pub mod seal;

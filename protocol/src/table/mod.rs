@@ -14,6 +14,7 @@ use crate::fat::FinalFat;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
+use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
@@ -184,8 +185,14 @@ impl Table {
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {
         if let Some(known) = self.vendors.get(&vendor.head.vendor) {
             let (new, old) = ((vendor.head.epoch, vendor.head.seq), (known.head.epoch, known.head.seq));
-            if new < old {
+            if without(Line::NoTime) && vendor.head.issued < known.head.issued {
                 return stale("head of this vendor");
+            }
+            if new < old && !without(Line::HigherHead) {
+                return stale("head of this vendor");
+            }
+            if new == old && without(Line::Twins) {
+                return Ok(Merged::Known);
             }
             if new == old {
                 // Two nodes run with one key. The smaller hash wins everywhere, so that mirrors agree.

@@ -19,7 +19,7 @@ impl Random {
 
     /// 0 to `bound - 1`; 0 if `bound` is 0.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// `low` to `high`, both included.

@@ -138,7 +138,7 @@ impl Vendor {
             if known.is_some_and(|known| known.base > hop.seq) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
-            let now = self.dating_clock();
+            let now = vendor.dating_clock();
             lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {
                 // This vendor signed the lease, so one that is unknown by now has lapsed.
                 RefusalKind::UnknownLease if lease.room_expires < now => {

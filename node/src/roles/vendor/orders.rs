@@ -8,7 +8,6 @@ use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk}
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
-use crate::clock;
 
 impl Vendor {
     /// Acts on a final FAT, from whomever it comes: its owner's signature is what counts. Showing it again changes nothing,

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::accounts::in_transaction;
 use super::{Vendor, VendorError, capacity, lock};
-use crate::clock;
 
 /// Mirrors that are told; the others hear from these.
 pub(super) const MIRRORS_TOLD: usize = 3;

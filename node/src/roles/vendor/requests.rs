@@ -12,7 +12,6 @@ use fathom_store::{ChunkKey, ChunkState};
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
-use crate::clock;
 
 fn refused(kind: RefusalKind, reason: &str) -> Refusal {
     Refusal::new(kind, reason)

@@ -32,6 +32,7 @@ impl Oracle {
         self.mirror_durable(me, mirror, after);
         self.heads_only_grow(me, mirror);
         self.time_orders_nothing(me, mirror);
+        self.twins_are_seen(me, mirror);
         self.signed_capacity_holds(me, mirror, known);
         self.strangers_cost_little(me, mirror.frames.values());
     }
@@ -87,15 +88,27 @@ impl Oracle {
 
     /// Invariant 7: of all heads that came, the one with the highest (epoch, seq) is kept, whenever it was signed.
     fn time_orders_nothing(&mut self, me: usize, mirror: &Mirror) {
-        let wrong = mirror.table.vendors().find(|vendor| {
-            self.best.get(&(me, vendor.head.vendor)).is_some_and(|(epoch, seq, hash)| {
-                let twin = self.twins.contains(&(vendor.head.vendor, *epoch, *seq));
-                (vendor.head.epoch, vendor.head.seq) != (*epoch, *seq) || !twin && vendor.head.hash() != *hash
-            })
+        let lower = mirror.table.vendors().find(|vendor| {
+            let best = self.best.get(&(me, vendor.head.vendor));
+            best.is_some_and(|(epoch, seq, _)| (vendor.head.epoch, vendor.head.seq) != (*epoch, *seq))
         });
-        if let Some(vendor) = wrong {
+        if let Some(vendor) = lower {
             let vendor = vendor.head.vendor.short();
             self.broken(7, format!("mirror {me} does not keep the highest head of {vendor} that it was shown"));
+        }
+    }
+
+    /// Invariant 10: two heads with one number are seen for what they are, and every mirror that was shown both keeps the same.
+    fn twins_are_seen(&mut self, me: usize, mirror: &Mirror) {
+        let other = mirror.table.vendors().find(|vendor| {
+            let best = self.best.get(&(me, vendor.head.vendor));
+            best.is_some_and(|(epoch, seq, hash)| {
+                (vendor.head.epoch, vendor.head.seq) == (*epoch, *seq) && vendor.head.hash() != *hash
+            })
+        });
+        if let Some(vendor) = other {
+            let vendor = vendor.head.vendor.short();
+            self.broken(10, format!("mirror {me} was shown twins of {vendor} and keeps another one than all others"));
         }
     }
 

@@ -57,7 +57,6 @@ impl Oracle {
     pub(in crate::sim) fn check_quiet(&mut self, quiet: &Quiet<'_>) {
         self.acknowledged_finals_kept(quiet);
         self.acknowledged_chunks_kept(quiet);
-        self.twins_agree(quiet);
     }
 
     /// Invariants 4 and 8: no acknowledged final FAT is lost, and no older one came back.
@@ -108,10 +107,5 @@ impl Oracle {
         for what in lost {
             self.broken(9, what);
         }
-    }
-
-    /// Invariant 10: all mirrors keep the same of two heads with one number.
-    fn twins_agree(&mut self, quiet: &Quiet<'_>) {
-        let _ = quiet;
     }
 }

@@ -68,7 +68,6 @@ impl Vendor {
         }
         let allowed = cx.oracle.may_take(run.ledger.lease(lease), hop, now);
         run.ledger.admit(now, hop, lease)?;
-        cx.oracle.took(cx.at, cx.me, hop, lease, allowed);
         self.data.insert(key, bytes.to_vec());
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         let receipt = self.sign_receipt(&tag, bytes, now)?;
@@ -79,7 +78,7 @@ impl Vendor {
         let stored = matches!(inserted, Ok(Inserted::New));
         let changed = run.ledger.settle(now, lease, u64::from(hop.length), stored)?;
         match inserted {
-            Ok(_) => {}
+            Ok(_) => cx.oracle.took(cx.at, cx.me, hop, lease, allowed),
             Err(error) => {
                 self.data.remove(&key);
                 return Err(internal(&error));
