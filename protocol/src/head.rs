@@ -1,15 +1,7 @@
 //! A vendor's head, and the head with all its live leases: the unit in which mirrors hold and exchange the FAT.
 //!
-//! The head's root is a Merkle-sum commitment: each leaf is one lease's commitment and bytes, each node the hash of its two
-//! children and the sum of their bytes, in the order of lease identifiers. Whoever has all leases can see that none
-//! was left out, and that together they stay within the capacity that was signed.
-//!
-//! ```text
-//! empty: BLAKE3(0x02), sum 0        leaf: BLAKE3(0x00, commitment[32], bytes u64 le), sum bytes
-//! node:  BLAKE3(0x01, left[32], left sum u64 le, right[32], right sum u64 le), sum left + right
-//! an odd node at the end of a level moves up as it is
-//! commitment: BLAKE3(lease body, lease signature[64])
-//! ```
+//! The head's root commits to all leases and to their sum ([`crate::root`]): whoever has them all sees whether one was left
+//! out, and whoever has one lease and a [`LeaseProof`] sees that it is live without having the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +9,7 @@ use crate::codec::{Bounded, Text};
 use crate::ids::{DeviceId, Hash, LeaseId, NodeId};
 use crate::lease::Lease;
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LABEL_BYTES_MAX, LEASES_MAX};
+use crate::root::{Entry, LeaseProof, LeaseRoot, Standing, lease_root};
 use crate::sign::{Carried, RecordError, Signed, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -27,45 +20,6 @@ pub type Label = Text<LABEL_BYTES_MAX>;
 pub type Address = Text<ADDRESS_BYTES_MAX>;
 /// The addresses of one node.
 pub type Addresses = Bounded<Address, ADDRESSES_MAX>;
-
-/// Merkle-sum root over a vendor's live leases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseRoot {
-    /// The commitment.
-    pub hash: Hash,
-    /// Sum of the bytes that all leases hold.
-    pub sum: u64,
-}
-
-/// The root over `leaves`, which are `(commitment to the signed lease, bytes held)` in the order of lease identifiers.
-/// Saturates at 2^64 - 1 bytes.
-#[must_use]
-pub fn lease_root(leaves: impl IntoIterator<Item = (Hash, u64)>) -> LeaseRoot {
-    let mut level: Vec<LeaseRoot> = leaves
-        .into_iter()
-        .map(|(hash, sum)| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&[tags::root::LEAF]).update(&hash.0).update(&sum.to_le_bytes());
-            LeaseRoot { hash: Hash(*hasher.finalize().as_bytes()), sum }
-        })
-        .collect();
-    while level.len() > 1 {
-        level = level
-            .chunks(2)
-            .map(|pair| match pair {
-                [left, right] => {
-                    let mut hasher = blake3::Hasher::new();
-                    hasher.update(&[tags::root::NODE]);
-                    hasher.update(&left.hash.0).update(&left.sum.to_le_bytes());
-                    hasher.update(&right.hash.0).update(&right.sum.to_le_bytes());
-                    LeaseRoot { hash: Hash(*hasher.finalize().as_bytes()), sum: left.sum.saturating_add(right.sum) }
-                }
-                odd => odd[0],
-            })
-            .collect();
-    }
-    level.first().copied().unwrap_or_else(|| LeaseRoot { hash: Hash::of(&[tags::root::EMPTY]), sum: 0 })
-}
 
 /// What one device of a vendor reported (figures 1a to 1c).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +92,14 @@ impl VendorHead {
     pub fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.root.sum)
     }
+
+    /// What `proof` shows of the lease called `id` under this head.
+    ///
+    /// # Errors
+    /// [`RecordError::Invalid`] if it is no proof of that.
+    pub fn standing(&self, proof: &LeaseProof, id: LeaseId) -> Result<Standing, RecordError> {
+        proof.verify(&self.root, self.leases, id)
+    }
 }
 
 record!(
@@ -192,7 +154,7 @@ impl VendorRecord {
                 return Err(RecordError::Invalid("a head comes with foreign or unordered leases"));
             }
             before = Some(lease.id);
-            leaves.push((commitment, lease.bytes));
+            leaves.push((lease.id, commitment, lease.bytes));
             leases.push(lease);
         }
         if leases.len() != head.leases as usize || lease_root(leaves) != head.root {
@@ -202,7 +164,79 @@ impl VendorRecord {
     }
 }
 
+/// One lease's standing at a vendor, with what proves it: a few hundred bytes instead of all leases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseEvidence {
+    /// The head.
+    pub head: Carried<VendorHead>,
+    /// That the lease is live under that head, or that it is not.
+    pub proof: LeaseProof,
+    /// The lease, if it is live.
+    pub lease: Option<Carried<Lease>>,
+}
+
+/// Evidence that was verified.
+#[derive(Clone, Debug)]
+pub struct VerifiedLease {
+    /// The head, signed by its vendor.
+    pub head: Signed<VendorHead>,
+    /// The lease that the head commits to; none means that the vendor holds no such lease.
+    pub lease: Option<Signed<Lease>>,
+}
+
+impl LeaseEvidence {
+    /// Verifies the head's signature, and that it commits to the lease called `id` as shown here, or to none of that name.
+    /// Without a `vendor` any vendor's will do, and that one vendor has none of that name shows nothing.
+    ///
+    /// # Errors
+    /// [`RecordError`]: a bad head or one of another vendor, a proof of something else, or another lease than the proof is about.
+    pub fn verify(self, vendor: Option<NodeId>, id: LeaseId) -> Result<VerifiedLease, RecordError> {
+        let head = self.head.verify()?;
+        if vendor.map_or(self.lease.is_none(), |vendor| vendor != head.vendor) {
+            return Err(RecordError::Invalid("the evidence is about another vendor"));
+        }
+        let lease = match (head.standing(&self.proof, id)?, self.lease) {
+            (Standing::Present { commitment, bytes }, Some(lease)) if lease.commitment() == commitment => {
+                let lease = lease.attested()?;
+                if (lease.vendor, lease.id, lease.bytes) != (head.vendor, id, bytes) {
+                    return Err(RecordError::Invalid("the head commits to a lease of another name or length"));
+                }
+                Some(lease)
+            }
+            (Standing::Absent, None) => None,
+            _ => return Err(RecordError::Invalid("the lease is not the one that the proof is about")),
+        };
+        Ok(VerifiedLease { head, lease })
+    }
+}
+
 impl VerifiedVendor {
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))
+    }
+
+    /// One lease.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<&Signed<Lease>> {
+        self.leases.binary_search_by(|lease| lease.id.cmp(&id)).ok().map(|at| &self.leases[at])
+    }
+
+    /// Proof that the lease called `id` is live, or that it is not. Hashes all leases.
+    #[must_use]
+    pub fn prove(&self, id: LeaseId) -> LeaseProof {
+        LeaseProof::new(self.entries(), id)
+    }
+
+    /// Head, proof and lease, for somebody who trusts only the vendor's signature.
+    #[must_use]
+    pub fn evidence(&self, id: LeaseId) -> LeaseEvidence {
+        LeaseEvidence {
+            head: self.head.carried().clone(),
+            proof: self.prove(id),
+            lease: self.lease(id).map(|lease| lease.carried().clone()),
+        }
+    }
+
     /// The record as it is sent.
     #[must_use]
     pub fn to_record(&self) -> VendorRecord {

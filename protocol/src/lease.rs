@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LeaseId, NodeId, OwnerId};
+use crate::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::sign::{RecordError, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -41,6 +41,16 @@ impl LeaseState {
     }
 }
 
+/// The newest final FAT that the vendor acted on for a lease. A vendor that notes it here cannot drop the lease later and say
+/// that nobody used it ([`crate::fork`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The file.
+    pub file: FileId,
+    /// The final FAT's identity.
+    pub fat: Hash,
+}
+
 /// An extent of `vendor`'s capacity, held for `owner`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -66,6 +76,8 @@ pub struct Lease {
     pub room_expires: UnixMs,
     /// Until when what is stored is held, before grace.
     pub expires: UnixMs,
+    /// The final FAT that committed bytes of it last; none before the first.
+    pub named: Option<Named>,
 }
 
 impl Lease {

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 
-use crate::head::{LeaseRoot, lease_root};
 use crate::header::Hop;
 use crate::ids::{Hash, LeaseId, NodeId};
-use crate::lease::{Lease, LeaseState};
+use crate::lease::{Lease, LeaseState, Named};
 use crate::limits::{EXTENT_BYTES_MAX, LEASES_MAX};
 use crate::mutations::{Line, without};
+use crate::root::{LeaseRoot, lease_root};
 use crate::sign::{RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
@@ -128,7 +128,8 @@ impl Ledger {
     /// Commitment to all live leases.
     #[must_use]
     pub fn root(&self) -> LeaseRoot {
-        lease_root(self.leases.values().map(|entry| (entry.lease.carried().commitment(), entry.lease.bytes)))
+        let entry = |(id, entry): (&LeaseId, &Entry)| (*id, entry.lease.carried().commitment(), entry.lease.bytes);
+        lease_root(self.leases.iter().map(entry))
     }
 
     /// All live leases, ordered by identifier.
@@ -224,6 +225,7 @@ impl Ledger {
             state: LeaseState::Offered,
             room_expires,
             expires: room_expires,
+            named: None,
         };
         let lease = Signed::sign(lease, &self.key)?;
         self.leases.insert(fresh, Entry { lease, inflight: 0 });
@@ -301,6 +303,14 @@ impl Ledger {
             }
         })?;
         Ok(self.drop_empty(id))
+    }
+
+    /// Notes in a lease the final FAT that committed bytes of it: from now on the vendor is bound to it by its signature.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn note(&mut self, id: LeaseId, named: Named) -> Result<(), Refusal> {
+        self.change(id, |lease| lease.named = Some(named))
     }
 
     /// Bytes under this lease were erased; the space is free again. Returns whether the lease still exists.

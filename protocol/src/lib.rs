@@ -4,14 +4,16 @@
 //! nothing of tokio or libp2p. Time ([`time::UnixMs`]), randomness and bytes are arguments; decisions are return values.
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
-//! become trusted values), then the records ([`lease`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
+//! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
 //! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`], [`reconcile`],
 //! [`sync`]).
 
 pub mod allocate;
 pub mod clocks;
 pub mod codec;
+pub mod delta;
 pub mod fat;
+pub mod fork;
 pub mod head;
 pub mod header;
 pub mod ids;
@@ -23,6 +25,7 @@ pub mod moves;
 pub mod mutations;
 pub mod receipt;
 pub mod reconcile;
+pub mod root;
 pub mod seal;
 pub mod sign;
 pub mod sync;

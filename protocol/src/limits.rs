@@ -36,6 +36,14 @@ pub const PARTS_MAX: usize = 64;
 pub const DEVICES_MAX: usize = 64;
 /// Live leases of one vendor.
 pub const LEASES_MAX: usize = 16_384;
+/// Steps from a lease to its vendor's root: the binary logarithm of [`LEASES_MAX`].
+pub const LEASE_PROOF_DEPTH_MAX: usize = 14;
+/// Leases that vanished from heads and wait for their release to arrive, at one mirror.
+pub const SUSPICIONS_MAX: usize = 1_024;
+/// Of these, noted for one head: one proof is enough.
+pub const SUSPICIONS_PER_HEAD_MAX: usize = 4;
+/// Leases that one delta changes, and leases that it drops; a vendor whose leases changed more sends them all.
+pub const DELTA_LEASES_MAX: usize = 1_024;
 /// Leases that one final FAT uses, and vendors that it frees.
 pub const FAT_USES_MAX: usize = 4_096;
 /// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk.

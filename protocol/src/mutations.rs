@@ -18,7 +18,7 @@ pub enum Line {
     AgreedClock,
     /// When a head was signed is not looked at.
     NoTime,
-    /// Of two heads with one number all mirrors keep the same.
+    /// Two heads with one number are made a proof against their signer.
     Twins,
     /// A chunk's salt follows its plaintext.
     Salt,

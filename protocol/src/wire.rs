@@ -12,8 +12,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Bounded, Text};
+use crate::delta::VendorDelta;
 use crate::fat::FinalFat;
-use crate::head::{Addresses, Label, VendorHead, VendorRecord};
+use crate::fork::ForkProof;
+use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
@@ -291,6 +293,8 @@ pub enum SyncRecord {
     Move(CarriedMove),
     /// A node's announcement.
     Peer(Carried<PeerRecord>),
+    /// A proof against a vendor.
+    Proof(Box<ForkProof>),
 }
 
 /// What a request asks. One per stream.
@@ -302,6 +306,8 @@ pub enum Request {
     Announce(Carried<PeerRecord>),
     /// Vendor to mirror: my head and leases (figures 2 and 3).
     Report(VendorRecord),
+    /// Vendor to mirror: my head, and what changed since one that you know. `NotFound` asks for all leases.
+    ReportDelta(VendorDelta),
     /// User or vendor to mirror: lock storage (figure 5).
     Allocate(Carried<AllocateRequest>),
     /// Mirror to vendor: countersign `bytes` of this request (figure 6).
@@ -357,6 +363,17 @@ pub enum Request {
     Compare(Compare),
     /// Mirror to mirror: the records at these positions, as far as they are not older than the asker's.
     Wanted(WantedList),
+    /// Anybody to mirror: one vendor's head and leases, and the proof against it if there is one.
+    VendorOf(NodeId),
+    /// Anybody to mirror: the proofs against these vendors, or against all if none is named.
+    Proofs(Bounded<NodeId, HEADS_MAX>),
+    /// Anybody to mirror: one lease, with what proves it.
+    LeaseOf {
+        /// Whose lease; with none, of whichever vendor has it in its newest head.
+        vendor: Option<NodeId>,
+        /// Which.
+        lease: LeaseId,
+    },
 }
 
 /// A digest by which two mirrors can be compared.
@@ -372,6 +389,8 @@ pub struct TableDigest {
     pub files: u64,
     /// Moves.
     pub moves: u64,
+    /// Vendors in quarantine.
+    pub proofs: u64,
 }
 
 /// A page of records.
@@ -409,8 +428,8 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::Since`], [`Request::Orders`] and [`Request::Wanted`], where `next`
-    /// counts the positions that were looked at.
+    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
+    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),
@@ -420,6 +439,8 @@ pub enum Response {
     Digest(TableDigest),
     /// To [`Request::Compare`].
     Compared(Compared),
+    /// To [`Request::LeaseOf`].
+    Lease(Box<LeaseEvidence>),
     /// No.
     Refused(Refusal),
 }
@@ -484,6 +505,8 @@ pub enum FetchAnswer {
 pub enum Gossip {
     /// The record itself.
     Record(Box<SyncRecord>),
+    /// What changed at a vendor, for those that have the head before.
+    Delta(Box<VendorDelta>),
     /// The sender accepted something that is too large for gossip; ask it.
     Grew {
         /// Who has it.

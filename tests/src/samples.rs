@@ -3,17 +3,20 @@
 
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
-    Address, Addresses, Characteristics, DeviceSummary, LeaseRoot, VendorHead, VendorRecord, lease_root,
+    Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
 };
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::keys::{Phrase, UserKeys};
-use fathom_protocol::lease::{Lease, LeaseState};
+use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
+use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
 use fathom_protocol::seal::seal_chunk;
 use fathom_protocol::sign::{Record, Signed};
 use fathom_protocol::table::index::Prefix;
@@ -86,6 +89,7 @@ pub fn lease(vendor: u8, id: u8) -> Lease {
         state: LeaseState::Locked,
         room_expires: NOW.plus_seconds(86_400),
         expires: NOW.plus_seconds(2_678_400),
+        named: None,
     }
 }
 
@@ -101,7 +105,7 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
         issued: NOW,
         capacity: CAPACITY,
         used: leases.iter().map(|lease| lease.used).sum(),
-        root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+        root: lease_root(leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))),
         leases: u32::try_from(leases.len()).expect("few leases"),
         characteristics: Characteristics {
             zone: text("north"),
@@ -129,6 +133,42 @@ pub fn vendor_record(vendor: u8, seq: u64) -> VendorRecord {
     let leases = [signed(lease(vendor, 1), &key(vendor)), signed(lease(vendor, 2), &key(vendor))];
     let head = signed(head(vendor, seq, &leases), &key(vendor));
     VendorRecord { head: head.into_carried(), leases: list(leases.into_iter().map(Signed::into_carried).collect()) }
+}
+
+/// What changed from [`vendor_record`] 17 to a head 18 in which lease 1 is gone, lease 2 has grown and lease 3 is new.
+#[must_use]
+pub fn delta() -> VendorDelta {
+    let old = vendor_record(1, 17).verify().expect("a sample holds together");
+    let grown = Lease { bytes: 2 << 20, revision: 4, ..lease(1, 2) };
+    let leases = [signed(grown, &key(1)), signed(lease(1, 3), &key(1))];
+    let head = VendorHead { prev: old.head.hash(), ..head(1, 18, &leases) };
+    let new = VerifiedVendor { head: signed(head, &key(1)), leases: leases.to_vec() };
+    VendorDelta::between(&old, &new).expect("little changed")
+}
+
+/// The proof that vendor 1 signed two heads 17.
+#[must_use]
+pub fn twins() -> ForkProof {
+    let one = signed(head(1, 17, &[]), &key(1));
+    let two = signed(VendorHead { used: 5, ..head(1, 17, &[]) }, &key(1));
+    ForkProof::twins(&one, &two).expect("they contradict each other")
+}
+
+/// The proof that vendor 1 dropped its lease 1 in head 18, although it had noted the sample final FAT in it.
+#[must_use]
+pub fn dropped() -> ForkProof {
+    let fat = by_user(final_fat());
+    let named = Some(Named { file: fat.file, fat: fat.hash() });
+    let before = [signed(Lease { named, ..lease(1, 1) }, &key(1)), signed(lease(1, 2), &key(1))];
+    let over = |seq, leases: &[Signed<Lease>]| {
+        let vendor = VerifiedVendor { head: signed(head(1, seq, leases), &key(1)), leases: leases.to_vec() };
+        vendor.evidence(LeaseId([1; 16]))
+    };
+    ForkProof::Dropped(Box::new(Dropped {
+        older: over(17, &before),
+        newer: over(18, &before[1..]),
+        fat: fat.into_carried(),
+    }))
 }
 
 /// The sample file.
@@ -406,6 +446,8 @@ pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
         ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
         ("sync_move", SyncRecord::Move(cosigned_move())),
         ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
+        ("sync_proof_twins", SyncRecord::Proof(Box::new(twins()))),
+        ("sync_proof_dropped", SyncRecord::Proof(Box::new(dropped()))),
     ]
 }
 
@@ -422,6 +464,9 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_ping", Request::Ping),
         ("request_announce", Request::Announce(signed(peer(), &key(4)).into_carried())),
         ("request_report", Request::Report(vendor_record(1, 17))),
+        ("request_report_delta", Request::ReportDelta(delta())),
+        ("request_vendor_of", Request::VendorOf(node(1))),
+        ("request_proofs", Request::Proofs(list(vec![node(1)]))),
         ("request_allocate", Request::Allocate(allocate.clone())),
         ("request_offer", Request::Offer { request: allocate, bytes: 4_195_328 }),
         ("request_submit_fats", Request::SubmitFats(list(vec![fat.clone()]))),
@@ -441,6 +486,8 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_compare_root", compare(Probe::Root(Fingerprint([9; 8])))),
         ("request_compare_parts", compare(Probe::Parts(list(asks)))),
         ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
+        ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
+        ("request_lease_of_any", Request::LeaseOf { vendor: None, lease: LeaseId([2; 16]) }),
     ]
 }
 
@@ -461,7 +508,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
     let parts = [&[0x80, 1][..], &[7; 16]].concat();
     let parts = Below::Parts(Blob::new(parts).expect("two parts"));
     let entries = Below::Entries(Blob::new(vec![5; 48]).expect("three entries"), true);
-    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1 };
+    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
     vec![
         ("response_alive", Response::Alive),
         ("response_done", Response::Done),
@@ -478,6 +525,8 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ("response_digest", Response::Digest(digest)),
         ("response_compared_same", Response::Compared(Compared::Same)),
         ("response_compared", Response::Compared(Compared::Below(list(vec![parts, entries])))),
+        ("response_lease", Response::Lease(Box::new(evidence(2)))),
+        ("response_lease_absent", Response::Lease(Box::new(evidence(3)))),
         ("response_refused", Response::Refused(refusal())),
     ]
 }
@@ -508,6 +557,7 @@ pub fn fetch_answers() -> Vec<(&'static str, FetchAnswer)> {
 pub fn gossips() -> Vec<(&'static str, Gossip)> {
     vec![
         ("gossip_record", Gossip::Record(Box::new(SyncRecord::Vendor(vendor_record(1, 17))))),
+        ("gossip_delta", Gossip::Delta(Box::new(delta()))),
         ("gossip_grew", Gossip::Grew { mirror: node(4), cursor: 12 }),
     ]
 }
@@ -539,10 +589,27 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
 pub const LEASE_STATES: [LeaseState; 4] =
     [LeaseState::Offered, LeaseState::Locked, LeaseState::Committed, LeaseState::Grace];
 
-/// The root over `count` leaves.
+/// What a root over `count` leases commits to; their identifiers are odd.
+pub fn entries(count: u16) -> impl Iterator<Item = Entry> {
+    (0..count).map(|at| (lease_id(2 * u32::from(at) + 1), Hash::of(&at.to_le_bytes()), u64::from(at) + 1))
+}
+
+/// A lease's identifier, in the order of `number`.
 #[must_use]
-pub fn root_of(count: u8) -> LeaseRoot {
-    lease_root((0..count).map(|leaf| (Hash::of(&[leaf]), u64::from(leaf) + 1)))
+pub fn lease_id(number: u32) -> LeaseId {
+    LeaseId((u128::from(number) << 64).to_be_bytes())
+}
+
+/// The root over [`entries`].
+#[must_use]
+pub fn root_of(count: u16) -> LeaseRoot {
+    lease_root(entries(count))
+}
+
+/// Evidence that vendor 1 has its lease 2, and that it has no lease 3.
+#[must_use]
+pub fn evidence(lease: u8) -> LeaseEvidence {
+    vendor_record(1, 17).verify().expect("a sample holds together").evidence(LeaseId([lease; 16]))
 }
 
 fn table_keys() -> Vec<(&'static str, Key)> {
@@ -557,6 +624,7 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_fat", Key::Fat(OwnerId([2; 32]), FileId([3; 16]))),
         ("key_move", Key::Move(moved)),
         ("key_peer", Key::Peer(NodeId([6; 32]))),
+        ("key_proof", Key::Proof(NodeId([1; 32]))),
     ]
 }
 
@@ -599,6 +667,8 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
     for count in [0, 1, 2, 3, 5] {
         let root = root_of(count);
         all.push((format!("lease_root_{count}"), [&root.hash.0[..], &root.sum.to_le_bytes()].concat()));
+        let proof = LeaseProof::new(entries(count), lease_id(4));
+        all.push((format!("lease_proof_{count}"), encode(&proof)));
     }
     all
 }

@@ -200,7 +200,8 @@ impl NodeCommands {
             return Ok(serde_json::to_value(digest_result(digest)).unwrap_or_default());
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
-        Ok(fat_view(mirror, &digest, &vendors))
+        let proofs = fat::proofs(&self.net, mirror).await?;
+        Ok(fat_view(mirror, &digest, &vendors, &proofs))
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {

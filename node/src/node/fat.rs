@@ -1,7 +1,10 @@
 //! The FAT as a node that is no mirror shows it: read from a mirror, and verified here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fathom_protocol::codec::Bounded;
+use fathom_protocol::fork::Offence;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest};
@@ -37,6 +40,22 @@ pub(super) async fn vendors(net: &Net, mirror: NodeId) -> Result<Vec<VerifiedVen
             return Ok(vendors);
         }
     }
+}
+
+/// What is proven against which vendor, as `mirror` knows it; a proof that does not verify is an error.
+pub(super) async fn proofs(net: &Net, mirror: NodeId) -> Result<BTreeMap<NodeId, Offence>, Refusal> {
+    let Response::Page(page) = net.call(mirror, &Request::Proofs(Bounded::default()), ANSWER).await? else {
+        return Err(unexpected());
+    };
+    let verify = move || {
+        let proofs = page.records.into_iter().filter_map(|record| match record {
+            SyncRecord::Proof(proof) => Some(proof.verify().map(|proof| (proof.vendor(), proof.offence()))),
+            _ => None,
+        });
+        proofs.collect::<Result<BTreeMap<_, _>, _>>()
+    };
+    let proofs = tokio::task::spawn_blocking(verify).await;
+    Ok(proofs.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))??)
 }
 
 fn unexpected() -> Refusal {

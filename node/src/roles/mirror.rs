@@ -12,12 +12,14 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod view;
+mod witness;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
@@ -154,6 +156,9 @@ impl Mirror {
         tracing::trace!(from = %from.short(), "request to the mirror");
         let answer = match request {
             Request::Report(record) => self.keep_one(from, SyncRecord::Vendor(record)).await,
+            Request::ReportDelta(delta) => self.report_delta(from, delta).await,
+            Request::VendorOf(vendor) => self.vendor_of(vendor).await.map(Response::Page),
+            Request::Proofs(vendors) => self.proofs(vendors).await.map(Response::Page),
             Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
             Request::SubmitFats(fats) => self.submit_fats(from, fats.into_vec()).await,
             Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
@@ -167,6 +172,9 @@ impl Mirror {
             Request::Compare(compare) => self.compare(from, compare).await.map(Response::Compared),
             Request::Wanted(wanted) => self.wanted(wanted).await.map(Response::Page),
             Request::Digest => Ok(Response::Digest(self.digest())),
+            Request::LeaseOf { vendor, lease } => {
+                self.lease_of(vendor, lease).await.map(|evidence| Response::Lease(Box::new(evidence)))
+            }
             _ => Err(Refusal::new(RefusalKind::WrongRole, "a mirror does not answer this")),
         };
         answer.unwrap_or_else(Response::Refused)
@@ -184,7 +192,12 @@ impl Mirror {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(queues) = queues else { return };
         let work = async {
-            tokio::join!(self.keep_in_sync(), self.publish_news(queues.news), self.deliver_orders(queues.orders))
+            tokio::join!(
+                self.keep_in_sync(),
+                self.publish_news(queues.news),
+                self.deliver_orders(queues.orders),
+                self.watch_leases()
+            )
         };
         tokio::select! {
             biased;
@@ -210,11 +223,20 @@ impl Mirror {
         self.keep(vec![record]).await?.pop().unwrap_or(Ok(())).map(|()| Response::Done)
     }
 
-    /// Keeps records that their authors brought, and spreads what is new.
+    /// Keeps records that their authors brought, and spreads what is new. One result for each record, in order.
     async fn keep(&self, records: Vec<Verified>) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        let asked = records.len();
         let outcomes = self.writer.keep(records, None).await?;
         self.spread(&outcomes, Origin::Author);
-        Ok(outcomes.into_iter().map(|outcome| outcome.kept.map(drop)).collect())
+        Ok(outcomes.into_iter().take(asked).map(|outcome| outcome.kept.map(drop)).collect())
+    }
+
+    /// As [`Self::spread`] for what a vendor's delta made, which is published as the delta that it came as.
+    fn spread_delta(&self, outcomes: &[Outcome], delta: VendorDelta) {
+        self.spread(outcomes, Origin::Mirror);
+        if let Some(Outcome { record, kept: Ok(Kept::New { position, .. }) }) = outcomes.first() {
+            self.publish_delta(record, delta, *position);
+        }
     }
 
     /// Does what follows from new records: addresses are learnt; what came from its author is published and its vendors told.
@@ -230,9 +252,10 @@ impl Mirror {
                     self.net.book().learn(peer.clone());
                 }
                 Verified::Fat(fat) if origin == Origin::Author => self.order(fat.owner, fat.file, tell.clone()),
-                Verified::Fat(_) | Verified::Move(..) => {}
+                Verified::Fat(_) | Verified::Move(..) | Verified::Proof(_) => {}
             }
-            if origin == Origin::Author {
+            // Proofs are rare, and whoever has one has it from here or knows it.
+            if origin == Origin::Author || matches!(record, Verified::Proof(_)) {
                 self.publish(record, *position);
             }
         }

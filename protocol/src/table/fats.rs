@@ -67,7 +67,9 @@ impl Table {
             vendors: fat.vendors(),
         };
         self.fats.insert(key, entry);
-        Ok(Merged::New { drops: void.into_iter().map(Key::Move).collect(), tell })
+        let mut drops: Vec<Key> = void.into_iter().map(Key::Move).collect();
+        drops.extend(self.clear_proofs(fat.owner, fat.file));
+        Ok(Merged::New { drops, tell })
     }
 
     /// Whether a submitted final FAT fits the leases as far as they are known here. A lease that this mirror has not heard of
@@ -79,8 +81,7 @@ impl Table {
     pub fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
         for used in &fat.uses {
             let Some(vendor) = self.vendors.get(&used.vendor) else { continue };
-            let Ok(at) = vendor.leases.binary_search_by(|lease| lease.id.cmp(&used.lease)) else { continue };
-            let lease = &vendor.leases[at];
+            let Some(lease) = vendor.lease(used.lease) else { continue };
             if lease.owner != fat.owner {
                 return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
             }
@@ -105,7 +106,7 @@ impl Table {
             return stale("final FAT, which frees this chunk,");
         }
         self.moves.insert(key, (hash, moved.clone()));
-        Ok(Merged::New { drops: Vec::new(), tell: vec![moved.to] })
+        Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell: vec![moved.to] })
     }
 
     /// A file's entry.

@@ -7,10 +7,12 @@
 
 mod fats;
 pub mod index;
+mod proofs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fat::FinalFat;
+use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
@@ -18,6 +20,7 @@ use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
+pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 
@@ -32,6 +35,8 @@ pub enum Verified {
     Move(Move, CarriedMove),
     /// A node's announcement.
     Peer(Signed<PeerRecord>),
+    /// A proof against a vendor.
+    Proof(Box<VerifiedProof>),
 }
 
 /// Verifies a record on its own: bounds, signature, and for a vendor the root over its leases.
@@ -44,6 +49,7 @@ pub fn verify(record: SyncRecord) -> Result<Verified, RecordError> {
         SyncRecord::Fat(fat) => Verified::Fat(fat.verify()?),
         SyncRecord::Move(moved) => Verified::Move(moved.verify()?, moved),
         SyncRecord::Peer(peer) => Verified::Peer(peer.verify()?),
+        SyncRecord::Proof(proof) => Verified::Proof(Box::new(proof.verify()?)),
     })
 }
 
@@ -56,6 +62,7 @@ impl Verified {
             Self::Fat(fat) => SyncRecord::Fat(fat.carried().clone()),
             Self::Move(_, carried) => SyncRecord::Move(carried.clone()),
             Self::Peer(peer) => SyncRecord::Peer(peer.carried().clone()),
+            Self::Proof(proof) => SyncRecord::Proof(Box::new(proof.carried().clone())),
         }
     }
 
@@ -66,6 +73,7 @@ impl Verified {
             Self::Vendor(vendor) => Some(vendor.head.hash()),
             Self::Fat(fat) => Some(fat.hash()),
             Self::Move(_, carried) => Some(carried.hash()),
+            Self::Proof(proof) => Some(proof.hash()),
             Self::Peer(_) => None,
         }
     }
@@ -78,6 +86,7 @@ impl Verified {
             Self::Fat(fat) => Key::Fat(fat.owner, fat.file),
             Self::Move(moved, _) => Key::Move(MoveKey::of(moved)),
             Self::Peer(peer) => Key::Peer(peer.node),
+            Self::Proof(proof) => Key::Proof(proof.vendor()),
         }
     }
 }
@@ -112,6 +121,8 @@ pub enum Key {
     Move(MoveKey),
     /// A node's announcement.
     Peer(NodeId),
+    /// The proof against a vendor.
+    Proof(NodeId),
 }
 
 impl Key {
@@ -119,6 +130,7 @@ impl Key {
     ///
     /// ```text
     /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16] | 4, node[32]
+    /// 5, vendor[32]
     /// ```
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
@@ -127,6 +139,7 @@ impl Key {
             Self::Fat(owner, file) => [&[2][..], &owner.0, &file.0].concat(),
             Self::Move(key) => [&[3][..], &key.owner.0, &key.file.0, &key.chunk.0, &key.from_lease.0].concat(),
             Self::Peer(node) => [&[4][..], &node.0].concat(),
+            Self::Proof(vendor) => [&[5][..], &vendor.0].concat(),
         }
     }
 }
@@ -153,6 +166,9 @@ pub struct Table {
     moves: BTreeMap<MoveKey, (Hash, Move)>,
     peers: BTreeMap<NodeId, Signed<PeerRecord>>,
     index: Index,
+    proofs: BTreeMap<NodeId, ProofEntry>,
+    /// The files that proofs of dropped leases are about, with the vendor.
+    accused: BTreeSet<(OwnerId, FileId, NodeId)>,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -170,6 +186,7 @@ impl Table {
             Verified::Fat(fat) => self.merge_fat(fat),
             Verified::Move(moved, carried) => self.merge_move(moved, carried.hash()),
             Verified::Peer(peer) => self.merge_peer(peer),
+            Verified::Proof(proof) => self.merge_proof(proof),
         }?;
         if let Merged::New { drops, .. } = &merged {
             for key in drops {
@@ -190,9 +207,6 @@ impl Table {
             }
             if new < old && !without(Line::HigherHead) {
                 return stale("head of this vendor");
-            }
-            if new == old && without(Line::Twins) {
-                return Ok(Merged::Known);
             }
             if new == old {
                 // Two nodes run with one key. The smaller hash wins everywhere, so that mirrors agree.
@@ -241,12 +255,19 @@ impl Table {
         self.vendors.get(&vendor)
     }
 
+    /// The vendor that has a lease called `lease` in its newest head. Identifiers are random, so there is one at most among
+    /// honest vendors; of others, the first by identifier. Looks at each vendor.
+    #[must_use]
+    pub fn vendor_of(&self, lease: LeaseId) -> Option<&VerifiedVendor> {
+        self.vendors.values().find(|vendor| vendor.lease(lease).is_some())
+    }
+
     /// Announcements, by node.
     pub fn peers(&self) -> impl Iterator<Item = &Signed<PeerRecord>> {
         self.peers.values()
     }
 
-    /// Digest of heads, final FATs and moves: equal for two mirrors exactly if they hold the same. Announcements do not count.
+    /// Digest of heads, final FATs, moves and proofs: equal for two mirrors exactly if they hold the same. Announcements do not count.
     #[must_use]
     pub fn digest(&self) -> TableDigest {
         let mut hasher = blake3::Hasher::new();
@@ -259,12 +280,16 @@ impl Table {
         for (key, (hash, _)) in &self.moves {
             hasher.update(&[3]).update(&key.owner.0).update(&key.file.0).update(&hash.0);
         }
+        for (vendor, proof) in &self.proofs {
+            hasher.update(&[5]).update(&vendor.0).update(&proof.hash.0);
+        }
         TableDigest {
             digest: Hash(*hasher.finalize().as_bytes()),
             heads: self.vendors.len() as u64,
             leases: self.vendors.values().map(|vendor| vendor.leases.len() as u64).sum(),
             files: self.fats.values().filter(|entry| !entry.released).count() as u64,
             moves: self.moves.len() as u64,
+            proofs: self.proofs.len() as u64,
         }
     }
 }

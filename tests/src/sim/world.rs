@@ -155,6 +155,7 @@ impl World {
         for node in nodes.into_iter().take(count) {
             self.known.byzantine[node] = true;
             self.nodes[node].twister = Some(Twister::default());
+            self.oracle.liars.insert(self.known.ids[node]);
             if let Actor::User(user) = &self.nodes[node].actor {
                 self.oracle.forkers.insert(user.keys.owner());
             }

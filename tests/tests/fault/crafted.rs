@@ -141,6 +141,7 @@ impl Trap {
             state: LeaseState::Offered,
             room_expires: now().plus_seconds(600),
             expires: now().plus_seconds(600),
+            named: None,
         }
     }
 

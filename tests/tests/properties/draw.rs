@@ -2,15 +2,18 @@
 
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
+use fathom_protocol::delta::{HeadId, VendorDelta};
 use fathom_protocol::fat::{FinalFat, Use};
-use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, VendorHead, VendorRecord, lease_root};
+use fathom_protocol::fork::{Dropped, ForkProof};
+use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
-use fathom_protocol::lease::Lease;
+use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
+use fathom_protocol::root::{LeaseProof, lease_root};
 use fathom_protocol::sign::{Carried, Record, Signed};
 use fathom_protocol::table::index::Prefix;
 use fathom_protocol::tags::VERSION;
@@ -19,7 +22,7 @@ use fathom_protocol::wire::{
     AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
     ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
 };
-use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key};
+use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key, lease_id};
 
 /// A stream of arbitrary values: splitmix64, or in `full` mode the longest value of each kind.
 pub(crate) struct Draw {
@@ -152,6 +155,7 @@ impl Draw {
             state: LEASE_STATES[if self.full { 2 } else { self.below(4) as usize }],
             room_expires: self.time(),
             expires: self.time(),
+            named: self.maybe(|draw| Named { file: FileId(draw.bytes()), fat: draw.hash() }),
         }
     }
 
@@ -170,7 +174,7 @@ impl Draw {
             issued: self.time(),
             capacity: u64::MAX,
             used: self.number(),
-            root: lease_root(leases.iter().map(|lease| (lease.carried().commitment(), lease.bytes))),
+            root: lease_root(leases.iter().map(|lease| (lease.id, lease.carried().commitment(), lease.bytes))),
             leases: leases.len() as u32,
             characteristics: Characteristics {
                 zone: self.text(),
@@ -412,16 +416,32 @@ impl Draw {
     }
 
     pub(crate) fn sync_record(&mut self, kind: u64) -> SyncRecord {
-        match kind % 4 {
+        match kind % 6 {
             0 => SyncRecord::Vendor(self.vendor_record()),
             1 => SyncRecord::Fat(self.final_fat().into_carried()),
             2 => SyncRecord::Move(self.carried_move()),
-            _ => SyncRecord::Peer(self.peer().into_carried()),
+            3 => SyncRecord::Peer(self.peer().into_carried()),
+            4 => SyncRecord::Proof(Box::new(ForkProof::Twins(self.head().into_carried(), self.head().into_carried()))),
+            _ => SyncRecord::Proof(Box::new(ForkProof::Dropped(Box::new(Dropped {
+                older: self.evidence(),
+                newer: self.evidence(),
+                fat: self.final_fat().into_carried(),
+            })))),
+        }
+    }
+
+    /// Changes of leases that may not fit the head: what a peer may send.
+    fn delta(&mut self) -> VendorDelta {
+        VendorDelta {
+            head: self.head().into_carried(),
+            base: HeadId { epoch: self.number(), seq: self.number(), hash: self.hash() },
+            changed: self.list(|draw| draw.lease().into_carried()),
+            gone: self.list(|draw| LeaseId(draw.bytes())),
         }
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 20 {
+        match kind % 24 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -438,12 +458,16 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
-            18 => Request::Heads(self.list(Self::node)),
             16 => Request::Compare(self.compare()),
             17 => Request::Wanted(self.list(|draw| {
                 let height = draw.maybe(|draw| (draw.number(), draw.number()));
                 Wanted(draw.number(), draw.small(), height)
             })),
+            22 => Request::LeaseOf { vendor: self.maybe(Self::node), lease: LeaseId(self.bytes()) },
+            21 => Request::Heads(self.list(Self::node)),
+            18 => Request::VendorOf(self.node()),
+            19 => Request::Proofs(self.list(Self::node)),
+            20 => Request::ReportDelta(self.delta()),
             _ => Request::Digest,
         }
     }
@@ -484,7 +508,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 12 {
+        match kind % 13 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -512,9 +536,23 @@ impl Draw {
                 leases: self.number(),
                 files: self.number(),
                 moves: self.number(),
+                proofs: self.number(),
             }),
             10 => Response::Compared(self.compared()),
+            11 => Response::Lease(Box::new(self.evidence())),
             _ => Response::Refused(self.refusal()),
+        }
+    }
+
+    /// The longest path, whatever it proves.
+    fn evidence(&mut self) -> LeaseEvidence {
+        let count = self.length(LEASES_MAX, 9);
+        let entries: Vec<_> = (0..count).map(|at| (lease_id(at as u32), self.hash(), self.number())).collect();
+        let at = lease_id(self.small());
+        LeaseEvidence {
+            head: self.head().into_carried(),
+            proof: LeaseProof::new(entries, at),
+            lease: self.maybe(|draw| draw.lease().into_carried()),
         }
     }
 
@@ -536,8 +574,9 @@ impl Draw {
     }
 
     pub(crate) fn gossip(&mut self, kind: u64) -> Gossip {
-        match kind % 5 {
-            4 => Gossip::Grew { mirror: self.node(), cursor: self.number() },
+        match kind % 8 {
+            6 => Gossip::Delta(Box::new(self.delta())),
+            7 => Gossip::Grew { mirror: self.node(), cursor: self.number() },
             kind => Gossip::Record(Box::new(self.sync_record(kind))),
         }
     }

@@ -7,11 +7,13 @@
 mod allocate;
 mod codec;
 mod draw;
+mod fork;
 mod header;
 mod ledger;
 mod manifest;
 mod messages;
 mod reconcile;
+mod root;
 mod seal;
 mod signed;
 mod table;

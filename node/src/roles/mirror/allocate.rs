@@ -96,7 +96,9 @@ impl Mirror {
         let asker = request.authority.node();
         let zone = state.table.vendor(asker).map(|vendor| vendor.head.characteristics.zone.clone());
         let barred = |vendor: &NodeId| request.exclude.contains(vendor) || *vendor == asker;
-        let vendors = state.table.vendors().filter(|vendor| !barred(&vendor.head.vendor));
+        let trusted = |vendor: &NodeId| state.table.quarantined(*vendor).is_none();
+        let vendors =
+            state.table.vendors().filter(|vendor| !barred(&vendor.head.vendor) && trusted(&vendor.head.vendor));
         vendors
             .map(|known| {
                 let head = &known.head;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::head::VendorHead;
-use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
+use fathom_protocol::head::{LeaseEvidence, VendorHead};
+use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
 use fathom_protocol::reconcile::{Compare, Compared, Probe, WantedList, answer, wanted_keys};
 use fathom_protocol::sign::Carried;
@@ -60,6 +60,48 @@ impl Mirror {
                 page.records.push(SyncRecord::Vendor(vendor.to_record()));
             }
             Ok(page)
+        })
+        .await
+    }
+
+    /// One lease of `vendor`, or of whichever vendor has it, with the proof under that vendor's newest head here.
+    ///
+    /// # Errors
+    /// `NotFound` if the vendor, or any vendor with that lease, is not known here.
+    pub(super) async fn lease_of(&self, vendor: Option<NodeId>, lease: LeaseId) -> Result<LeaseEvidence, Refusal> {
+        let known = {
+            let state = self.writer.shared().state();
+            match vendor {
+                Some(vendor) => state.table.vendor(vendor).cloned(),
+                None => state.table.vendor_of(lease).cloned(),
+            }
+        };
+        let reason =
+            if vendor.is_some() { "this mirror does not know that vendor" } else { "no vendor has that lease" };
+        let known = known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, reason))?;
+        // Proving hashes all of the vendor's leases.
+        self.off_reactor(move || known.evidence(lease)).await
+    }
+
+    /// One vendor's head and leases, and the proof against it if there is one.
+    pub(super) async fn vendor_of(&self, vendor: NodeId) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            Ok(LogPage {
+                records: shared.store.records(&[Key::Vendor(vendor), Key::Proof(vendor)])?.0,
+                ..LogPage::default()
+            })
+        })
+        .await
+    }
+
+    /// The proofs against `vendors`, against all if none is named; as many as fit a page.
+    pub(super) async fn proofs(&self, vendors: Bounded<NodeId, HEADS_MAX>) -> Result<Page, Refusal> {
+        self.page(move |shared| {
+            let wanted = |vendor: &NodeId| vendors.is_empty() || vendors.contains(vendor);
+            let keys: Vec<Key> =
+                shared.state().table.proofs().map(|(vendor, _)| vendor).filter(wanted).map(Key::Proof).collect();
+            let (records, covered) = shared.store.records(&keys)?;
+            Ok(LogPage { records, next: 0, more: covered < keys.len() })
         })
         .await
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fathom_overlay::{GossipMessage, Verdict};
 use fathom_protocol::codec;
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::{BAD_RECORDS_MAX, GOSSIP_BYTES_MAX};
 use fathom_protocol::sign::RecordError;
@@ -223,6 +224,17 @@ impl Mirror {
         }
     }
 
+    /// Queues a vendor's delta for publication if it is small, else a hint that this mirror has the record that it made.
+    pub(super) fn publish_delta(&self, record: &Verified, delta: VendorDelta, position: u64) {
+        let delta = codec::encode(&Gossip::Delta(Box::new(delta)));
+        if delta.len() > GOSSIP_BYTES_MAX {
+            return self.publish(record, position);
+        }
+        if self.news.try_send(delta).is_err() {
+            tracing::debug!("too much to publish at once; the other mirrors will read it");
+        }
+    }
+
     /// Publishes for ever. That nobody listens, or takes it fast enough, is no failure: the log has it.
     pub(super) async fn publish_news(&self, mut news: mpsc::Receiver<Vec<u8>>) {
         while let Some(message) = news.recv().await {
@@ -253,6 +265,7 @@ impl Mirror {
             // What a peer sent before it was banned is not looked at any more.
             _ if self.core().banned(from, self.now_ms()) => Told::Unclear,
             Ok(Gossip::Record(record)) => self.take_gossip(*record).await,
+            Ok(Gossip::Delta(delta)) => self.take_delta(*delta).await,
             Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
             Err(_) => Told::Bad,
         };
@@ -264,11 +277,23 @@ impl Mirror {
     }
 
     async fn take_gossip(&self, record: SyncRecord) -> Told {
-        let record = match self.off_reactor(move || verify(record)).await {
-            Ok(Ok(record)) => record,
-            Ok(result) if is_bad(&result) => return Told::Bad,
-            Ok(Err(_)) | Err(_) => return Told::Unclear,
-        };
+        match self.off_reactor(move || verify(record)).await {
+            Ok(Ok(record)) => self.keep_gossip(record).await,
+            Ok(result) if is_bad(&result) => Told::Bad,
+            Ok(Err(_)) | Err(_) => Told::Unclear,
+        }
+    }
+
+    /// A delta whose base is not here is no fault of its sender: the record is read from a log.
+    async fn take_delta(&self, delta: VendorDelta) -> Told {
+        match self.apply_delta(delta).await {
+            Ok(Ok(record)) => self.keep_gossip(record).await,
+            Ok(result) if is_bad(&result) => Told::Bad,
+            Ok(Err(_)) | Err(_) => Told::Unclear,
+        }
+    }
+
+    async fn keep_gossip(&self, record: Verified) -> Told {
         let Ok(outcomes) = self.writer.keep(vec![record], None).await else { return Told::Unclear };
         self.spread(&outcomes, Origin::Mirror);
         match outcomes.first().map(|outcome| &outcome.kept) {

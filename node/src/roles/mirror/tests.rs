@@ -7,3 +7,4 @@ mod convergence;
 mod durability;
 mod golden;
 mod support;
+mod witness;

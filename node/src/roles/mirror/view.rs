@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
+use fathom_protocol::fork::Offence;
 use fathom_protocol::head::{DeviceSummary, VerifiedVendor};
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::wire::TableDigest;
@@ -19,14 +20,20 @@ impl Mirror {
         let quality = self.quality.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = self.writer.shared().state();
         let digest = state.digest();
-        table_view(self.net.me(), &digest, state.table.vendors(), &quality)
+        let proofs = state.table.proofs().map(|(vendor, proof)| (vendor, proof.offence)).collect();
+        table_view(self.net.me(), &digest, state.table.vendors(), &quality, &proofs)
     }
 }
 
 /// The same of records that were read from `mirror`.
 #[must_use]
-pub fn fat_view(mirror: NodeId, digest: &TableDigest, vendors: &[VerifiedVendor]) -> Value {
-    table_view(mirror, digest, vendors.iter(), &BTreeMap::new())
+pub fn fat_view(
+    mirror: NodeId,
+    digest: &TableDigest,
+    vendors: &[VerifiedVendor],
+    proofs: &BTreeMap<NodeId, Offence>,
+) -> Value {
+    table_view(mirror, digest, vendors.iter(), &BTreeMap::new(), proofs)
 }
 
 fn table_view<'a>(
@@ -34,6 +41,7 @@ fn table_view<'a>(
     digest: &TableDigest,
     vendors: impl Iterator<Item = &'a VerifiedVendor>,
     quality: &BTreeMap<NodeId, Quality>,
+    proofs: &BTreeMap<NodeId, Offence>,
 ) -> Value {
     let vendors: Vec<&VerifiedVendor> = vendors.collect();
     let leases = vendors.iter().flat_map(|vendor| &vendor.leases).map(|lease| {
@@ -51,14 +59,14 @@ fn table_view<'a>(
     json!({
         "mirror": mirror.to_string(),
         "digest": digest.digest.to_string(),
-        "vendors": vendors.iter().map(|vendor| vendor_view(vendor, seen(vendor))).collect::<Vec<_>>(),
+        "vendors": vendors.iter().map(|vendor| vendor_view(vendor, seen(vendor), proofs.get(&vendor.head.vendor))).collect::<Vec<_>>(),
         "leases": leases.collect::<Vec<_>>(),
         "files": digest.files,
         "moves": digest.moves,
     })
 }
 
-fn vendor_view(vendor: &VerifiedVendor, quality: Quality) -> Value {
+fn vendor_view(vendor: &VerifiedVendor, quality: Quality, proof: Option<&Offence>) -> Value {
     let head = &vendor.head;
     let traits = &head.characteristics;
     json!({
@@ -81,6 +89,7 @@ fn vendor_view(vendor: &VerifiedVendor, quality: Quality) -> Value {
         "addresses": head.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "good": quality.good,
         "bad": quality.bad,
+        "quarantined": proof.map(|offence| json!({ "offence": offence.name(), "reason": offence.explain() })),
     })
 }
 

@@ -13,9 +13,11 @@ use fathom_protocol::codec;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::FAT_USES_MAX;
-use fathom_protocol::table::{Key, Merged, Table, Verified};
+use fathom_protocol::table::{Key, Merged, Suspicions, Table, Verified};
 use fathom_protocol::wire::{Refusal, RefusalKind, TableDigest};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
 
 use super::store::{Also, Change, Content, RECORD_BYTES_MAX, Store, StoreError};
 
@@ -63,6 +65,8 @@ pub(super) struct State {
     pub(super) table: Table,
     pub(super) also: Also,
     pub(super) cursors: BTreeMap<NodeId, (Hash, u64)>,
+    /// Leases that vanished from heads, until it is known why.
+    pub(super) suspicions: Suspicions,
     /// When a newer head of each vendor came here: ages by this node's clock, whatever the vendor's says.
     pub(super) heard: BTreeMap<NodeId, Instant>,
     digest: Option<TableDigest>,
@@ -165,8 +169,22 @@ struct Task {
 
 /// What is to be written for a merged record.
 enum Step {
-    Keep { job: usize, at: usize, drops: Vec<Key>, tell: Vec<NodeId> },
-    Also { key: Key, vendors: Vec<NodeId>, again: bool },
+    Keep {
+        job: usize,
+        at: usize,
+        drops: Vec<Key>,
+        tell: Vec<NodeId>,
+    },
+    Also {
+        key: Key,
+        vendors: Vec<NodeId>,
+        again: bool,
+    },
+    /// A proof that a record of this job made together with what was known.
+    Prove {
+        job: usize,
+        proof: Box<Verified>,
+    },
 }
 
 impl Task {
@@ -191,16 +209,26 @@ impl Task {
         match self.write(&jobs, &steps) {
             Ok(positions) => {
                 let mut kept = kept;
-                let keeps = steps.into_iter().filter_map(|step| match step {
-                    Step::Keep { job, at, tell, .. } => Some((job, at, tell)),
-                    Step::Also { .. } => None,
-                });
-                for ((job, at, tell), position) in keeps.zip(positions) {
-                    kept[job][at] = Ok(Kept::New { position, tell });
+                let mut positions = positions.into_iter();
+                let mut proofs = Vec::new();
+                for step in steps {
+                    match step {
+                        Step::Keep { job, at, tell, .. } => {
+                            let position = positions.next().unwrap_or_default();
+                            kept[job][at] = Ok(Kept::New { position, tell });
+                        }
+                        Step::Prove { job, proof } => proofs.push((job, proof)),
+                        Step::Also { .. } => {}
+                    }
                 }
-                for (job, kept) in jobs.drain(..).zip(kept) {
-                    let outcomes =
-                        job.records.into_iter().zip(kept).map(|(record, kept)| Outcome { record, kept }).collect();
+                // Proofs are written last.
+                let proofs: Vec<_> = proofs.into_iter().zip(positions).collect();
+                for (at, (job, kept)) in jobs.drain(..).zip(kept).enumerate() {
+                    let outcome = |(record, kept)| Outcome { record, kept };
+                    let made = proofs.iter().filter(|((job, _), _)| *job == at).map(|((_, proof), position)| {
+                        outcome((Verified::clone(proof), Ok(Kept::New { position: *position, tell: Vec::new() })))
+                    });
+                    let outcomes = job.records.into_iter().zip(kept).map(outcome).chain(made).collect();
                     // Who asked may have gone; what it brought is kept all the same.
                     let _ = job.reply.send(outcomes);
                 }
@@ -223,6 +251,7 @@ impl Task {
         for (job, work) in jobs.iter().enumerate() {
             let mut kept = Vec::with_capacity(work.records.len());
             for (at, record) in work.records.iter().enumerate() {
+                steps.extend(witness(&mut state, record).map(|proof| Step::Prove { job, proof: Box::new(proof) }));
                 let mut merged = if encoded_max(record) > RECORD_BYTES_MAX {
                     Err(Refusal::new(RefusalKind::BadRequest, "the record is too large to be passed on"))
                 } else {
@@ -273,8 +302,16 @@ impl Task {
                 Step::Also { key, vendors, again } => {
                     changes.push(Change::Also { key: key.to_bytes(), vendors: vendors.clone(), again: *again })
                 }
+                Step::Prove { .. } => {}
             }
         }
+        let proofs = steps.iter().filter_map(|step| match step {
+            Step::Prove { proof, .. } => Some(proof),
+            _ => None,
+        });
+        changes.extend(
+            proofs.map(|proof| Change::Put { key: proof.key().to_bytes(), record: codec::encode(&proof.to_record()) }),
+        );
         let cursors = jobs.iter().filter_map(|job| job.cursor);
         changes.extend(cursors.map(|Cursor { mirror, log, cursor }| Change::Cursor { mirror, log, cursor }));
         if changes.is_empty() { Ok(Vec::new()) } else { self.shared.store.apply(&changes) }
@@ -293,6 +330,21 @@ impl Task {
         }
         !self.failed
     }
+}
+
+/// What a record that is about to be merged shows together with what is known: a proof, if it contradicts the head here,
+/// which is merged at once; or a lease that vanished, which may yet turn out to have been released.
+fn witness(state: &mut State, record: &Verified) -> Option<Verified> {
+    if let Verified::Vendor(vendor) = record {
+        state.suspicions.notice(&state.table, vendor, clock::now());
+    }
+    let proof = Verified::Proof(Box::new(state.table.twins(record)?));
+    let new = matches!(state.table.merge(&proof), Ok(Merged::New { .. }));
+    if new {
+        state.digest = None;
+        tracing::warn!(proof = ?proof.key(), "a vendor signed two heads with one sequence number: it is quarantined");
+    }
+    new.then_some(proof)
 }
 
 /// Notes `vendors` that must see the final FAT of a file although it does not name them.
@@ -326,6 +378,7 @@ pub(super) fn encoded_max(record: &Verified) -> usize {
         Verified::Fat(fat) => fat.carried().body_len() + AROUND,
         Verified::Move(..) => fathom_protocol::moves::MOVE_BYTES_MAX + AROUND,
         Verified::Peer(peer) => peer.carried().body_len() + AROUND,
+        Verified::Proof(proof) => codec::encode(proof.carried()).len() + AROUND,
     }
 }
 

@@ -172,7 +172,7 @@ impl User {
                             moves.push(moved);
                         }
                     }
-                    SyncRecord::Vendor(_) | SyncRecord::Peer(_) => {}
+                    SyncRecord::Vendor(_) | SyncRecord::Peer(_) | SyncRecord::Proof(_) => {}
                 }
             }
             // A mirror that promises more without giving any would keep us here.

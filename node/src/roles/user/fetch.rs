@@ -54,6 +54,12 @@ pub(super) struct Service {
 }
 
 impl Sources {
+    /// Sources of which `vendors` are asked last.
+    pub(super) fn last(vendors: impl IntoIterator<Item = NodeId>) -> Self {
+        let service = Service { failed: true, ..Service::default() };
+        Self { served: Mutex::new(vendors.into_iter().map(|vendor| (vendor, service.clone())).collect()) }
+    }
+
     fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
         work(lock(&self.served).entry(vendor).or_default())
     }

@@ -1,6 +1,6 @@
 //! Fetching files: authoritative FAT, best path, several vendors at once, every byte verified (figures 16 to 22).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -65,13 +65,16 @@ impl User {
         };
         let selected: Vec<StoredFile> = catalogue.select(name)?.into_iter().cloned().collect();
         let files = self.prepare(name, output, &selected).await?;
-        let heads = self.heads(selected.iter().flat_map(StoredFile::sources).collect()).await?;
+        let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
+        let named: Vec<NodeId> = holders.iter().copied().collect();
+        let (heads, quarantined) = tokio::join!(self.heads(holders), self.quarantined(&named));
+        let heads = heads?;
         self.probe(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();
         let progress = Arc::new(Progress { bytes: AtomicU64::new(0), chunks: AtomicU64::new(0), total, events });
-        let sources = Arc::new(Sources::default());
+        let sources = Arc::new(Sources::last(quarantined));
         let files: Vec<Arc<Getting>> = files.into_iter().map(Arc::new).collect();
         self.fetch_all(&files, &sources, &progress).await?;
         for file in &files {

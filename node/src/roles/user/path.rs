@@ -110,6 +110,25 @@ impl User {
         Ok(heads)
     }
 
+    /// Those of `vendors` against which a proof is known that verifies here. They are asked last for what they have.
+    pub(super) async fn quarantined(&self, vendors: &[NodeId]) -> BTreeSet<NodeId> {
+        let mut proven = BTreeSet::new();
+        for some in vendors.chunks(HEADS_MAX) {
+            // No answer is no proof.
+            let answers =
+                self.ask_two(&Request::Proofs(Bounded::first(some.iter().copied()))).await.unwrap_or_default();
+            for answer in answers {
+                let Response::Page(page) = answer else { continue };
+                let proofs = page.records.into_iter().filter_map(|record| match record {
+                    SyncRecord::Proof(proof) => proof.verify().ok(),
+                    _ => None,
+                });
+                proven.extend(proofs.map(|proof| proof.vendor()));
+            }
+        }
+        proven
+    }
+
     /// Measures the round trip to each of `vendors`, in parallel. A silent one costs at most [`PROBE`] and is suspected.
     pub(super) async fn probe(&self, vendors: impl IntoIterator<Item = NodeId>) {
         futures::stream::iter(vendors)

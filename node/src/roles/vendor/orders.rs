@@ -2,6 +2,7 @@
 
 use fathom_protocol::codec;
 use fathom_protocol::fat::FinalFat;
+use fathom_protocol::lease::Named;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
 use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk};
@@ -109,7 +110,7 @@ impl Vendor {
         Ok(chunks.iter().map(ChunkEntry::key).collect())
     }
 
-    fn commit_leases(&self, fat: &FinalFat, now: fathom_protocol::time::UnixMs) -> Result<(), Refusal> {
+    fn commit_leases(&self, fat: &Signed<FinalFat>, now: fathom_protocol::time::UnixMs) -> Result<(), Refusal> {
         let mut ledger = lock(&self.ledger);
         for used in fat.uses.iter().filter(|used| used.vendor == self.me) {
             let Some(lease) = ledger.lease(used.lease) else { continue };
@@ -119,6 +120,9 @@ impl Vendor {
             // Room that another vendor locked for a move is not the owner's to give back.
             let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
             ledger.commit(now, used.lease, unused)?;
+            if used.bytes > 0 {
+                ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
+            }
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Oracle {
         self.mirror_durable(me, mirror, after);
         self.heads_only_grow(me, mirror);
         self.time_orders_nothing(me, mirror);
-        self.twins_are_seen(me, mirror);
+        self.twins_are_proven(me, mirror);
         self.signed_capacity_holds(me, mirror, known);
         self.strangers_cost_little(me, mirror.frames.values());
     }
@@ -98,17 +98,17 @@ impl Oracle {
         }
     }
 
-    /// Invariant 10: two heads with one number are seen for what they are, and every mirror that was shown both keeps the same.
-    fn twins_are_seen(&mut self, me: usize, mirror: &Mirror) {
-        let other = mirror.table.vendors().find(|vendor| {
-            let best = self.best.get(&(me, vendor.head.vendor));
-            best.is_some_and(|(epoch, seq, hash)| {
-                (vendor.head.epoch, vendor.head.seq) == (*epoch, *seq) && vendor.head.hash() != *hash
-            })
-        });
-        if let Some(vendor) = other {
-            let vendor = vendor.head.vendor.short();
-            self.broken(10, format!("mirror {me} was shown twins of {vendor} and keeps another one than all others"));
+    /// Invariant 10: two heads with one number are a proof against their signer, and nothing is one against who signed none.
+    fn twins_are_proven(&mut self, me: usize, mirror: &Mirror) {
+        let unseen =
+            self.twins_shown.iter().find(|(node, vendor)| *node == me && mirror.table.quarantined(*vendor).is_none());
+        let unseen =
+            unseen.map(|(_, vendor)| format!("mirror {me} was shown twins of {} and proves nothing", vendor.short()));
+        let framed = mirror.table.proofs().find(|(vendor, _)| !self.liars.contains(vendor));
+        let framed =
+            framed.map(|(vendor, _)| format!("mirror {me} holds a proof against {}, which is honest", vendor.short()));
+        if let Some(what) = unseen.or(framed) {
+            self.broken(10, what);
         }
     }
 

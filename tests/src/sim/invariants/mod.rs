@@ -73,6 +73,10 @@ pub(super) struct Oracle {
     pub(super) forkers: BTreeSet<OwnerId>,
     /// Twins that were shown to honest mirrors: (vendor, epoch, seq).
     pub(super) twins: BTreeSet<(NodeId, u64, u64)>,
+    /// Vendors that lie.
+    pub(super) liars: BTreeSet<NodeId>,
+    /// Twins that were shown to a mirror while it held the other one.
+    twins_shown: BTreeSet<(usize, NodeId)>,
     signed: BTreeSet<Hash>,
     finals: BTreeMap<FileKey, Vec<Final>>,
     pub(super) acked: BTreeMap<FileKey, Acked>,
@@ -116,6 +120,9 @@ impl Oracle {
                 let (head, hash) = (&vendor.head, vendor.head.hash());
                 let best = self.best.entry((mirror, head.vendor)).or_insert((0, 0, hash));
                 let (new, old) = ((head.epoch, head.seq), (best.0, best.1));
+                if new == old && hash != best.2 {
+                    self.twins_shown.insert((mirror, head.vendor));
+                }
                 if new > old || new == old && hash < best.2 {
                     *best = (head.epoch, head.seq, hash);
                 }

@@ -5,7 +5,7 @@ mod allocate;
 mod store;
 mod sync;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::FinalFat;
@@ -199,7 +199,10 @@ impl Mirror {
     ) -> Vec<Result<bool, Refusal>> {
         let mut changes = Vec::new();
         let (mut results, mut fresh, mut orders) = (Vec::new(), Vec::new(), Vec::new());
-        for record in records {
+        let mut waiting: VecDeque<(Verified, bool)> = records.into_iter().map(|record| (record, true)).collect();
+        while let Some((record, asked)) = waiting.pop_front() {
+            // A twin of what is known is a proof against its signer.
+            waiting.extend(self.table.twins(&record).map(|proof| (Verified::Proof(Box::new(proof)), false)));
             cx.oracle.mirror_took(cx.me, &record);
             let merged = self.table.merge(&record);
             match merged {
@@ -214,10 +217,10 @@ impl Mirror {
                         orders.push((fat.carried().clone(), tell));
                     }
                     fresh.push(record.to_record());
-                    results.push(Ok(true));
+                    results.extend(asked.then_some(Ok(true)));
                 }
-                Ok(Merged::Known) => results.push(Ok(false)),
-                Err(refusal) => results.push(Err(refusal)),
+                Ok(Merged::Known) => results.extend(asked.then_some(Ok(false))),
+                Err(refusal) => results.extend(asked.then_some(Err(refusal))),
             }
         }
         if let Some((mirror, log, next)) = cursor {

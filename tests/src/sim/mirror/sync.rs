@@ -119,6 +119,8 @@ impl Mirror {
                 Err(RecordError::Version(_)) => Told::Unclear,
                 Err(_) => Told::Bad,
             },
+            // No node of this world sends deltas.
+            Ok(Gossip::Delta(_)) => Told::Unclear,
             Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
             Err(_) => Told::Bad,
         };

@@ -14,7 +14,7 @@ use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, RefusalKind, Reques
 use super::support::{FakeVendor, MIB, TestMirror, fat, key, kind, node, owner};
 use crate::clock;
 
-fn request(user: &SigningKey, copies: u8, width: u8, bytes: u64) -> AllocateRequest {
+pub(super) fn request(user: &SigningKey, copies: u8, width: u8, bytes: u64) -> AllocateRequest {
     AllocateRequest {
         version: VERSION,
         owner: owner(user),
@@ -31,7 +31,7 @@ fn request(user: &SigningKey, copies: u8, width: u8, bytes: u64) -> AllocateRequ
     }
 }
 
-fn sign(request: AllocateRequest, key: &SigningKey) -> Carried<AllocateRequest> {
+pub(super) fn sign(request: AllocateRequest, key: &SigningKey) -> Carried<AllocateRequest> {
     Signed::sign(request, key).unwrap().into_carried()
 }
 

@@ -234,6 +234,13 @@ impl TestMirror {
         }
     }
 
+    /// A copy of its file as it is now, as a crash would leave it.
+    pub(super) fn copy(&self) -> std::path::PathBuf {
+        let copy = self.dir.path().join("copy.redb");
+        std::fs::copy(self.file(), &copy).unwrap();
+        copy
+    }
+
     pub(super) fn file(&self) -> std::path::PathBuf {
         file_in(self.dir.path())
     }

@@ -88,6 +88,7 @@ async fn mute(seed: u8, user: &TestUser) -> (Peer, Stop) {
         state: fathom_protocol::lease::LeaseState::Offered,
         room_expires: hour(),
         expires: hour(),
+        named: None,
     };
     let lease = Signed::sign(lease, &key(seed)).unwrap().into_carried();
     let stop = Stop { vendor: peer.net.me(), addresses: peer.net.addresses().await, lease };

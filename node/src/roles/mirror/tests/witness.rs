@@ -1,0 +1,133 @@
+//! Heads that prove their leases, and vendors that break their word.
+
+use fathom_overlay::Verdict;
+use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::delta::VendorDelta;
+use fathom_protocol::head::{Addresses, VendorRecord};
+use fathom_protocol::ids::{FileId, LeaseId};
+use fathom_protocol::lease::{Lease, LeaseState, Named};
+use fathom_protocol::ledger::{Ledger, Terms};
+use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::table::DROPPED_GRACE_MS;
+use fathom_protocol::tags::VERSION;
+use fathom_protocol::wire::{Gossip, RefusalKind, Request, Response, SyncRecord};
+
+use super::allocation::{request, sign};
+use super::support::{MIB, TestMirror, acquaint, fat, key, kind, node, owner, records, until, vendor_record};
+use crate::clock;
+
+/// Vendor 1 at head `seq` with committed leases called `ids`, in which the final FAT `named` is noted.
+fn vendor(seq: u64, zone: &str, ids: &[u8], named: Option<Named>) -> VendorRecord {
+    let lease = |id: &u8| Lease {
+        version: VERSION,
+        vendor: node(&key(1)),
+        id: LeaseId([*id; 16]),
+        revision: 0,
+        owner: owner(&key(50)),
+        authority: owner(&key(50)).into(),
+        bytes: MIB,
+        used: MIB,
+        state: LeaseState::Committed,
+        room_expires: clock::now().plus_seconds(3600),
+        expires: clock::now().plus_seconds(3600),
+        named,
+    };
+    let ledger = Ledger::open(key(1), Terms::default(), 100 * MIB, ids.iter().map(lease).collect()).unwrap();
+    vendor_record(&key(1), seq, zone, &ledger, Addresses::default())
+}
+
+async fn report(mirror: &TestMirror, record: VendorRecord) {
+    assert_eq!(mirror.ask(Request::Report(record)).await, Response::Done);
+}
+
+#[tokio::test]
+async fn a_mirror_proves_a_lease_and_that_there_is_none() {
+    let mirror = TestMirror::start(221, 3600, false).await;
+    report(&mirror, vendor(1, "a", &[1, 2, 5], None)).await;
+    let (me, two, four) = (node(&key(1)), LeaseId([2; 16]), LeaseId([4; 16]));
+    let ask = async |vendor, lease| mirror.ask(Request::LeaseOf { vendor, lease }).await;
+    for vendor in [Some(me), None] {
+        let Response::Lease(evidence) = ask(vendor, two).await else { panic!("no evidence") };
+        assert_eq!(evidence.verify(vendor, two).unwrap().lease.unwrap().id, two);
+    }
+    let Response::Lease(evidence) = ask(Some(me), four).await else { panic!("no evidence") };
+    assert!(evidence.verify(Some(me), four).unwrap().lease.is_none());
+    assert_eq!(kind(&ask(None, four).await), Some(RefusalKind::NotFound));
+    assert_eq!(kind(&ask(Some(node(&key(2))), two).await), Some(RefusalKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_is_taken_over_its_base_and_spread_as_it_came() {
+    let mirror = TestMirror::start(222, 3600, false).await;
+    let (old, new) = (vendor(1, "a", &[1, 2], None), vendor(2, "a", &[2, 3], None));
+    let delta = VendorDelta::between(&old.clone().verify().unwrap(), &new.clone().verify().unwrap()).unwrap();
+    let tell = Request::ReportDelta(delta.clone());
+    assert_eq!(kind(&mirror.ask(tell.clone()).await), Some(RefusalKind::NotFound), "nothing is known yet");
+    report(&mirror, old.clone()).await;
+    assert_eq!(mirror.ask(tell.clone()).await, Response::Done);
+    assert_eq!(mirror.ask(tell).await, Response::Done, "twice is once");
+    let page = records(mirror.ask(Request::VendorOf(node(&key(1)))).await);
+    assert_eq!(page, [SyncRecord::Vendor(new)], "kept as a whole record");
+
+    let other = TestMirror::start(223, 3600, false).await;
+    let gossip = codec::encode(&Gossip::Delta(Box::new(delta.clone())));
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Ignore, "the base is not here");
+    report(&other, old).await;
+    let gone = Bounded::first([LeaseId([2; 16])]);
+    let forged = codec::encode(&Gossip::Delta(Box::new(VendorDelta { gone, ..delta })));
+    assert_eq!(other.mirror.judge(node(&key(7)), &forged).await, Verdict::Reject, "it leaves a lease out");
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Accept);
+    assert_eq!(other.mirror.judge(node(&key(7)), &gossip).await, Verdict::Ignore, "known");
+    assert_eq!(other.mirror.digest(), mirror.mirror.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_25_two_vendors_with_one_key_are_quarantined_at_all_mirrors() {
+    let (a, b) = (TestMirror::start(224, 1, false).await, TestMirror::start(225, 1, false).await);
+    // Each node reports where the other is not known yet.
+    report(&a, vendor(5, "here", &[1], None)).await;
+    report(&b, vendor(5, "there", &[1], None)).await;
+    assert_eq!((a.mirror.digest().proofs, b.mirror.digest().proofs), (0, 0));
+    acquaint(&a.net, &b.net).await;
+    until("both have the proof", || a.mirror.digest().proofs == 1 && b.mirror.digest() == a.mirror.digest()).await;
+    for mirror in [&a, &b] {
+        let ask = Request::Allocate(sign(request(&key(50), 1, 1, MIB), &key(50)));
+        assert_eq!(kind(&mirror.ask(ask).await), Some(RefusalKind::TooFewVendors), "it is given nothing new");
+        let view = mirror.mirror.view();
+        assert_eq!(view["vendors"][0]["quarantined"]["offence"], "twins");
+        let reason = view["vendors"][0]["quarantined"]["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("only one node with a key") && reason.contains("fathom init"), "{reason}");
+        let proofs = records(mirror.ask(Request::Proofs(Bounded::default())).await);
+        let [SyncRecord::Proof(proof)] = proofs.as_slice() else { panic!("{proofs:?}") };
+        assert_eq!(proof.clone().verify().unwrap().vendor(), node(&key(1)));
+    }
+    // A later head clears nothing, and a restart forgets nothing.
+    report(&a, vendor(6, "here", &[1], None)).await;
+    assert_eq!(a.mirror.digest().proofs, 1);
+    let (_, content) = super::super::store::Store::open(&b.copy()).unwrap();
+    assert!(content.table.quarantined(node(&key(1))).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_26_a_dropped_lease_is_proven_and_a_release_clears_it() {
+    let (a, b) = (TestMirror::start(226, 1, false).await, TestMirror::start(227, 1, false).await);
+    let user = key(50);
+    let first: Carried<_> = fat(&user, 1, 1, 1, &[node(&key(1))], 100);
+    let hash = Signed::hash(&first.clone().verify().unwrap());
+    let named = Some(Named { file: FileId([1; 16]), fat: hash });
+    assert_eq!(a.submit(first).await, None);
+    report(&a, vendor(1, "a", &[1, 2], named)).await;
+    report(&a, vendor(2, "a", &[2], named)).await;
+    a.mirror.accuse(clock::now()).await;
+    assert_eq!(a.mirror.digest().proofs, 0, "the release may be on its way");
+    a.mirror.accuse(clock::now().plus_ms(DROPPED_GRACE_MS + 1000)).await;
+    assert_eq!(a.mirror.digest().proofs, 1);
+    assert_eq!(a.mirror.view()["vendors"][0]["quarantined"]["offence"], "dropped");
+    acquaint(&a.net, &b.net).await;
+    until("the other mirror accepts the proof", || b.mirror.digest() == a.mirror.digest()).await;
+    assert_eq!(b.mirror.digest().proofs, 1);
+    // The owner stores the file elsewhere, or releases it: nothing is missing any more.
+    assert_eq!(b.submit(fat(&user, 1, 2, 2, &[], 0)).await, None);
+    until("both have cleared the vendor", || a.mirror.digest().proofs + b.mirror.digest().proofs == 0).await;
+    until("both are equal", || a.mirror.digest() == b.mirror.digest()).await;
+}

@@ -1,0 +1,87 @@
+//! What a mirror sees of vendors that break their word: it makes the proof, keeps it and passes it on. It judges nothing:
+//! each proof verifies by itself at whoever gets it ([`fathom_protocol::fork`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fathom_protocol::delta::{DeltaError, VendorDelta};
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::sign::RecordError;
+use fathom_protocol::table::{Key, Verified};
+use fathom_protocol::time::UnixMs;
+use fathom_protocol::wire::{Refusal, RefusalKind, Response, SyncRecord};
+
+use super::Mirror;
+use crate::clock;
+
+/// How often leases that vanished are looked at.
+const LOOK: Duration = Duration::from_secs(15);
+
+impl Mirror {
+    /// Makes proofs of dropped leases for ever.
+    pub(super) async fn watch_leases(self: &Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.accuse(clock::now()).await;
+        }
+    }
+
+    /// Makes the proofs that are due at `now`: leases that vanished some minutes ago, and were not released since.
+    pub(super) async fn accuse(&self, now: UnixMs) {
+        let due = {
+            let mut state = self.writer.shared().state();
+            let state = &mut *state;
+            state.suspicions.due(&state.table, now)
+        };
+        for suspicion in due {
+            let shared = Arc::clone(self.writer.shared());
+            let (vendor, lease) = (suspicion.vendor, suspicion.lease);
+            let proof = self.off_reactor(move || {
+                let key = Key::Fat(suspicion.owner, suspicion.file);
+                match shared.store.record(key) {
+                    Ok(Some(SyncRecord::Fat(fat))) => suspicion.prove(fat),
+                    _ => None,
+                }
+            });
+            let Ok(Some(proof)) = proof.await else { continue };
+            tracing::warn!(vendor = %vendor.short(), lease = %lease, "a vendor dropped a lease that is in use: it is quarantined");
+            if let Err(refusal) = self.keep(vec![Verified::Proof(Box::new(proof))]).await {
+                tracing::warn!(%refusal, "the proof of it was not kept");
+            }
+        }
+    }
+
+    /// Takes a vendor's head and what changed since one that is known here.
+    ///
+    /// # Errors
+    /// `NotFound` if that one is not the newest known here: the vendor then sends all its leases.
+    pub(super) async fn report_delta(&self, from: NodeId, delta: VendorDelta) -> Result<Response, Refusal> {
+        let mut admission = self.admit(from)?;
+        let applied = self.apply_delta(delta.clone()).await?;
+        admission.note([&applied]);
+        let record = applied?;
+        let outcomes = self.writer.keep(vec![record], None).await?;
+        self.spread_delta(&outcomes, delta);
+        outcomes.into_iter().next().map_or(Ok(()), |outcome| outcome.kept.map(drop)).map(|()| Response::Done)
+    }
+
+    /// The whole record that a delta makes of what is known here, or why it does not verify.
+    ///
+    /// # Errors
+    /// `NotFound` if its base is not here.
+    pub(super) async fn apply_delta(&self, delta: VendorDelta) -> Result<Result<Verified, RecordError>, Refusal> {
+        // Decoded and not believed: it only says which vendor's leases to lay the delta over.
+        let vendor = match delta.head.peek() {
+            Ok(head) => head.vendor,
+            Err(error) => return Ok(Err(error)),
+        };
+        let known = self.writer.shared().state().table.vendor(vendor).cloned();
+        let unknown = || Refusal::new(RefusalKind::NotFound, DeltaError::Base.to_string());
+        let known = known.ok_or_else(unknown)?;
+        match self.off_reactor(move || delta.apply(&known)).await? {
+            Ok(vendor) => Ok(Ok(Verified::Vendor(vendor))),
+            Err(DeltaError::Base) => Err(unknown()),
+            Err(DeltaError::Record(error)) => Ok(Err(error)),
+        }
+    }
+}
