@@ -22,8 +22,8 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// No mirror was heard yet. `newest` is the latest time that this vendor signed before, as it is on disk: it cannot be
-    /// earlier than that now.
+    /// No mirror was heard yet. `newest` is the latest time that is known without them: what this vendor signed before, as
+    /// it is on disk, or the wall clock at the start.
     #[must_use]
     pub fn after(newest: UnixMs) -> Self {
         Self { heard: BTreeMap::new(), began: newest }

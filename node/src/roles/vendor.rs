@@ -232,7 +232,7 @@ impl Vendor {
             ordering: Mutex::default(),
             changed: Notify::new(),
             transfers: Transfers::new(),
-            clocks: Mutex::new(Clocks::after(head.issued())),
+            clocks: Mutex::new(Clocks::after(head.issued().max(clock::now()))),
             started: std::time::Instant::now(),
             damaged: Mutex::default(),
             device_away: AtomicBool::new(false),

@@ -117,8 +117,8 @@ impl Scenario {
             return false;
         }
         let mirror = world.role(0)[0];
-        world.crash_for(mirror, 900_000);
-        world.run_until(990_000)
+        world.crash_for(mirror, 500_000);
+        world.run_until(570_000)
     }
 }
 

@@ -137,6 +137,7 @@ impl Vendor {
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
         if let Some(run) = &mut self.running {
             run.started = cx.at;
+            run.clocks = Clocks::after(run.head.issued.max(cx.now));
         }
         let first = [500, TICK_MS, cx.known.terms.lock_ms / 8, 2_000].map(|bound| cx.random.within(1, bound));
         for (every, first) in [HEAD, TICK, SWEEP, POLL].into_iter().zip(first) {
