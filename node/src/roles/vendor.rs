@@ -125,6 +125,8 @@ pub struct Vendor {
     /// What the mirrors say the time is; it goes on by `started`.
     clocks: Mutex<Clocks>,
     started: std::time::Instant,
+    /// When a mirror's orders were last read to their end, milliseconds since `started`; 0 if never.
+    caught_up: AtomicU64,
     /// Chunks whose bytes were found damaged in this run.
     damaged: Mutex<BTreeSet<ChunkKey>>,
     /// Whether a device is away: its capacity is missing, and its data is not.
@@ -234,6 +236,7 @@ impl Vendor {
             transfers: Transfers::new(),
             clocks: Mutex::new(Clocks::after(head.issued().max(clock::now()))),
             started: std::time::Instant::now(),
+            caught_up: AtomicU64::new(0),
             damaged: Mutex::default(),
             device_away: AtomicBool::new(false),
             held_at: Mutex::default(),

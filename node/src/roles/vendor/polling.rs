@@ -5,6 +5,7 @@
 //! of `[log, cursor]`. One that cannot be read counts as none, and the mirror is asked from the start.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fathom_protocol::codec;
@@ -16,6 +17,8 @@ use super::report::MIRROR_WAIT;
 use super::{Vendor, fat_refusal, lock};
 use crate::clock;
 
+/// Orders read so long ago are news no more, milliseconds.
+const CAUGHT_UP_MS: u64 = 10_000;
 /// How often mirrors are asked.
 const POLL: Duration = Duration::from_secs(3);
 /// How often a mirror is looked for while none is known.
@@ -72,6 +75,7 @@ impl Vendor {
                 }
             }
             if !more || next == cursor {
+                self.caught_up.store(self.elapsed_ms().max(1), Ordering::Relaxed);
                 return;
             }
         }
@@ -104,6 +108,13 @@ impl Vendor {
     fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
         let elapsed = self.elapsed_ms();
         lock(&self.clocks).heard(mirror, theirs, elapsed);
+    }
+
+    /// Whether a mirror's orders were read to their end a moment ago: before that, a chunk may be named by a final FAT that is
+    /// not known here yet.
+    pub(super) fn has_caught_up(&self) -> bool {
+        let at = self.caught_up.load(Ordering::Relaxed);
+        at > 0 && self.elapsed_ms().saturating_sub(at) <= CAUGHT_UP_MS
     }
 
     /// Milliseconds that this vendor has been running, by a clock that nobody can set.

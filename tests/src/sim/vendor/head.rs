@@ -177,6 +177,7 @@ impl Vendor {
             run.clocks.heard(cx.known.ids[mirror], page.clock, cx.at - run.started);
         }
         if next == before && page.records.is_empty() {
+            self.caught_up(cx);
             return;
         }
         for record in page.records {
@@ -190,6 +191,14 @@ impl Vendor {
         let kept = self.durable(|tx, _| tx.put_kv(&cursor_key(mirror), &codec::encode(&next)));
         if kept.is_ok() && page.more && next != before {
             self.poll_one(cx, mirror);
+        } else if kept.is_ok() {
+            self.caught_up(cx);
+        }
+    }
+
+    fn caught_up(&mut self, cx: &Cx<'_>) {
+        if let Some(run) = &mut self.running {
+            run.caught_up = Some(cx.at);
         }
     }
 

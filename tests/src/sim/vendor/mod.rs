@@ -69,6 +69,8 @@ pub(super) struct Running {
     reports: BTreeMap<u64, (u64, u64)>,
     chains: BTreeMap<u64, Upstream>,
     turn: usize,
+    /// When a mirror's orders were last read to their end.
+    caught_up: Option<u64>,
     dirty: bool,
     pub(super) frames: BTreeMap<u64, u64>,
     next_frame: u64,
@@ -127,6 +129,7 @@ impl Vendor {
             reports: BTreeMap::new(),
             chains: BTreeMap::new(),
             turn: 0,
+            caught_up: None,
             dirty: false,
             frames: BTreeMap::new(),
             next_frame: 0,

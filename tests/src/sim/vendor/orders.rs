@@ -14,6 +14,9 @@ use super::{Vendor, refusal};
 use crate::sim::mutation::Mutation;
 use crate::sim::node::Cx;
 
+/// Orders read so long ago are news no more, milliseconds.
+const CAUGHT_UP_MS: u64 = 10_000;
+
 fn store_refusal(error: &FatError) -> Refusal {
     refusal(RefusalKind::Internal, &error.to_string())
 }
@@ -125,7 +128,9 @@ impl Vendor {
 
     /// Erases chunks that no final FAT named within the time that a lease is locked, by the clocks here and at the mirrors.
     pub(super) fn sweep(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
-        let Some(agreed) = self.agreed_clock(cx) else { return Ok(()) };
+        let caught_up = self.running.as_ref().and_then(|run| run.caught_up);
+        let caught_up = caught_up.is_some_and(|at| cx.at - at <= CAUGHT_UP_MS);
+        let Some(agreed) = self.agreed_clock(cx).filter(|_| caught_up) else { return Ok(()) };
         let clock = cx.now.min(agreed);
         let limit = cx.known.terms.lock_ms;
         let any = cx.known.broken(Mutation::SweepCommitted);
