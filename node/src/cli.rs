@@ -5,6 +5,7 @@
 //! stderr; `--json` puts exactly one object on stdout. This module decides nothing about data.
 
 mod args;
+mod fat;
 mod files;
 mod identity;
 mod init;
@@ -82,7 +83,7 @@ fn execute(cli: Cli) -> u8 {
         Command::Ls { name } => files::ls(&context, name),
         Command::Rm { names } => files::rm(&context, names),
         Command::Status => show::status(&context),
-        Command::Fat(options) => show::fat(&context, options),
+        Command::Fat(options) => fat::fat(&context, options),
         Command::Path { name } => show::path(&context, name),
         Command::Device { command: DeviceCommand::List } => show::devices(&context),
         Command::Recover => identity::recover(&context),

@@ -102,6 +102,8 @@ pub struct VendorConfig {
     pub relief_percent: u8,
     /// Sustained traffic, in MB/s (10^6 bytes), above which the vendor moves data elsewhere; 0: no threshold.
     pub bandwidth_mb_per_s: u64,
+    /// Share of the capacity, in percent, that one user may lock and not fill.
+    pub unsealed_percent: u8,
     /// The devices, each with its own directory.
     pub devices: Vec<DeviceConfig>,
 }
@@ -155,6 +157,7 @@ impl Default for VendorConfig {
             overload_percent: 90,
             relief_percent: 80,
             bandwidth_mb_per_s: 0,
+            unsealed_percent: fathom_protocol::ledger::UNSEALED_PERCENT,
             devices: Vec::new(),
         }
     }

@@ -32,6 +32,26 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Longest answer line, in bytes: a listing of about 300,000 files.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What vendors of a put must be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// Zones to store in; any if there are none.
+    pub zones: Vec<String>,
+    /// Medium, such as "ssd".
+    pub media: Option<String>,
+    /// Least measured write speed, MB/s (10^6 bytes); 0: any.
+    pub bandwidth_mb_per_s: u64,
+    /// Most milliseconds to reach a vendor and write durably there; 0: any.
+    pub latency_ms: u32,
+}
+
+impl Wanted {
+    fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What the command line asks of a node. Paths are absolute, since the node has another working directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
@@ -45,6 +65,9 @@ pub enum ControlRequest {
         /// Copies of each chunk; the configuration's number if absent.
         #[serde(default)]
         copies: Option<usize>,
+        /// What its vendors must be like.
+        #[serde(default, skip_serializing_if = "Wanted::is_any")]
+        wanted: Wanted,
     },
     /// Fetch a file, or every file whose name begins with `name/`. Answer: [`results::GetResult`].
     Get {
@@ -55,6 +78,17 @@ pub enum ControlRequest {
         /// Free the storage once everything is here and checked.
         #[serde(default)]
         release: bool,
+        /// Of a file with several versions this one, from 1; the newest if absent.
+        #[serde(default)]
+        version: Option<usize>,
+    },
+    /// Show the versions of a file that devices stored at the same time, or keep one. Answer: [`results::ResolveResult`].
+    Resolve {
+        /// Name on the network.
+        name: String,
+        /// The version to keep, from 1; the others are freed.
+        #[serde(default)]
+        keep: Option<usize>,
     },
     /// List the user's files. Answer: [`results::LsResult`].
     Ls {
@@ -74,6 +108,14 @@ pub enum ControlRequest {
         /// Only the digest.
         #[serde(default)]
         digest: bool,
+        /// Ask this mirror, a node id in hexadecimal.
+        #[serde(default)]
+        mirror: Option<String>,
+    },
+    /// Tell the story of one lease, with its proof. Answer: [`results::LeaseResult`].
+    Lease {
+        /// The lease, or the first digits of its identifier.
+        lease: String,
         /// Ask this mirror, a node id in hexadecimal.
         #[serde(default)]
         mirror: Option<String>,
@@ -102,7 +144,9 @@ impl ControlRequest {
             Self::Rm { .. } => "rm",
             Self::Status => "status",
             Self::Fat { .. } => "fat",
+            Self::Lease { .. } => "fat --lease",
             Self::Path { .. } => "path",
+            Self::Resolve { .. } => "fat resolve",
             Self::Recover => "recover",
             Self::DeviceList => "device list",
         }

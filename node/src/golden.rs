@@ -43,3 +43,12 @@ pub(crate) fn on_file(name: &str) -> Vec<u8> {
 pub(crate) fn message(name: &str) -> Vec<u8> {
     from_hex(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(format!("{name}.hex")))
 }
+
+/// Path of the database on file under `name`; `write` makes it if it is not there and a new one is asked for.
+pub(crate) fn file(name: &str, write: impl FnOnce(&Path)) -> PathBuf {
+    let path = folder().join(name);
+    if !path.exists() && std::env::var_os("FATHOM_WRITE_GOLDEN").is_some_and(|value| value == "1") {
+        write(&path);
+    }
+    path
+}

@@ -16,5 +16,6 @@ pub mod identity;
 pub mod net;
 pub mod network;
 pub mod node;
+pub mod offline;
 pub mod progress;
 pub mod roles;

@@ -4,6 +4,8 @@ mod commands;
 mod discovery;
 mod dispatch;
 mod fat;
+mod health;
+mod lease;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -196,6 +198,7 @@ fn vendor_settings(config: &Config) -> VendorSettings {
             lock_ms: lease.lock_seconds.saturating_mul(1000),
             commit_ms: lease.commit_seconds.saturating_mul(1000),
             grace_ms: lease.grace_seconds.saturating_mul(1000),
+            unsealed_percent: vendor.unsealed_percent,
         },
     }
 }

@@ -126,6 +126,21 @@ pub fn human_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// A time as people say it, in its two largest units: `42 s`, `5 min`, `2 h 5 min`, `3 d 4 h`.
+#[must_use]
+pub fn human_seconds(seconds: u64) -> String {
+    let two = |large: u64, name: &str, small: u64, of: &str| match small {
+        0 => format!("{large} {name}"),
+        _ => format!("{large} {name} {small} {of}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
 fn provisional(locations: &[ProvisionalLocation]) -> String {
     let mut text = String::from("storage locked for you:");
     for location in locations {

@@ -214,6 +214,8 @@ fn usage_errors_exit_with_2_and_write_nothing() {
         &["init", "--network", "fathom:damaged"],
         &["put", "/etc/hostname", "--as", "../x"],
         &["fat", "--mirror", "xyz"],
+        &["fat", "--lease", "xyz"],
+        &["fat", "--sort", "size"],
     ] {
         let output = dir.fathom(args);
         assert_eq!(code(&output), 2, "{args:?}: {}", stderr(&output));

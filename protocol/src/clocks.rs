@@ -13,34 +13,25 @@ use crate::time::UnixMs;
 /// Mirrors whose clocks are remembered.
 const REMEMBERED_MAX: usize = 64;
 
+/// A mirror that was not heard for so long since the start counts no longer, milliseconds: else a network most of whose mirrors
+/// are gone for good would never reclaim anything.
+const AWAITED_MS: u64 = 10 * 60 * 1_000;
+/// Promises are dated no further ahead of the wall clock than this, milliseconds: mirrors whose clocks lie must not tie up
+/// space for good.
+const AHEAD_MAX_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
+
 /// What the mirrors' clocks said, and when.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks {
     heard: BTreeMap<NodeId, (UnixMs, u64)>,
-    /// The latest time that is on disk, when nothing had passed yet.
-    began: UnixMs,
 }
 
 impl Clocks {
-    /// No mirror was heard yet. `newest` is the latest time that is known without them: what this vendor signed before, as
-    /// it is on disk, or the wall clock at the start.
-    #[must_use]
-    pub fn after(newest: UnixMs) -> Self {
-        Self { heard: BTreeMap::new(), began: newest }
-    }
-
-    /// The time by which promises are dated, where the wall clock says `now`: the latest of it, the mirrors' median, and what was
-    /// signed before. A promise dated by a clock that is behind would seem to have run out as soon as that clock is set right.
+    /// The time by which promises are dated, where the wall clock says `now`: the later of it and the mirrors' median. A promise
+    /// dated by a clock that is behind would seem to have run out as soon as that clock is set right. At most 90 days ahead of `now`.
     #[must_use]
     pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> UnixMs {
-        let floor = self.began.plus_ms(elapsed_ms).max(now);
-        self.median(known, elapsed_ms).map_or(floor, |agreed| agreed.max(floor))
-    }
-
-    /// The time that is signed as now: the mirrors' median, or until it is known the latest of what else there is.
-    #[must_use]
-    pub fn stamp(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> UnixMs {
-        self.median(known, elapsed_ms).unwrap_or_else(|| self.began.plus_ms(elapsed_ms).max(now))
+        self.median(known, elapsed_ms).map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS)))
     }
 
     /// A mirror's clock said `theirs` when `elapsed_ms` had passed here.
@@ -60,12 +51,13 @@ impl Clocks {
         self.median(known, elapsed_ms).map(|agreed| deadline < agreed)
     }
 
-    /// The median of the clocks of `known` mirrors when `elapsed_ms` have passed; of an even number the earlier one. A mirror
-    /// that was not heard counts as one that is behind all others, so that a minority of wrong clocks never has the last word,
-    /// whichever were heard first; `None` where that leaves the median unknown.
+    /// The median of the clocks of `known` mirrors when `elapsed_ms` have passed; of an even number the earlier one. In the first
+    /// ten minutes a mirror that was not heard counts as one that is behind all others, so that a minority of wrong clocks never has
+    /// the last word because it was heard first; `None` where that leaves the median unknown.
     #[must_use]
     pub fn median(&self, known: usize, elapsed_ms: u64) -> Option<UnixMs> {
-        let all = known.max(self.heard.len());
+        let awaited = if elapsed_ms < AWAITED_MS { known } else { 0 };
+        let all = awaited.max(self.heard.len());
         let unheard = all - self.heard.len();
         let now = |(theirs, at): &(UnixMs, u64)| theirs.plus_ms(elapsed_ms.saturating_sub(*at));
         let mut clocks: Vec<UnixMs> = self.heard.values().map(now).collect();
@@ -99,11 +91,32 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_behind_dates_nothing() {
-        let mut clocks = Clocks::after(UnixMs(500));
-        assert_eq!(clocks.dating(UnixMs(3), 1, 10), UnixMs(510));
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.dating(UnixMs(3), 1, 10), UnixMs(3));
         clocks.heard(mirror(1), UnixMs(900), 10);
         assert_eq!(clocks.dating(UnixMs(3), 1, 20), UnixMs(910));
-        assert_eq!(clocks.stamp(UnixMs(5_000), 1, 20), UnixMs(910));
         assert_eq!(clocks.dating(UnixMs(1_000), 1, 20), UnixMs(1_000));
+        clocks.heard(mirror(1), UnixMs(u64::MAX), 30);
+        assert_eq!(clocks.dating(UnixMs(1_000), 1, 40), UnixMs(1_000 + AHEAD_MAX_MS));
+    }
+
+    #[test]
+    fn one_mirror_is_enough_where_there_is_one_and_gone_ones_are_awaited_for_a_while() {
+        let mut clocks = Clocks::default();
+        clocks.heard(mirror(1), UnixMs(1_000), 0);
+        assert_eq!(clocks.median(1, 0), Some(UnixMs(1_000)));
+        assert_eq!(clocks.median(2, AWAITED_MS - 1), None);
+        assert_eq!(clocks.median(5, AWAITED_MS), Some(UnixMs(1_000 + AWAITED_MS)));
+    }
+
+    #[test]
+    fn a_deadline_has_passed_only_by_both_clocks() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 0, 0), Some(true));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 0), None);
+        clocks.heard(mirror(1), UnixMs(4), 0);
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 0), Some(false));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 2), Some(true));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(3), 1, 2), Some(false));
     }
 }

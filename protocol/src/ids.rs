@@ -129,8 +129,9 @@ byte_id!(
     SessionKey, 16
 );
 byte_id!(
-    /// What a part of a table comes to under a [`SessionKey`].
-    Fingerprint, 8
+    /// What a part of a table comes to under a [`SessionKey`]. Six bytes: that two parts which differ look the same happens once in
+    /// 2^48, nobody can bring it about, and the next session has another key.
+    Fingerprint, 6
 );
 byte_id!(
     /// An ed25519 signature.

@@ -10,13 +10,13 @@ use ed25519_dalek::SigningKey;
 use crate::header::Hop;
 use crate::ids::{Hash, LeaseId, NodeId};
 use crate::lease::{Lease, LeaseState, Named};
-use crate::limits::{EXTENT_BYTES_MAX, LEASES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, EXTENT_BYTES_MAX, LEASES_MAX};
 use crate::mutations::{Line, without};
 use crate::root::{LeaseRoot, lease_root};
 use crate::sign::{RecordError, Signed, SignerId};
 use crate::tags;
 use crate::time::UnixMs;
-use crate::wire::{AllocateRequest, Refusal, RefusalKind, Renew, Unused};
+use crate::wire::{AllocateRequest, Cancel, Refusal, RefusalKind, Renew, Unused};
 
 /// Requests remembered so that one that is repeated is answered alike and counted once.
 const REMEMBERED_MAX: usize = 65_536;
@@ -26,7 +26,11 @@ pub const REQUEST_LIFE_MS_MAX: u64 = 86_400_000;
 /// Returns of unused room have no expiry; they are remembered for so long, in milliseconds.
 const RETURN_REMEMBERED_MS: u64 = 3_600_000;
 
-/// How long each state of a lease lasts, in milliseconds.
+/// Default of [`Terms::unsealed_percent`]. Above a half, so that no two keys can each hold a half that the other needs to
+/// go on; below the whole, so that nobody can keep everybody else out without storing anything.
+pub const UNSEALED_PERCENT: u8 = 75;
+
+/// How long each state of a lease lasts, in milliseconds, and how much of the capacity one key gets ahead of filling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Room that was offered and not touched.
@@ -37,12 +41,20 @@ pub struct Terms {
     pub commit_ms: u64,
     /// Stored bytes past their expiry.
     pub grace_ms: u64,
+    /// Share of the capacity, in percent, that one key may hold and not fill. One largest chunk is always allowed.
+    pub unsealed_percent: u8,
 }
 
 impl Default for Terms {
     fn default() -> Self {
         const DAY: u64 = 86_400_000;
-        Self { offer_ms: 120_000, lock_ms: DAY, commit_ms: 31 * DAY, grace_ms: 7 * DAY }
+        Self {
+            offer_ms: 120_000,
+            lock_ms: DAY,
+            commit_ms: 31 * DAY,
+            grace_ms: 7 * DAY,
+            unsealed_percent: UNSEALED_PERCENT,
+        }
     }
 }
 
@@ -58,6 +70,8 @@ struct Granted {
     lease: LeaseId,
     bytes: u64,
     forget: UnixMs,
+    /// It was withdrawn; asked again, it is refused.
+    withdrawn: bool,
 }
 
 /// What a tick of the clock did.
@@ -163,6 +177,9 @@ impl Ledger {
         }
         self.forget(now);
         let nonce = (request.authority, request.nonce);
+        if self.granted.get(&nonce).is_some_and(|granted| granted.withdrawn) {
+            return refuse(RefusalKind::LeaseExpired, "the request for storage was withdrawn; ask again");
+        }
         if let Some(granted) = self.granted.get(&nonce)
             && let Some(entry) = self.leases.get(&granted.lease)
         {
@@ -174,16 +191,32 @@ impl Ledger {
         if bytes > self.free() && !without(Line::Capacity) {
             return refuse(RefusalKind::NoSpace, format!("{bytes} bytes were asked, {} are free", self.free()));
         }
+        self.may_hold(request.authority, bytes)?;
         if self.granted.len() >= REMEMBERED_MAX {
             return refuse(RefusalKind::Busy, "too many requests for storage at once");
         }
         let id = self.hold(now, request, bytes, fresh)?;
         let forget = now.plus_ms(self.terms.offer_ms).max(request.expires);
-        self.granted.insert(nonce, Granted { lease: id, bytes, forget });
+        self.granted.insert(nonce, Granted { lease: id, bytes, forget, withdrawn: false });
         match self.leases.get(&id) {
             Some(entry) => Ok((entry.lease.clone(), bytes)),
             None => refuse(RefusalKind::Internal, "the lease vanished while it was offered"),
         }
+    }
+
+    /// Whether a key may hold so many bytes more that it did not fill: what it holds is no use to anybody until it does.
+    fn may_hold(&self, authority: SignerId, bytes: u64) -> Result<(), Refusal> {
+        let limit = u128::from(self.capacity) * u128::from(self.terms.unsealed_percent) / 100;
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX).max(CHUNK_BYTES_MAX as u64);
+        let theirs = self.leases.values().map(|entry| &entry.lease).filter(|lease| lease.authority == authority);
+        let held = theirs.map(|lease| lease.room()).fold(0, u64::saturating_add);
+        if held.saturating_add(bytes) <= limit {
+            return Ok(());
+        }
+        let reason = format!(
+            "{bytes} bytes were asked and {held} are held that were not filled yet; this vendor lets nobody hold more than {limit} of its bytes empty: ask for less, fill them first, or give them back"
+        );
+        refuse(RefusalKind::Unsealed, reason)
     }
 
     fn forget(&mut self, now: UnixMs) {
@@ -344,15 +377,31 @@ impl Ledger {
             return refuse(RefusalKind::Busy, "too many requests at once");
         }
         let forget = now.plus_ms(RETURN_REMEMBERED_MS);
-        self.granted.insert(nonce, Granted { lease: unused.lease, bytes: 0, forget });
-        let inflight = entry.inflight;
-        self.change(unused.lease, |lease| {
-            lease.bytes -= unused.bytes.min(lease.room().saturating_sub(inflight));
+        self.granted.insert(nonce, Granted { lease: unused.lease, bytes: 0, forget, withdrawn: false });
+        self.shrink(unused.lease, unused.bytes)
+    }
+
+    /// A request is withdrawn by who signed it: what it still holds is free. Done again, it does nothing.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn cancel(&mut self, cancel: &Cancel) -> Result<(), Refusal> {
+        let Some(granted) = self.granted.get_mut(&(cancel.authority, cancel.request)) else { return Ok(()) };
+        let (lease, bytes) = (granted.lease, std::mem::take(&mut granted.bytes));
+        granted.withdrawn = true;
+        self.shrink(lease, bytes).map(drop)
+    }
+
+    /// Takes room that is not filled away from a lease. Returns whether the lease still exists.
+    fn shrink(&mut self, id: LeaseId, bytes: u64) -> Result<bool, Refusal> {
+        let inflight = self.leases.get(&id).map_or(0, |entry| entry.inflight);
+        self.change(id, |lease| {
+            lease.bytes -= bytes.min(lease.room().saturating_sub(inflight));
             if lease.room() == 0 && lease.used > 0 && lease.state == LeaseState::Offered {
                 lease.state = LeaseState::Committed;
             }
         })?;
-        Ok(self.drop_empty(unused.lease))
+        Ok(self.drop_empty(id))
     }
 
     /// The owner prolongs what is stored; a lease in grace is committed again.

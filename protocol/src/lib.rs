@@ -5,10 +5,11 @@
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
-//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`allocate`], [`reconcile`],
-//! [`sync`]).
+//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
+//! [`allocation`], [`reconcile`], [`sync`]).
 
 pub mod allocate;
+pub mod allocation;
 pub mod clocks;
 pub mod codec;
 pub mod delta;
@@ -21,10 +22,12 @@ pub mod keys;
 pub mod lease;
 pub mod ledger;
 pub mod limits;
+pub mod market;
 pub mod moves;
 pub mod mutations;
 pub mod receipt;
 pub mod reconcile;
+pub mod reporter;
 pub mod root;
 pub mod seal;
 pub mod sign;

@@ -48,18 +48,36 @@ pub const DELTA_LEASES_MAX: usize = 1_024;
 pub const FAT_USES_MAX: usize = 4_096;
 /// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk.
 pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Final FATs of one file with one counter that are kept: versions that devices of one user wrote at once.
+pub const VERSIONS_MAX: usize = 8;
+/// Final FATs that an owner may have at a mirror whatever it leases, if it leases anything.
+pub const FILES_FREE: usize = 1_024;
+/// Leased bytes that warrant one final FAT more, and one byte more of its manifest: about what one copy of a file of one byte takes.
+pub const FILE_LEASED_BYTES: u64 = 16;
+/// Sealed manifest of a final FAT that is taken whatever its owner leases, in bytes: that of a file of about 1,000 chunks.
+pub const FILE_BODY_FREE: u64 = 64 * 1024;
+/// Final FATs of an owner without any lease that the mirror knows.
+pub const STRANGER_FILES_MAX: usize = 64;
+/// Bytes of final FATs that a mirror takes within an hour from all owners without any lease that it knows.
+pub const STRANGER_BYTES_PER_HOUR: u64 = 64 * 1024 * 1024;
 /// Length of a file's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 4_096;
 /// Records in one sync answer.
 pub const SYNC_RECORDS_MAX: usize = 1_024;
+/// Length of a record's key, in bytes: a move's is the longest.
+pub const KEY_BYTES_MAX: usize = 97;
 /// Final FATs in one submission.
 pub const FATS_PER_SUBMIT_MAX: usize = 256;
 /// Copies of one chunk.
 pub const COPIES_MAX: usize = 8;
 /// Vendors that one allocation may name as excluded, and leases that it may return.
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
+/// Mirrors that a vendor reports to; the others hear from these.
+pub const MIRRORS_TOLD_MAX: usize = 3;
 /// Mirrors or peers in one answer about the network.
 pub const PEERS_MAX: usize = 256;
+/// Vendors that one allocation asks before it gives up.
+pub const ALLOCATE_ASKED_MAX: usize = 128;
 /// Heads asked for at once: at their largest, they still fit a frame.
 pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.

@@ -2,7 +2,7 @@
 //!
 //! The mirror that wants to know draws a [`SessionKey`] and asks; the other answers each question from its
 //! [index](crate::table::index) and remembers nothing. What either says of a part of its table is a fingerprint: the part's
-//! digest under the session's key, 8 bytes. Nobody can prepare two tables whose fingerprints are equal, since nobody knows
+//! digest under the session's key, cut to a few bytes. Nobody can prepare two tables whose fingerprints are equal, since nobody knows
 //! the key beforehand.
 //!
 //! ```text

@@ -30,6 +30,8 @@ pub mod sign {
     pub const VALIDATION: &str = "fathom 1 validation";
     /// A user's return of unused room in a lease.
     pub const UNUSED: &str = "fathom 1 unused";
+    /// The withdrawal of a request for storage.
+    pub const CANCEL: &str = "fathom 1 cancel";
     /// A user's renewal of a lease.
     pub const RENEW: &str = "fathom 1 renew";
 }

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Bounded, Text};
+use crate::codec::{Blob, Bounded, Text};
 use crate::delta::VendorDelta;
 use crate::fat::FinalFat;
 use crate::fork::ForkProof;
@@ -19,8 +19,8 @@ use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX, PEERS_MAX,
-    REASON_BYTES_MAX, SYNC_RECORDS_MAX,
+    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX,
+    KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -56,6 +56,8 @@ pub enum RefusalKind {
     WrongHash,
     /// Not enough storage.
     NoSpace,
+    /// Who asks holds as much room that it did not fill as the vendor lets anybody have.
+    Unsealed,
     /// Too few vendors, operators or zones.
     TooFewVendors,
     /// Too much at once; try again or elsewhere.
@@ -72,6 +74,8 @@ pub enum RefusalKind {
     Stale,
     /// Another record with this sequence number is known.
     Conflict,
+    /// The final FAT is stored; another device of its owner wrote one at the same time, and both are kept until one is chosen.
+    Forked,
     /// This node does not have the role that was asked.
     WrongRole,
     /// The node failed; its log says more.
@@ -137,6 +141,19 @@ pub struct PeerRecord {
 
 record!(PeerRecord, tags::sign::PEER, 4 * 1024, node);
 
+/// What a request asks of vendors beside room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wants {
+    /// Only vendors in these zones; in any if there are none.
+    pub zones: Bounded<Label, COPIES_MAX>,
+    /// Only vendors with this medium.
+    pub media: Option<Label>,
+    /// Measured bytes per second that the devices write together, at least; 0: any.
+    pub bandwidth_min: u64,
+    /// Microseconds of the slowest device's durable write, and of the mirror's round trip if it was measured, at most; 0: any.
+    pub latency_us_max: u32,
+}
+
 /// A request for storage (figure 5): by a user for itself, or by a vendor that must move a user's data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocateRequest {
@@ -160,6 +177,8 @@ pub struct AllocateRequest {
     pub exclude: Bounded<NodeId, ALLOCATE_VENDORS_MAX>,
     /// Zones to keep clear of while there are others.
     pub avoid_zones: Bounded<Label, COPIES_MAX>,
+    /// What vendors must be like.
+    pub wants: Wants,
     /// Random; the same request asked again through another mirror gets the same leases.
     pub nonce: Hash,
     /// After this the request is refused.
@@ -206,7 +225,16 @@ pub struct ProvisionalFat {
     pub warnings: Bounded<Text<REASON_BYTES_MAX>, COPIES_MAX>,
 }
 
-/// A user asks for its own final FATs and moves (figure 16).
+/// A position in a mirror's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCursor {
+    /// Which log.
+    pub log: Hash,
+    /// Everything up to here was seen.
+    pub position: u64,
+}
+
+/// A user asks for its own final FATs and moves (figure 16): all of them, or what a mirror accepted since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerQuery {
     /// Record version, [`tags::VERSION`].
@@ -217,8 +245,10 @@ pub struct OwnerQuery {
     pub mirror: NodeId,
     /// One file, or all.
     pub file: Option<FileId>,
-    /// Only files after this one, in order: the next page.
-    pub after: Option<FileId>,
+    /// Of all files: only what the mirror accepted after this. If its log is another one by now, it answers with everything.
+    pub since: Option<LogCursor>,
+    /// Of everything: only keys ([`crate::table::Key::to_bytes`]) after this one, in order: the next page.
+    pub after: Option<Blob<KEY_BYTES_MAX>>,
     /// After this the query is refused.
     pub expires: UnixMs,
 }
@@ -264,6 +294,21 @@ pub struct Unused {
 }
 
 record!(Unused, tags::sign::UNUSED, 512, authority);
+
+/// A request for storage failed, or is not wanted any more: a vendor gives back what it locked for it, whatever that was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Record version, [`tags::VERSION`].
+    pub version: u16,
+    /// Who signed the request, and signs this.
+    pub authority: SignerId,
+    /// The vendor that may hold room for it.
+    pub vendor: NodeId,
+    /// The request's nonce.
+    pub request: Hash,
+}
+
+record!(Cancel, tags::sign::CANCEL, 512, authority);
 
 /// A user prolongs a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -355,6 +400,8 @@ pub enum Request {
     Validate(Carried<Validation>),
     /// User to mirror, mirror to vendor: room that will not be filled.
     Unused(Carried<Unused>),
+    /// User to mirror, mirror to vendor: a request for storage is withdrawn.
+    Cancel(Carried<Cancel>),
     /// User to vendor: prolong a lease.
     Renew(Carried<Renew>),
     /// Anybody to mirror: the digest of your table.
@@ -408,6 +455,22 @@ pub struct Page {
     pub records: Bounded<SyncRecord, SYNC_RECORDS_MAX>,
 }
 
+/// A page of a user's final FATs and moves, as a mirror has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesPage {
+    /// The mirror's log, and how far this page, or everything before it, covers it. Whoever reads everything goes on from
+    /// the cursor of the first page.
+    pub cursor: LogCursor,
+    /// Whether this goes through everything, in the order of keys, rather than through the log.
+    pub whole: bool,
+    /// The last key looked at, to go on after.
+    pub after: Option<Blob<KEY_BYTES_MAX>>,
+    /// Whether there is more now.
+    pub more: bool,
+    /// The records.
+    pub records: Bounded<SyncRecord, SYNC_RECORDS_MAX>,
+}
+
 /// What comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
@@ -419,6 +482,13 @@ pub enum Response {
     Peers(Bounded<Carried<PeerRecord>, PEERS_MAX>),
     /// To [`Request::Allocate`].
     Provisional(ProvisionalFat),
+    /// To [`Request::Allocate`], if it failed and vendors may hold room for it.
+    Short {
+        /// Why.
+        refusal: Refusal,
+        /// Vendors that may hold room for it, until they get a [`Request::Cancel`] or the offer lapses.
+        asked: Bounded<NodeId, ALLOCATE_ASKED_MAX>,
+    },
     /// To [`Request::Offer`] and [`Request::Renew`].
     Offered {
         /// The lease as it is now.
@@ -428,8 +498,10 @@ pub enum Response {
     },
     /// To [`Request::SubmitFats`]: one entry per final FAT, in order; none means stored.
     Submitted(Bounded<Option<Refusal>, FATS_PER_SUBMIT_MAX>),
-    /// To [`Request::FatsOf`], [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`],
-    /// [`Request::Orders`] and [`Request::Wanted`], where `next` counts the positions that were looked at.
+    /// To [`Request::FatsOf`].
+    Files(FilesPage),
+    /// To [`Request::Vendors`], [`Request::VendorOf`], [`Request::Proofs`], [`Request::Since`], [`Request::Orders`] and
+    /// [`Request::Wanted`], where `next` counts the positions that were looked at.
     Page(Page),
     /// To [`Request::Heads`]: those that are known, in any order.
     Heads(Bounded<Carried<VendorHead>, HEADS_MAX>),

@@ -17,6 +17,7 @@ mod proxy;
 pub mod samples;
 mod scratch;
 pub mod sim;
+pub mod sync_bytes;
 mod user;
 mod wait;
 

@@ -4,29 +4,30 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::delta::VendorDelta;
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
 };
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
+use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
-use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
 use fathom_protocol::seal::seal_chunk;
 use fathom_protocol::sign::{Record, Signed};
-use fathom_protocol::table::index::Prefix;
 use fathom_protocol::table::{Key, MoveKey};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
-    ProvisionalFat, Refusal, RefusalKind, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    AllocateRequest, Cancel, FetchRequest, LogCursor, OwnerQuery, PeerRecord, Refusal, RefusalKind, Renew, Roles,
+    Unused, Validation, Wants,
 };
+
+mod messages;
+pub use messages::{chunk_answers, fetch_answers, gossips, requests, responses, sync_records};
 
 /// The moment at which all samples were made.
 pub const NOW: UnixMs = UnixMs(1_800_000_000_000);
@@ -201,7 +202,7 @@ pub fn hop(vendors: &[u8], position: usize) -> Hop {
         owner: user().owner(),
         authority: user().owner().into(),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         expires: NOW.plus_seconds(600),
@@ -243,7 +244,7 @@ pub fn receipt() -> Receipt {
         owner: user().owner(),
         lease: LeaseId([1; 16]),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         parts: list(vec![part(1, 0, &sealed[..half]), part(2, half, &sealed[half..])]),
@@ -282,8 +283,8 @@ pub fn final_fat() -> FinalFat {
         version: VERSION,
         owner: user().owner(),
         file: file(),
-        seq: 4,
-        base: 4,
+        seq: TAG.0,
+        base: TAG.0,
         uses: list(vec![used(1), used(2)]),
         frees: list(vec![node(3)]),
         issued: NOW,
@@ -292,11 +293,15 @@ pub fn final_fat() -> FinalFat {
     }
 }
 
+/// The tag of the samples.
+const TAG: Tag = Tag::new(4, 0x1234);
+
 /// A final FAT that releases the file.
 #[must_use]
 pub fn release() -> FinalFat {
     let frees = list(vec![node(1), node(2)]);
-    FinalFat { seq: 5, base: 5, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
+    let seq = Tag::new(5, 9).0;
+    FinalFat { seq, base: seq, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
 }
 
 /// A move of the sample chunk from vendor 1 to vendor 3.
@@ -307,7 +312,7 @@ pub fn move_body() -> Move {
         version: VERSION,
         owner: user().owner(),
         file: file(),
-        seq: 4,
+        seq: TAG.0,
         chunk: ChunkId::of(&sealed),
         length: u32::try_from(sealed.len()).expect("a chunk's length"),
         from: node(1),
@@ -356,6 +361,12 @@ pub fn allocate() -> AllocateRequest {
         unit: 4_195_328,
         exclude: list(vec![node(6)]),
         avoid_zones: list(vec![text("south")]),
+        wants: Wants {
+            zones: list(vec![text("home"), text("attic")]),
+            media: Some(text("ssd")),
+            bandwidth_min: 50_000_000,
+            latency_us_max: 20_000,
+        },
         nonce: Hash::of(b"allocate"),
         expires: NOW.plus_seconds(60),
     }
@@ -369,7 +380,8 @@ pub fn query() -> OwnerQuery {
         owner: user().owner(),
         mirror: node(4),
         file: None,
-        after: Some(file()),
+        since: Some(LogCursor { log: Hash::of(b"log"), position: 13 }),
+        after: Some(Blob::new(Key::Fat(user().owner(), file()).to_bytes()).expect("a key is short")),
         expires: NOW.plus_seconds(60),
     }
 }
@@ -386,6 +398,12 @@ pub fn validation() -> Validation {
         bad: list(vec![ChunkId::of(b"bad")]),
         at: NOW,
     }
+}
+
+/// A withdrawal of [`allocate`].
+#[must_use]
+pub fn cancel() -> Cancel {
+    Cancel { version: VERSION, authority: user().owner().into(), vendor: node(1), request: Hash::of(b"allocate") }
 }
 
 /// Room given back.
@@ -433,137 +451,12 @@ pub fn refusal() -> Refusal {
     Refusal::new(RefusalKind::OverLease, "the chunk has 2 bytes, the lease has room for 1")
 }
 
-fn by_user<T: Record>(value: T) -> Signed<T> {
+pub(crate) fn by_user<T: Record>(value: T) -> Signed<T> {
     signed(value, user().signing())
 }
 
-/// Every variant of [`SyncRecord`], with its name.
-#[must_use]
-pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
-    vec![
-        ("sync_vendor", SyncRecord::Vendor(vendor_record(1, 17))),
-        ("sync_fat", SyncRecord::Fat(by_user(final_fat()).into_carried())),
-        ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
-        ("sync_move", SyncRecord::Move(cosigned_move())),
-        ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
-        ("sync_proof_twins", SyncRecord::Proof(Box::new(twins()))),
-        ("sync_proof_dropped", SyncRecord::Proof(Box::new(dropped()))),
-    ]
-}
-
-/// Every variant of [`Request`], with its name.
-#[must_use]
-pub fn requests() -> Vec<(&'static str, Request)> {
-    let log = Hash::of(b"log");
-    let fat = by_user(final_fat()).into_carried();
-    let allocate = by_user(allocate()).into_carried();
-    let compare = |probe| Request::Compare(Compare { session: SessionKey([8; 16]), probe });
-    let ask = |depth, skip| Ask { prefix: Prefix::new(depth, 0xfedc_ba98_7654_3210), skip };
-    let asks = vec![ask(0, 0), ask(1, 0), ask(4, 0), ask(5, 0), ask(16, 0), ask(16, 256)];
-    vec![
-        ("request_ping", Request::Ping),
-        ("request_announce", Request::Announce(signed(peer(), &key(4)).into_carried())),
-        ("request_report", Request::Report(vendor_record(1, 17))),
-        ("request_report_delta", Request::ReportDelta(delta())),
-        ("request_vendor_of", Request::VendorOf(node(1))),
-        ("request_proofs", Request::Proofs(list(vec![node(1)]))),
-        ("request_allocate", Request::Allocate(allocate.clone())),
-        ("request_offer", Request::Offer { request: allocate, bytes: 4_195_328 }),
-        ("request_submit_fats", Request::SubmitFats(list(vec![fat.clone()]))),
-        ("request_fats_of", Request::FatsOf(by_user(query()).into_carried())),
-        ("request_vendors", Request::Vendors { after: Some(node(1)) }),
-        ("request_vendors_first", Request::Vendors { after: None }),
-        ("request_heads", Request::Heads(list(vec![node(1), node(2)]))),
-        ("request_since", Request::Since { log, cursor: 1 << 40 }),
-        ("request_orders", Request::Orders { vendor: node(1), log, cursor: 12 }),
-        ("request_order", Request::Order(fat)),
-        ("request_cosign", Request::Cosign(proposed_move())),
-        ("request_submit_move", Request::SubmitMove(cosigned_move())),
-        ("request_validate", Request::Validate(by_user(validation()).into_carried())),
-        ("request_unused", Request::Unused(by_user(unused()).into_carried())),
-        ("request_renew", Request::Renew(by_user(renew()).into_carried())),
-        ("request_digest", Request::Digest),
-        ("request_compare_root", compare(Probe::Root(Fingerprint([9; 8])))),
-        ("request_compare_parts", compare(Probe::Parts(list(asks)))),
-        ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
-        ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
-        ("request_lease_of_any", Request::LeaseOf { vendor: None, lease: LeaseId([2; 16]) }),
-    ]
-}
-
-/// Every variant of [`Response`], with its name.
-#[must_use]
-pub fn responses() -> Vec<(&'static str, Response)> {
-    let record = vendor_record(1, 17);
-    let location = Location { column: 1, granted: 4_195_328, lease: record.leases[0].clone(), head: record.head };
-    let provisional =
-        ProvisionalFat { locations: list(vec![location]), warnings: list(vec![text("2 copies share zones")]) };
-    let page = Page {
-        log: Hash::of(b"log"),
-        next: 13,
-        more: true,
-        clock: NOW,
-        records: list(sync_records().into_iter().map(|(_, record)| record).collect()),
-    };
-    let parts = [&[0x80, 1][..], &[7; 16]].concat();
-    let parts = Below::Parts(Blob::new(parts).expect("two parts"));
-    let entries = Below::Entries(Blob::new(vec![5; 48]).expect("three entries"), true);
-    let digest = TableDigest { digest: Hash::of(b"table"), heads: 6, leases: 12, files: 3, moves: 1, proofs: 1 };
-    vec![
-        ("response_alive", Response::Alive),
-        ("response_done", Response::Done),
-        ("response_peers", Response::Peers(list(vec![signed(peer(), &key(4)).into_carried()]))),
-        ("response_provisional", Response::Provisional(provisional)),
-        (
-            "response_offered",
-            Response::Offered { lease: signed(lease(1, 1), &key(1)).into_carried(), granted: 4_195_328 },
-        ),
-        ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
-        ("response_page", Response::Page(page)),
-        ("response_heads", Response::Heads(list(vec![vendor_record(1, 17).head]))),
-        ("response_cosigned", Response::Cosigned(cosigned_move())),
-        ("response_digest", Response::Digest(digest)),
-        ("response_compared_same", Response::Compared(Compared::Same)),
-        ("response_compared", Response::Compared(Compared::Below(list(vec![parts, entries])))),
-        ("response_lease", Response::Lease(Box::new(evidence(2)))),
-        ("response_lease_absent", Response::Lease(Box::new(evidence(3)))),
-        ("response_refused", Response::Refused(refusal())),
-    ]
-}
-
-/// Every variant of [`ChunkAnswer`], with its name.
-#[must_use]
-pub fn chunk_answers() -> Vec<(&'static str, ChunkAnswer)> {
-    vec![
-        ("chunk_answer_alive", ChunkAnswer::Alive),
-        ("chunk_answer_receipt", ChunkAnswer::Receipt(signed(receipt(), &key(1)).into_carried())),
-        ("chunk_answer_failed", ChunkAnswer::Failed { vendor: node(2), refusal: refusal() }),
-        ("chunk_answer_done", ChunkAnswer::Done),
-    ]
-}
-
-/// Every variant of [`FetchAnswer`], with its name.
-#[must_use]
-pub fn fetch_answers() -> Vec<(&'static str, FetchAnswer)> {
-    vec![
-        ("fetch_answer_alive", FetchAnswer::Alive),
-        ("fetch_answer_found", FetchAnswer::Found { chunk_length: 66_568, encoded_length: 17_000 }),
-        ("fetch_answer_refused", FetchAnswer::Refused(refusal())),
-    ]
-}
-
-/// Every variant of [`Gossip`], with its name.
-#[must_use]
-pub fn gossips() -> Vec<(&'static str, Gossip)> {
-    vec![
-        ("gossip_record", Gossip::Record(Box::new(SyncRecord::Vendor(vendor_record(1, 17))))),
-        ("gossip_delta", Gossip::Delta(Box::new(delta()))),
-        ("gossip_grew", Gossip::Grew { mirror: node(4), cursor: 12 }),
-    ]
-}
-
 /// Every refusal kind.
-pub const REFUSAL_KINDS: [RefusalKind; 19] = [
+pub const REFUSAL_KINDS: [RefusalKind; 21] = [
     RefusalKind::BadRequest,
     RefusalKind::NotAuthorised,
     RefusalKind::Version,
@@ -573,6 +466,7 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
     RefusalKind::WrongLength,
     RefusalKind::WrongHash,
     RefusalKind::NoSpace,
+    RefusalKind::Unsealed,
     RefusalKind::TooFewVendors,
     RefusalKind::Busy,
     RefusalKind::Silent,
@@ -581,6 +475,7 @@ pub const REFUSAL_KINDS: [RefusalKind; 19] = [
     RefusalKind::Corrupt,
     RefusalKind::Stale,
     RefusalKind::Conflict,
+    RefusalKind::Forked,
     RefusalKind::WrongRole,
     RefusalKind::Internal,
 ];
@@ -625,6 +520,7 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_move", Key::Move(moved)),
         ("key_peer", Key::Peer(NodeId([6; 32]))),
         ("key_proof", Key::Proof(NodeId([1; 32]))),
+        ("key_twin", Key::Twin(OwnerId([2; 32]), FileId([3; 16]), Hash([7; 32]))),
     ]
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | case | here | also, closer to the code |
 //! |---|---|---|
-//! | 1, 2, 3, 4 | `kills` | store: every cut of a local FAT write; mirror: the acknowledged record on disk |
+//! | 1, 2, 3, 4, 5 | `kills` | store: every cut of a local FAT write; mirror: the acknowledged record on disk |
 //! | 8 | `devices`: never served, named, replaced by another source | store and vendor: `fault_08_*` |
 //! | 12 | `devices`: a full vendor refuses by kind and leaves nothing; a full device is passed over | store: `fault_12_*`, a device that fills up in the middle of a part |
 //! | 16 | `migration` | vendor: `fault_16_*`, every step of a move cut off |
@@ -13,6 +13,8 @@
 //! | 23 | `leases` | |
 //! | 31 to 37, 48 | `headers` | vendor: `fault_31_*` to `fault_37_*` |
 //! | 45 | `orders` | vendor: `fault_45_*` |
+//! | 46 | `mirrors` | vendor: a lost local FAT is rebuilt from its devices |
+//! | 47 | `forks` | store, vendor, mirror and user: `fault_47_*`; protocol: the dead-tag rule and the merge
 //!
 //! Case 8's repair within one scrub is not here: nothing scrubs yet. Case 48 is here as far as one version exists:
 //! a record or header of another version is refused by kind.
@@ -24,6 +26,8 @@
 mod crafted;
 #[path = "fault/devices.rs"]
 mod devices;
+#[path = "fault/forks.rs"]
+mod forks;
 #[path = "fault/headers.rs"]
 mod headers;
 #[path = "fault/kills.rs"]
@@ -32,6 +36,8 @@ mod kills;
 mod leases;
 #[path = "fault/migration.rs"]
 mod migration;
+#[path = "fault/mirrors.rs"]
+mod mirrors;
 #[path = "fault/orders.rs"]
 mod orders;
 #[path = "fault/stage.rs"]

@@ -8,6 +8,8 @@ mod bandwidth;
 mod chunks;
 #[path = "fig/command_line.rs"]
 mod command_line;
+#[path = "fig/fat.rs"]
+mod fat;
 #[path = "fig/fetch.rs"]
 mod fetch;
 #[path = "fig/files.rs"]

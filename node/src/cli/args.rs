@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::fat::{FatOptions, VERSIONS_MAX};
 use crate::config::{DeviceConfig, Role};
 
 const EXAMPLES: &str = "\
@@ -204,7 +205,7 @@ pub(super) struct InviteOptions {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fathom put letter.odt\n  fathom put ~/Photos --as family/Photos --copies 4\n  \
-    fathom put big.iso --explain"
+    fathom put big.iso --explain\n  fathom put db.dump --zone home --zone office --media ssd"
 )]
 pub(super) struct PutOptions {
     /// The file or directory
@@ -215,6 +216,18 @@ pub(super) struct PutOptions {
     /// Copies of each chunk [default: user.copies of the configuration]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=COPIES_MAX))]
     pub(super) copies: Option<u8>,
+    /// Store in this zone only; may be given several times
+    #[arg(long = "zone", value_name = "ZONE")]
+    pub(super) zones: Vec<String>,
+    /// Store on this medium only, such as ssd or hdd
+    #[arg(long)]
+    pub(super) media: Option<String>,
+    /// Store only where devices write so many MB/s, as measured by their vendor
+    #[arg(long, value_name = "MB", default_value_t = 0, hide_default_value = true)]
+    pub(super) min_bandwidth: u64,
+    /// Store only where a durable write takes at most so many milliseconds, as measured by the vendor
+    #[arg(long, value_name = "MS", default_value_t = 0, hide_default_value = true)]
+    pub(super) max_latency: u32,
     /// Show which storage was locked, and which path was chosen and why
     #[arg(long)]
     pub(super) explain: bool,
@@ -236,21 +249,12 @@ pub(super) struct GetOptions {
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
     /// Give up the stored copies once everything is here and checked
-    #[arg(long)]
+    #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,
-}
-
-/// Show the table of all storage (the FAT).
-///
-/// A mirror shows its own table; any other node asks a mirror.
-#[derive(Debug, Args)]
-pub(super) struct FatOptions {
-    /// Only the digest: equal at two mirrors if and only if their tables are
-    #[arg(long)]
-    pub(super) digest: bool,
-    /// Ask this mirror (64 hexadecimal digits, as `fathom status` shows)
-    #[arg(long, value_name = "NODE")]
-    pub(super) mirror: Option<String>,
+    /// Of a file that two devices stored at the same time this version, as `fathom fat resolve NAME` numbers them
+    /// [default: the newest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=VERSIONS_MAX))]
+    pub(super) version: Option<u8>,
 }
 
 /// Show the whole cycle on a network of its own on this machine.

@@ -1,4 +1,4 @@
-//! `fathom put`, `get`, `ls` and `rm`.
+//! `fathom put`, `get`, `ls`, `rm` and `fat resolve`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::args::{GetOptions, PutOptions};
 use super::output::Answer;
 use super::render;
 use super::session::{Alone, execute};
-use crate::control::{CommandError, ControlRequest, ErrorKind};
+use crate::control::{CommandError, ControlRequest, ErrorKind, Wanted};
 
 pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, CommandError> {
     let path = absolute(&options.path)?;
@@ -21,7 +21,13 @@ pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, Comm
         None => last_part(&path)?,
     };
     check_name(&name)?;
-    let request = ControlRequest::Put { path, name, copies: options.copies.map(usize::from) };
+    let wanted = Wanted {
+        zones: options.zones,
+        media: options.media,
+        bandwidth_mb_per_s: options.min_bandwidth,
+        latency_ms: options.max_latency,
+    };
+    let request = ControlRequest::Put { path, name, copies: options.copies.map(usize::from), wanted };
     let result = execute(context, request, Alone::AsUser, "storing")?;
     Ok(Answer::of(result, render::put))
 }
@@ -35,7 +41,12 @@ pub(super) fn get(context: &Context, options: GetOptions) -> Result<Answer, Comm
     };
     let output = absolute(&output)?;
     let shown = output.clone();
-    let request = ControlRequest::Get { name: options.name, output, release: options.release };
+    let request = ControlRequest::Get {
+        name: options.name,
+        output,
+        release: options.release,
+        version: options.version.map(usize::from),
+    };
     let result = execute(context, request, Alone::AsUser, "fetching")?;
     Ok(Answer::of(result, |result| render::get(&result, &shown)))
 }
@@ -50,6 +61,13 @@ pub(super) fn rm(context: &Context, names: Vec<String>) -> Result<Answer, Comman
     names.iter().try_for_each(|name| check_name(name))?;
     let result = execute(context, ControlRequest::Rm { names }, Alone::AsUser, "freeing")?;
     Ok(Answer::of(result, |result| render::rm(&result)))
+}
+
+pub(super) fn resolve(context: &Context, name: String, keep: Option<u8>) -> Result<Answer, CommandError> {
+    check_name(&name)?;
+    let request = ControlRequest::Resolve { name, keep: keep.map(usize::from) };
+    let result = execute(context, request, Alone::AsUser, "asking")?;
+    Ok(Answer::of(result, |result| render::resolve(&result)))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CommandError> {

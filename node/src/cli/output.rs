@@ -22,14 +22,26 @@ pub(super) struct Output {
 /// What a command prints in the end, in both forms. The text may be empty.
 #[derive(Debug)]
 pub(super) struct Answer {
-    json: Value,
+    json: Option<Value>,
     text: String,
+    failed: Option<CommandError>,
 }
 
 impl Answer {
     /// An answer of this process's own making.
     pub(super) fn new(json: Value, text: impl Into<String>) -> Self {
-        Self { json, text: text.into() }
+        Self { json: Some(json), text: text.into(), failed: None }
+    }
+
+    /// Nothing, because everything was printed.
+    pub(super) fn nothing() -> Self {
+        Self { json: None, text: String::new(), failed: None }
+    }
+
+    /// The same answer, of a command that came to its end and found something wrong. As JSON the answer tells it itself.
+    pub(super) fn failed(mut self, error: CommandError) -> Self {
+        self.failed = Some(error);
+        self
     }
 
     /// A node's result, for people as `render` writes it. A result that is not understood, as that of a node of
@@ -39,7 +51,7 @@ impl Answer {
             Ok(typed) => render(typed),
             Err(_) => format!("{result:#}"),
         };
-        Self { json: result, text }
+        Self { json: Some(result), text, failed: None }
     }
 }
 
@@ -47,15 +59,23 @@ impl Output {
     /// Prints how the command ended and returns its exit code.
     pub(super) fn finish(self, outcome: Result<Answer, CommandError>) -> u8 {
         match outcome {
-            Ok(answer) if self.json => line(&answer.json.to_string()),
-            Ok(answer) if answer.text.is_empty() => {}
-            Ok(answer) => line(answer.text.trim_end()),
+            Ok(answer) => {
+                match answer.json {
+                    Some(json) if self.json => line(&json.to_string()),
+                    _ if answer.text.is_empty() => {}
+                    _ => line(answer.text.trim_end()),
+                }
+                let Some(error) = answer.failed else { return 0 };
+                if !self.json {
+                    self.fail(&error);
+                }
+                error.kind.exit_code()
+            }
             Err(error) => {
                 self.fail(&error);
-                return error.kind.exit_code();
+                error.kind.exit_code()
             }
         }
-        0
     }
 
     fn fail(self, error: &CommandError) {

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::results::{
-    DeviceEntry, FatResult, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RmResult,
+    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, ResolveResult, RmResult,
     StatusResult, UserStatus, VendorStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
@@ -50,6 +50,9 @@ pub(super) fn get(result: &GetResult, output: &Path) -> String {
         output.display(),
         result.seconds
     );
+    for warning in &result.warnings {
+        let _ = write!(text, "\nwarning: {warning}");
+    }
     for failed in &result.failed_sources {
         let _ = write!(text, "\nnot from vendor {}: {}", short_id(&failed.vendor), failed.reason);
     }
@@ -84,7 +87,10 @@ pub(super) fn ls(result: &LsResult) -> String {
     let mut table = table(&["name", "size", "chunks", "copies", "modified"]);
     for file in &result.files {
         table.add_row(vec![
-            printable(&file.name),
+            match file.versions {
+                2.. => format!("{} ({} versions)", printable(&file.name), file.versions),
+                _ => printable(&file.name),
+            },
             human_bytes(file.bytes),
             file.chunks.to_string(),
             file.copies.to_string(),
@@ -93,52 +99,56 @@ pub(super) fn ls(result: &LsResult) -> String {
     }
     align_right(&mut table, &[1, 2, 3]);
     let total = result.files.iter().map(|file| file.bytes).sum();
-    format!("{}\n{}, {}", table.trim_fmt(), count(result.files.len() as u64, "file", "files"), human_bytes(total))
+    let mut text =
+        format!("{}\n{}, {}", table.trim_fmt(), count(result.files.len() as u64, "file", "files"), human_bytes(total));
+    if let Some(file) = result.files.iter().find(|file| file.versions > 1) {
+        let forked = result.files.iter().filter(|file| file.versions > 1).count() as u64;
+        let _ = write!(
+            text,
+            "\n{} stored by two devices at the same time; nothing is lost. See `fathom fat resolve {}`.",
+            count(forked, "file was", "files were"),
+            printable(&file.name)
+        );
+    }
+    if let Some(age) = result.age_seconds {
+        let age = humantime::format_duration(Duration::from_secs(age as u64));
+        let _ = write!(text, "\nNo mirror answers: this is the list as it was {age} ago.");
+    }
+    text
 }
 
-pub(super) fn fat(result: &FatResult) -> String {
-    let mut vendors = table(&["vendor", "zone", "operator", "capacity", "locked", "used", "free", "leases", "age"]);
-    for vendor in &result.vendors {
-        vendors.add_row(vec![
-            short_id(&vendor.vendor).to_owned(),
-            printable(or_dash(&vendor.zone)),
-            printable(or_dash(&vendor.operator)),
-            human_bytes(vendor.capacity),
-            human_bytes(vendor.locked),
-            human_bytes(vendor.used),
-            human_bytes(vendor.free),
-            vendor.leases.to_string(),
-            format!("{:.0} s", vendor.age_seconds),
-        ]);
+pub(super) fn resolve(result: &ResolveResult) -> String {
+    if let Some(kept) = result.kept {
+        return match result.versions.len() {
+            1 => format!("{} has one version; there is nothing to choose.", printable(&result.name)),
+            _ => format!(
+                "Kept version {kept} of {} and told {}; the other versions are freed.",
+                printable(&result.name),
+                count(result.mirrors_acked, "mirror", "mirrors")
+            ),
+        };
     }
-    align_right(&mut vendors, &[3, 4, 5, 6, 7, 8]);
-    let mut text = format!("FAT of mirror {}\n\n{}\n", short_id(&result.mirror), vendors.trim_fmt());
-    if !result.leases.is_empty() {
-        let mut leases = table(&["vendor", "lease", "user", "locked", "used", "state", "until"]);
-        for lease in &result.leases {
-            leases.add_row(vec![
-                short_id(&lease.vendor).to_owned(),
-                short_id(&lease.id).to_owned(),
-                short_id(&lease.owner).to_owned(),
-                human_bytes(lease.bytes),
-                human_bytes(lease.used),
-                lease.state.clone(),
-                instant(lease.expires),
-            ]);
+    let mut table = table(&["version", "size", "chunks", "copies", "modified", "stored"]);
+    for version in &result.versions {
+        let mut row = vec![version.version.to_string()];
+        match version.removed {
+            true => row.extend(["removed", "-", "-", "-"].map(str::to_owned)),
+            false => row.extend([
+                human_bytes(version.bytes),
+                version.chunks.to_string(),
+                version.copies.to_string(),
+                instant(version.modified),
+            ]),
         }
-        align_right(&mut leases, &[3, 4]);
-        let _ = write!(text, "\n{}\n", leases.trim_fmt());
+        row.push(instant(version.stored));
+        table.add_row(row);
     }
-    let _ = write!(
-        text,
-        "\n{}, {}, {}, {}; digest {}",
-        count(result.vendors.len() as u64, "vendor", "vendors"),
-        count(result.leases.len() as u64, "lease", "leases"),
-        count(result.files, "file", "files"),
-        count(result.moves, "move", "moves"),
-        short_id(&result.digest)
-    );
-    text
+    align_right(&mut table, &[0, 1, 2, 3]);
+    let hint = match result.versions.len() {
+        1 => "There is one version: nothing to choose.".to_owned(),
+        _ => format!("`fathom fat resolve {} --keep N` keeps one and frees the others.", printable(&result.name)),
+    };
+    format!("{}\n{hint}", table.trim_fmt())
 }
 
 pub(super) fn status(result: &StatusResult) -> String {
@@ -177,8 +187,9 @@ pub(super) fn status(result: &StatusResult) -> String {
 }
 
 fn vendor_status(vendor: &VendorStatus) -> String {
+    let warning = vendor.warning.as_ref().map(|warning| format!("\nWARNING: {warning}.\n")).unwrap_or_default();
     format!(
-        "\nVendor: {} on offer, {} locked, {} used, {} free; {}; {}\n{}\n",
+        "\nVendor: {} on offer, {} locked, {} used, {} free; {}; {}\n{}\n{warning}",
         human_bytes(vendor.capacity),
         human_bytes(vendor.locked),
         human_bytes(vendor.used),
@@ -234,14 +245,14 @@ pub(super) fn path(result: &PathResult) -> String {
 }
 
 /// A table without lines, for a terminal and for `grep` alike.
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>());
     table
 }
 
-fn align_right(table: &mut Table, columns: &[usize]) {
+pub(super) fn align_right(table: &mut Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -249,16 +260,16 @@ fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Texts of others, without what would move the cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn instant(unix_ms: u64) -> String {
+pub(super) fn instant(unix_ms: u64) -> String {
     let time =
         UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms)).filter(|_| (1..253_402_300_800_000).contains(&unix_ms));
     time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
@@ -268,7 +279,7 @@ fn instant(unix_ms: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::control::results::{FatVendor, FileEntry, PathVendor};
+    use crate::control::results::{FileEntry, PathVendor};
 
     #[test]
     fn a_listing_lines_up() {
@@ -279,8 +290,16 @@ mod tests {
             copies: 3,
             seq: 1,
             modified: 1_700_000_000_000,
+            versions: if bytes == 5 { 2 } else { 1 },
         };
-        let text = ls(&LsResult { files: vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)] });
+        let files = vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)];
+        let text = ls(&LsResult { files: files.clone(), age_seconds: Some(90.0) });
+        assert!(text.contains("a (2 versions)") && text.contains("`fathom fat resolve a`"), "{text}");
+        assert!(text.contains("1m 30s ago"), "{text}");
+        let text = ls(&LsResult {
+            files: vec![FileEntry { versions: 1, ..files[0].clone() }, files[1].clone()],
+            age_seconds: None,
+        });
         assert!(text.contains("NAME"), "{text}");
         assert!(text.contains("1.00 GiB"), "{text}");
         assert!(text.contains("2023-11-14T22:13:20Z"), "{text}");
@@ -296,12 +315,6 @@ mod tests {
 
     #[test]
     fn tables_hold_what_they_are_about() {
-        let vendor = FatVendor { vendor: "ab".repeat(32), capacity: 1 << 40, ..FatVendor::default() };
-        let text = fat(&FatResult { vendors: vec![vendor], ..FatResult::default() });
-        assert!(
-            text.contains("abababab") && text.contains("1.00 TiB") && text.contains("1 vendor, 0 leases"),
-            "{text}"
-        );
         let vendor = PathVendor { vendor: "cd".repeat(32), uptime: 0.5, chosen: true, ..PathVendor::default() };
         let text = path(&PathResult { vendors: vec![vendor] });
         assert!(text.contains('*') && text.contains("50 %"), "{text}");

@@ -12,7 +12,7 @@ use crate::config::{Config, Role};
 use crate::control::{CommandError, Commands, ControlClient, ControlEvent, ControlRequest, ErrorKind, EventSink};
 use crate::home::{Home, HomeError};
 use crate::identity::UserSecret;
-use crate::node::{self, StartOptions};
+use crate::node::{self, RunningNode, StartOptions};
 use crate::progress::{EventForm, Reporter};
 
 /// How long a node may take to end.
@@ -120,6 +120,73 @@ pub(super) fn execute(
     outcome
 }
 
+/// What is followed: `request`, which is asked when the answer to the cheaper `changed` is another one than before, and on every
+/// `full`th look, each `every` after the one before.
+pub(super) struct Following {
+    pub(super) request: ControlRequest,
+    pub(super) changed: ControlRequest,
+    pub(super) full: u32,
+    pub(super) every: Duration,
+}
+
+/// Follows something and shows each outcome, until a signal or until `show` gives an error.
+pub(super) fn follow(
+    context: &Context,
+    following: &Following,
+    alone: Alone,
+    mut show: impl FnMut(Result<Value, CommandError>) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    start_logging(context, "error");
+    let home = Home::open(&context.dir)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut interrupts = Interrupts::new()?;
+        let running = interrupts.guard(ControlClient::connect(&home)).await?.is_some();
+        let node = if running { None } else { Some(start_alone(&home, alone, &mut interrupts).await?) };
+        let ask = async |request: &ControlRequest| match &node {
+            Some(node) => run_here(node.commands(), request.clone(), drop).await,
+            None => match ControlClient::connect(&home).await? {
+                Some(client) => client.call(request, drop).await,
+                None => Err(CommandError::new(ErrorKind::Other, "the node has ended")),
+            },
+        };
+        let mut seen = None;
+        let mut looks = 0;
+        let mut look = async || {
+            let now = ask(&following.changed).await?;
+            let full = looks % following.full.max(1) == 0 || seen.as_ref() != Some(&now);
+            looks += 1;
+            seen = Some(now);
+            if full { ask(&following.request).await.map(Some) } else { Ok(None) }
+        };
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                // The way to end this.
+                () = interrupts.next() => break Ok(()),
+                answer = look() => if let Some(answer) = answer.transpose()
+                    && let Err(error) = show(answer)
+                {
+                    break Err(error);
+                },
+            }
+            tokio::select! {
+                biased;
+                () = interrupts.next() => break Ok(()),
+                () = tokio::time::sleep(following.every) => {}
+            }
+        };
+        if let Some(node) = node
+            && tokio::time::timeout(SHUTDOWN_WITHIN, node.shutdown()).await.is_err()
+        {
+            tracing::warn!("the node did not end in time");
+        }
+        outcome
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
 async fn run_alone(
     home: &Home,
     request: ControlRequest,
@@ -127,6 +194,16 @@ async fn run_alone(
     interrupts: &mut Interrupts,
     on_event: impl FnMut(ControlEvent),
 ) -> Result<Value, CommandError> {
+    let node = start_alone(home, alone, interrupts).await?;
+    let outcome = interrupts.guard(run_here(node.commands(), request, on_event)).await;
+    if tokio::time::timeout(SHUTDOWN_WITHIN, node.shutdown()).await.is_err() {
+        tracing::warn!("the node did not end in time");
+    }
+    outcome
+}
+
+/// A node for the duration of one command.
+async fn start_alone(home: &Home, alone: Alone, interrupts: &mut Interrupts) -> Result<RunningNode, CommandError> {
     let config = config_alone(home, alone)?;
     let options = StartOptions { temporary: true };
     // Taken and released at once, only to tell why: the node takes it for good.
@@ -135,12 +212,7 @@ async fn run_alone(
             .hint("wait until it has ended, or keep a node running (`fathom run`), which serves many commands"),
         other => other.into(),
     })?;
-    let node = interrupts.guard(async { Ok(node::start(home, config, options).await?) }).await?;
-    let outcome = interrupts.guard(run_here(node.commands(), request, on_event)).await;
-    if tokio::time::timeout(SHUTDOWN_WITHIN, node.shutdown()).await.is_err() {
-        tracing::warn!("the node did not end in time");
-    }
-    outcome
+    interrupts.guard(async { Ok(node::start(home, config, options).await?) }).await
 }
 
 /// The configuration of a node for one command: no role but the user's, and ports that no other node has.

@@ -145,6 +145,15 @@ pub(super) const KEYS: &[Key] = &[
         slot: |c| Slot::U64(&mut c.vendor.bandwidth_mb_per_s),
     },
     Key {
+        section: "vendor",
+        name: "unsealed_percent",
+        meaning: &[
+            "Share of the capacity that one user may lock ahead of filling it. Who wants more stores in several rounds.",
+        ],
+        rule: Rule::Number(1, 100),
+        slot: |c| Slot::U8(&mut c.vendor.unsealed_percent),
+    },
+    Key {
         section: "lease",
         name: "offer_seconds",
         meaning: &["Seconds for which an offer waits to be taken."],

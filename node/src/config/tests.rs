@@ -53,6 +53,7 @@ fn a_changed_configuration_reads_back() {
         ("vendor.overload_percent", "15"),
         ("vendor.relief_percent", "10"),
         ("vendor.bandwidth_mb_per_s", "7"),
+        ("vendor.unsealed_percent", "60"),
         ("vendor.device", "/mnt/a:1GiB:0"),
         ("vendor.device", "/mnt/with:colon:500 MB"),
         ("lease.offer_seconds", "3"),

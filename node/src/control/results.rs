@@ -3,7 +3,11 @@
 //! Identifiers are hexadecimal texts, sizes are bytes, instants are milliseconds since the Unix epoch. Fields that a
 //! newer node adds are ignored; fields that an older one lacks have their default.
 
+mod lease;
+
 use serde::{Deserialize, Serialize};
+
+pub use lease::{LeaseMove, LeaseProofResult, LeaseRecord, LeaseResult, LeaseUse};
 
 /// A vendor that was replaced while a file was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +73,8 @@ pub struct GetResult {
     pub failed_sources: Vec<FailedSource>,
     /// Whether the storage was freed.
     pub released: bool,
+    /// Files of which there are several versions, for people.
+    pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -85,18 +91,58 @@ pub struct FileEntry {
     pub chunks: u64,
     /// Copies of each chunk.
     pub copies: u64,
-    /// Sequence number of its final FAT.
+    /// How many final FATs it had.
     pub seq: u64,
     /// When the file was last changed, before it was stored.
     pub modified: u64,
+    /// Versions that were stored at the same time; 1 unless one has to be chosen with `fat resolve`.
+    pub versions: u64,
 }
 
 /// Of `ls`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LsResult {
     /// By name.
     pub files: Vec<FileEntry>,
+    /// How long ago mirrors were last read, when none answers now; absent if the list is fresh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+}
+
+/// One of several versions of a file that were stored at the same time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionEntry {
+    /// By which it is chosen, from 1.
+    pub version: u64,
+    /// Whether this is a device's removal of the file.
+    pub removed: bool,
+    /// Size.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Copies of each chunk.
+    pub copies: u64,
+    /// When the file was last changed, before it was stored.
+    pub modified: u64,
+    /// When it was stored.
+    pub stored: u64,
+}
+
+/// Of `fat resolve`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResolveResult {
+    /// The file.
+    pub name: String,
+    /// Its versions, the one that was stored first in front.
+    pub versions: Vec<VersionEntry>,
+    /// The one that was kept, if one was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
+    /// Mirrors that acknowledged the choice.
+    pub mirrors_acked: u64,
 }
 
 /// Of `rm`.
@@ -165,10 +211,35 @@ pub struct FatVendor {
     pub seq: u64,
     /// Age of its head.
     pub age_seconds: f64,
+    /// Round trip from the node that answers, in milliseconds, if it measured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// `good`, `full`, `degraded`, `suspect`, `old` or `quarantined`.
+    pub health: String,
+    /// The same for a person, with what is wrong.
+    pub health_note: String,
     /// Its devices, as it reports them.
     pub devices: Vec<serde_json::Value>,
     /// Where it is reached.
     pub addresses: Vec<String>,
+}
+
+/// The sums of `fat` over its vendors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FatTotal {
+    /// Number of vendors.
+    pub vendors: u64,
+    /// Bytes on offer.
+    pub capacity: u64,
+    /// Bytes under live leases.
+    pub locked: u64,
+    /// Bytes that hold data.
+    pub used: u64,
+    /// Bytes that can still be leased.
+    pub free: u64,
+    /// Live leases.
+    pub leases: u64,
 }
 
 /// One lease of `fat`.
@@ -203,6 +274,8 @@ pub struct FatResult {
     pub vendors: Vec<FatVendor>,
     /// Every live lease.
     pub leases: Vec<FatLease>,
+    /// The sums over the vendors.
+    pub total: FatTotal,
     /// Number of final FATs.
     pub files: u64,
     /// Number of moves.
@@ -255,6 +328,8 @@ pub struct VendorStatus {
     pub devices: Vec<DeviceEntry>,
     /// Chunks that were moved to other vendors, ever.
     pub migrations: u64,
+    /// What its operator must know and do, if anything: a proof against it, or its key in use elsewhere.
+    pub warning: Option<String>,
 }
 
 /// The mirror role in `status`.

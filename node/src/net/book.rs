@@ -54,6 +54,17 @@ pub struct PeerBook {
 
 type FileForm = Bounded<Carried<PeerRecord>, PEERS_MAX>;
 
+impl Contact {
+    fn behaviour(&self, now: Instant) -> Behaviour {
+        let asked = self.answers + self.failures;
+        Behaviour {
+            round_trip: self.round_trip,
+            suspected: self.suspected_until.is_some_and(|until| until > now),
+            answered: if asked == 0 { 1.0 } else { self.answers as f64 / asked as f64 },
+        }
+    }
+}
+
 impl PeerBook {
     /// The book kept in `file`; empty if there is none yet or it cannot be read, since all of it can be learnt again.
     #[must_use]
@@ -186,13 +197,19 @@ impl PeerBook {
     pub fn behaviour(&self, node: NodeId) -> Behaviour {
         let now = Instant::now();
         self.with(|contacts| {
-            let contact = contacts.get(&node).cloned().unwrap_or_default();
-            let asked = contact.answers + contact.failures;
-            Behaviour {
-                round_trip: contact.round_trip,
-                suspected: contact.suspected_until.is_some_and(|until| until > now),
-                answered: if asked == 0 { 1.0 } else { contact.answers as f64 / asked as f64 },
-            }
+            contacts.get(&node).map_or_else(|| Contact::default().behaviour(now), |it| it.behaviour(now))
+        })
+    }
+
+    /// How nodes behaved of which there is anything to say: those that failed lately, and those whose way was measured. By node.
+    #[must_use]
+    pub fn noted(&self) -> Vec<(NodeId, Behaviour)> {
+        let now = Instant::now();
+        self.with(|contacts| {
+            let noted = contacts.iter().filter(|(_, contact)| {
+                contact.round_trip.is_some() || contact.suspected_until.is_some_and(|until| until > now)
+            });
+            noted.map(|(node, contact)| (*node, contact.behaviour(now))).collect()
         })
     }
 

@@ -3,25 +3,27 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use fathom_protocol::codec::{Bounded, Text};
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::wire::{Refusal, Request, TableDigest};
+use fathom_protocol::wire::{Refusal, Request, TableDigest, Wants};
 use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Roles, fat, open_user};
+use super::health::complete;
+use super::{Roles, fat, lease, open_user};
 use crate::config::{Config, Role};
 use crate::control::results::{
     DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
     RecoverResult, StatusResult, UserStatus, VendorStatus,
 };
-use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink};
+use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink, Wanted};
 use crate::home::Home;
 use crate::net::Net;
 use crate::roles::mirror::fat_view;
-use crate::roles::user::{Catalogue, User, UserError};
+use crate::roles::user::{Listed, User, UserError, select};
 
 /// Longest wait for a mirror that `status` asks.
 const PROBE: Duration = Duration::from_millis(1_000);
@@ -93,14 +95,19 @@ impl NodeCommands {
 
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
-            ControlRequest::Put { path, name, copies } => json(&self.user()?.put(&path, &name, copies, events).await?),
-            ControlRequest::Get { name, output, release } => {
-                json(&self.user()?.get(&name, &output, release, events).await?)
+            ControlRequest::Put { path, name, copies, wanted } => {
+                let wants = wants(wanted)?;
+                json(&self.user()?.put(&path, &name, copies, wants, events).await?)
             }
+            ControlRequest::Get { name, output, release, version } => {
+                json(&self.user()?.get(&name, &output, release, version, events).await?)
+            }
+            ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),
             ControlRequest::Fat { digest, mirror } => self.fat(digest, mirror.as_deref()).await,
+            ControlRequest::Lease { lease, mirror } => self.lease(&lease, mirror.as_deref()).await,
             ControlRequest::Path { name } => json(&self.path(name.as_deref()).await?),
             ControlRequest::Recover => json(&self.recover().await?),
             ControlRequest::DeviceList => json(&self.devices()?),
@@ -108,23 +115,19 @@ impl NodeCommands {
     }
 
     async fn list(&self, prefix: Option<&str>) -> Result<LsResult, CommandError> {
-        let catalogue = self.user()?.catalogue(None).await?;
-        let selected = match prefix {
-            Some(prefix) => catalogue.select(prefix)?,
-            None => catalogue.by_name().into_values().collect(),
+        let listing = self.user()?.list().await?;
+        let age_seconds = listing.age.map(|age| age.as_secs_f64());
+        let entry = |file: Listed| FileEntry {
+            name: file.name,
+            bytes: file.bytes,
+            chunks: file.chunks,
+            copies: file.copies,
+            seq: file.counter,
+            modified: file.modified.0,
+            versions: file.versions,
         };
-        let entry = |file: &crate::roles::user::StoredFile| {
-            let manifest = file.manifest.as_ref()?;
-            Some(FileEntry {
-                name: manifest.name.to_string(),
-                bytes: manifest.size,
-                chunks: manifest.chunk_count() as u64,
-                copies: u64::from(manifest.copies_per_chunk),
-                seq: file.fat.seq,
-                modified: manifest.modified.0,
-            })
-        };
-        Ok(LsResult { files: selected.into_iter().filter_map(entry).collect() })
+        let files = select(listing.files, prefix.unwrap_or_default())?;
+        Ok(LsResult { files: files.into_iter().map(entry).collect(), age_seconds })
     }
 
     async fn status(&self) -> Result<StatusResult, CommandError> {
@@ -137,7 +140,7 @@ impl NodeCommands {
         });
         let user = self.user().ok();
         let user = user.map(|user| async move {
-            let files = user.catalogue(None).await.map_or(0, |catalogue| catalogue.by_name().len() as u64);
+            let files = user.list().await.map_or(0, |listing| listing.files.len() as u64);
             UserStatus { owner: user.owner().to_string(), files, pending_puts: user.pending_puts() }
         });
         let (mirrors, user) = tokio::join!(futures::future::join_all(seen), futures::future::OptionFuture::from(user));
@@ -168,17 +171,11 @@ impl NodeCommands {
 
     /// The FAT of the mirror named, of this node if it is one, or of the best mirror.
     async fn fat(&self, only_digest: bool, mirror: Option<&str>) -> Result<Value, CommandError> {
-        let asked: Option<NodeId> = match mirror {
-            Some(text) => Some(text.parse().map_err(|error| {
-                CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
-                    .hint("`fathom status` lists the mirrors")
-            })?),
-            None => None,
-        };
+        let asked = asked(mirror)?;
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(own.view()) };
+            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -194,6 +191,35 @@ impl NodeCommands {
         Err(failure)
     }
 
+    /// The story of the lease whose identifier begins with `prefix`, from the mirror named, this node or any mirror.
+    async fn lease(&self, prefix: &str, mirror: Option<&str>) -> Result<Value, CommandError> {
+        let asked = asked(mirror)?;
+        let files = match self.user() {
+            // Without it the story is told all the same, but for the user's own files.
+            Ok(user) => user.files_under(prefix).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        if let Some(own) = &self.roles.mirror
+            && asked.is_none_or(|asked| asked == self.net.me())
+        {
+            let me = self.net.me();
+            let wanted = lease::find(prefix, own.lease_ids(), &files)?;
+            let answer = own.handle(me, lease::request(wanted)).await;
+            let story = lease::evidence(answer).and_then(|evidence| lease::story(wanted, me, evidence, &files));
+            return story.map_err(refused);
+        }
+        let mirrors = asked.map_or_else(|| self.net.book().mirrors(), |mirror| vec![mirror]);
+        let mut failure = CommandError::from(UserError::NoMirror(mirrors.len()));
+        for mirror in mirrors {
+            match lease::at(&self.net, mirror, prefix, &files).await {
+                // Which lease is meant is for the user to say.
+                Err(error) if error.kind != ErrorKind::Usage => failure = error,
+                answer => return answer,
+            }
+        }
+        Err(failure)
+    }
+
     async fn fat_of(&self, mirror: NodeId, only_digest: bool) -> Result<Value, Refusal> {
         let digest = fat::digest(&self.net, mirror).await?;
         if only_digest {
@@ -201,7 +227,7 @@ impl NodeCommands {
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
         let proofs = fat::proofs(&self.net, mirror).await?;
-        Ok(fat_view(mirror, &digest, &vendors, &proofs))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)))
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
@@ -238,11 +264,21 @@ impl NodeCommands {
                 user
             }
         };
-        let catalogue: Catalogue = user.catalogue(None).await?;
-        let files = catalogue.by_name();
-        let bytes = files.values().filter_map(|file| file.manifest.as_ref()).map(|manifest| manifest.size).sum();
+        let files = user.list().await?.files;
+        let bytes = files.iter().map(|file| file.bytes).sum();
         Ok(RecoverResult { owner: user.owner().to_string(), files: files.len() as u64, bytes })
     }
+}
+
+/// The mirror that a command names.
+fn asked(mirror: Option<&str>) -> Result<Option<NodeId>, CommandError> {
+    let parse = |text: &str| {
+        text.parse().map_err(|error| {
+            CommandError::new(ErrorKind::Usage, format!("{text} is no node: {error}"))
+                .hint("`fathom status` lists the mirrors")
+        })
+    };
+    mirror.map(parse).transpose()
 }
 
 fn mirror_status(digest: TableDigest) -> MirrorStatus {
@@ -273,4 +309,19 @@ impl Commands for NodeCommands {
     ) -> BoxFuture<'static, Result<Value, CommandError>> {
         Box::pin(async move { Self::run(&self, request, events).await })
     }
+}
+
+/// What is asked of vendors, as it goes over the wire.
+fn wants(wanted: Wanted) -> Result<Wants, CommandError> {
+    let label = |text: String| {
+        Text::new(text).map_err(|error| CommandError::new(ErrorKind::Usage, format!("a zone or medium: {error}")))
+    };
+    let zones = wanted.zones.into_iter().map(label).collect::<Result<Vec<_>, _>>()?;
+    let zones = Bounded::new(zones).map_err(|error| CommandError::new(ErrorKind::Usage, format!("zones: {error}")))?;
+    Ok(Wants {
+        zones,
+        media: wanted.media.map(label).transpose()?,
+        bandwidth_min: wanted.bandwidth_mb_per_s.saturating_mul(1_000_000),
+        latency_us_max: wanted.latency_ms.saturating_mul(1_000),
+    })
 }

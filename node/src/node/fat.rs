@@ -58,6 +58,6 @@ pub(super) async fn proofs(net: &Net, mirror: NodeId) -> Result<BTreeMap<NodeId,
     Ok(proofs.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))??)
 }
 
-fn unexpected() -> Refusal {
+pub(super) fn unexpected() -> Refusal {
     Refusal::new(RefusalKind::BadRequest, "a mirror answered something else than was asked")
 }

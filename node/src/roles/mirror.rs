@@ -25,13 +25,17 @@ use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Settings, Sync};
-use fathom_protocol::table::{Verified, verify};
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation};
+use fathom_protocol::table::{Strangers, Verified, verify};
+use fathom_protocol::wire::{
+    Cancel, Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation,
+};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::net::Net;
 pub use store::StoreError;
+pub(crate) use store::inspect;
 pub use view::fat_view;
 use writer::{Kept, Outcome, Writer};
 
@@ -84,7 +88,7 @@ pub struct Mirror {
     cores: Semaphore,
     gossiping: Arc<Semaphore>,
     quality: Mutex<BTreeMap<NodeId, Quality>>,
-    offered: Mutex<allocate::Offered>,
+    strangers: Mutex<Strangers>,
     orders: mpsc::Sender<deliver::Order>,
     news: mpsc::Sender<Vec<u8>>,
     queues: Mutex<Option<Queues>>,
@@ -144,7 +148,7 @@ impl Mirror {
             cores: Semaphore::new(cores),
             gossiping: Arc::new(Semaphore::new(GOSSIP_AT_ONCE)),
             quality: Mutex::default(),
-            offered: Mutex::default(),
+            strangers: Mutex::default(),
             orders,
             news,
             queues: Mutex::new(Some(Queues { orders: order_queue, news: news_queue })),
@@ -155,13 +159,13 @@ impl Mirror {
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
         tracing::trace!(from = %from.short(), "request to the mirror");
         let answer = match request {
+            Request::Allocate(request) => self.allocate(request).await,
             Request::Report(record) => self.keep_one(from, SyncRecord::Vendor(record)).await,
             Request::ReportDelta(delta) => self.report_delta(from, delta).await,
             Request::VendorOf(vendor) => self.vendor_of(vendor).await.map(Response::Page),
             Request::Proofs(vendors) => self.proofs(vendors).await.map(Response::Page),
-            Request::Allocate(request) => self.allocate(request).await.map(Response::Provisional),
             Request::SubmitFats(fats) => self.submit_fats(from, fats.into_vec()).await,
-            Request::FatsOf(query) => self.fats_of(query).await.map(Response::Page),
+            Request::FatsOf(query) => self.fats_of(query).await.map(Response::Files),
             Request::Vendors { after } => self.vendors(after).await.map(Response::Page),
             Request::Heads(vendors) => Ok(Response::Heads(self.heads(&vendors))),
             Request::Since { log, cursor } => self.since(log, cursor).await.map(Response::Page),
@@ -169,6 +173,7 @@ impl Mirror {
             Request::SubmitMove(moved) => self.submit_move(from, moved).await,
             Request::Validate(validation) => self.validate(validation).await,
             Request::Unused(unused) => self.unused(unused).await,
+            Request::Cancel(cancel) => self.cancel(cancel).await,
             Request::Compare(compare) => self.compare(from, compare).await.map(Response::Compared),
             Request::Wanted(wanted) => self.wanted(wanted).await.map(Response::Page),
             Request::Digest => Ok(Response::Digest(self.digest())),
@@ -279,14 +284,9 @@ impl Mirror {
         admission.note(&verified);
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
+        let mut files: BTreeMap<OwnerId, Vec<FileId>> = BTreeMap::new();
         for record in verified {
-            let fits = record.map_err(Refusal::from).and_then(|record| {
-                if let Verified::Fat(fat) = &record {
-                    self.writer.shared().state().table.check_uses(fat)?;
-                }
-                Ok(record)
-            });
-            match fits {
+            match record.map_err(Refusal::from).and_then(|record| self.let_in(record, &mut files)) {
                 Ok(record) => {
                     good.push(record);
                     answers.push(None);
@@ -294,12 +294,38 @@ impl Mirror {
                 Err(refusal) => answers.push(Some(refusal)),
             }
         }
-        let mut kept = self.keep(good).await?.into_iter();
+        let outcomes = self.writer.keep(good, None).await?;
+        self.spread(&outcomes, Origin::Author);
+        let mut kept = outcomes.into_iter();
         for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
-            *answer = kept.next().and_then(Result::err);
+            *answer = kept.next().and_then(|outcome| match outcome.kept {
+                Ok(_) => self.forked(&outcome.record),
+                Err(refusal) => Some(refusal),
+            });
         }
         debug_assert!(answers.len() <= FATS_PER_SUBMIT_MAX);
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
+    }
+
+    /// Lets a final FAT in, or refuses it. `files` are those of the same submission that were let in before.
+    fn let_in(&self, record: Verified, files: &mut BTreeMap<OwnerId, Vec<FileId>>) -> Result<Verified, Refusal> {
+        if let Verified::Fat(fat) = &record {
+            let before = files.entry(fat.owner).or_default();
+            let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.writer.shared().state().table.admit(fat, before, &mut strangers, clock::now())?;
+            before.push(fat.file);
+        }
+        Ok(record)
+    }
+
+    /// What the author of a final FAT that was kept must know.
+    fn forked(&self, record: &Verified) -> Option<Refusal> {
+        let (owner, file) = record.key().file()?;
+        let versions = self.writer.shared().state().table.versions(owner, file).count();
+        (versions > 1).then(|| {
+            let reason = "another device of yours stored this file at the same time; both versions are kept";
+            Refusal::new(RefusalKind::Forked, reason)
+        })
     }
 
     async fn submit_move(&self, from: NodeId, moved: CarriedMove) -> Result<Response, Refusal> {
@@ -327,6 +353,12 @@ impl Mirror {
         counts.good = counts.good.saturating_add(validation.good.len() as u64);
         counts.bad = counts.bad.saturating_add(validation.bad.len() as u64);
         Ok(Response::Done)
+    }
+
+    async fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
+        let cancel = self.off_reactor(move || cancel.verify()).await??;
+        let vendor = cancel.vendor;
+        self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await
     }
 
     async fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {

@@ -1,7 +1,8 @@
 //! The user: stores, finds and fetches a person's files, and is the only role that holds keys to their content.
 //!
 //! `put` seals chunks and sends each along a chain of vendors; `get` fetches them from several at once; `catalogue` is what
-//! the mirrors hold for this user; `journal` is what an interrupted put goes on from.
+//! the mirrors hold for this user, with a copy on this machine; `journal` is what an interrupted put goes on from; `resolve`
+//! chooses one of several versions.
 
 mod catalogue;
 mod error;
@@ -14,6 +15,7 @@ mod placement;
 mod put;
 mod remove;
 mod renew;
+mod resolve;
 mod send;
 mod source;
 mod store;
@@ -26,9 +28,11 @@ use fathom_protocol::ids::{Hash, OwnerId};
 use fathom_protocol::keys::UserKeys;
 
 use crate::net::Net;
-pub use catalogue::{Catalogue, StoredFile};
+use catalogue::Local;
+pub use catalogue::{Listed, Listing, StoredFile, Version, select};
 pub use error::UserError;
 use journal::Journal;
+pub(crate) use journal::inspect;
 pub use path::Way;
 
 /// How a user stores and fetches.
@@ -50,6 +54,7 @@ pub struct User {
     net: Net,
     settings: UserSettings,
     journal: Journal,
+    local: Local,
     /// When all leases were last renewed, Unix milliseconds as text.
     renewed_file: PathBuf,
 }
@@ -61,13 +66,14 @@ impl std::fmt::Debug for User {
 }
 
 impl User {
-    /// The user role with its journal in `dir`.
+    /// The user role with its journal and catalogue in `dir`.
     ///
     /// # Errors
-    /// [`UserError::Journal`].
+    /// [`UserError::Journal`], [`UserError::Catalogue`].
     pub fn open(dir: &Path, net: Net, keys: UserKeys, settings: UserSettings) -> Result<Arc<Self>, UserError> {
         let journal = Journal::open(&dir.join("journal.redb"))?;
-        Ok(Arc::new(Self { keys, net, settings, journal, renewed_file: dir.join("renewed") }))
+        let local = Local::open(&dir.join("catalogue.redb"), keys.owner())?;
+        Ok(Arc::new(Self { keys, net, settings, journal, local, renewed_file: dir.join("renewed") }))
     }
 
     /// The user's public identity.

@@ -11,20 +11,26 @@
 //! | `serve` | 19 | a chunk goes out |
 //! | `requests`, `orders` | 6, 15, 22 | offers, final FATs, moves, validations |
 //! | `report` | 1 to 3 | devices to vendor, vendor to mirrors |
+//! | `readopt` | - | leases taken back after a restore from a backup |
 //! | `migrate`, `rehome` | 15b to 15e | away with data when there is too much |
 //! | `polling`, `expiry` | 22 | what was missed while away, and what has lapsed |
+//! | `rebuild`, `inspect` | | a local FAT that is damaged, and one that is looked at from outside |
 
 mod accounts;
 mod body;
 mod expiry;
 mod forward;
 mod ingest;
+mod inspect;
 mod migrate;
 mod orders;
 mod polling;
+mod readopt;
+mod rebuild;
 mod rehome;
 mod report;
 mod requests;
+mod returns;
 mod serve;
 mod transfers;
 
@@ -34,10 +40,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
+use fathom_protocol::delta::HeadId;
+use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::ledger::{Ledger, Terms};
@@ -45,8 +53,8 @@ use fathom_protocol::sign::{Carried, Record, RecordError};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind};
 use fathom_store::{
-    ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatConfig, FatError,
-    LocalFat, SetConfig, StoreError,
+    ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatError, LocalFat,
+    SetConfig, StoreError,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -54,8 +62,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::net::Net;
 use accounts::Persisted;
+pub(crate) use inspect::inspect;
 use migrate::Leaving;
-use report::HeadState;
 use transfers::Transfers;
 
 /// The local FAT's file in the vendor's directory.
@@ -115,13 +123,21 @@ pub struct Vendor {
     devices: DeviceSet,
     ledger: Mutex<Ledger>,
     persisted: Mutex<Persisted>,
-    head: Mutex<HeadState>,
+    /// The newest head in the local FAT.
+    head: Mutex<HeadId>,
+    /// Held for reading while a chunk's parts and its entry are made.
+    storing: RwLock<()>,
+    /// Leases are being taken back after a restore.
+    readopting: AtomicBool,
+    /// Another node signs with this vendor's key.
+    elsewhere: AtomicBool,
+    /// What mirrors hold a proof of against this vendor.
+    proven: Mutex<Option<Offence>>,
     /// Held while a final FAT is acted on.
     ordering: Mutex<()>,
     /// Something that the head tells has changed.
     changed: Notify,
     transfers: Transfers,
-    /// Milliseconds by which each mirror's clock is ahead of this one's.
     /// What the mirrors say the time is; it goes on by `started`.
     clocks: Mutex<Clocks>,
     started: std::time::Instant,
@@ -190,13 +206,13 @@ fn join_refusal(error: &tokio::task::JoinError) -> Refusal {
 }
 
 impl Vendor {
-    /// Opens the vendor whose local FAT is in `dir`: opens its devices, recomputes what each lease uses, finishes erases
-    /// that were cut short and removes parts that no entry names. Blocks; the time grows with the number of parts.
+    /// Opens the vendor whose local FAT is in `dir`, which is made anew if it is damaged: opens its devices, recomputes what each
+    /// lease uses, and finishes erases that were cut short. Blocks; the time grows with the number of chunks.
     ///
     /// # Errors
     /// [`VendorError`].
     pub fn open(dir: &Path, net: Net, settings: VendorSettings) -> Result<Arc<Self>, VendorError> {
-        let fat = LocalFat::open(&dir.join(FAT_FILE), FatConfig::default())?;
+        let fat = rebuild::open(&dir.join(FAT_FILE))?;
         let me = net.me();
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
         for (path, quota, reserve) in &settings.devices {
@@ -214,8 +230,8 @@ impl Vendor {
 
     /// A vendor over an open local FAT and devices.
     fn over(net: Net, settings: VendorSettings, fat: LocalFat, devices: DeviceSet) -> Result<Arc<Self>, VendorError> {
-        let head = HeadState::read(&fat)?;
-        tidy(&fat, &devices, head.is_new())?;
+        let head = report::read_head(&fat)?;
+        note_unadopted(&fat, &devices, head.seq == 0)?;
         let leases = read_leases(&fat)?;
         let capacity = capacity(&devices.report());
         let ledger = Ledger::open(net.key().clone(), settings.terms, capacity, leases)?;
@@ -231,10 +247,14 @@ impl Vendor {
             ledger: Mutex::new(ledger),
             persisted: Mutex::new(persisted),
             head: Mutex::new(head),
+            storing: RwLock::default(),
+            readopting: AtomicBool::new(false),
+            elsewhere: AtomicBool::new(false),
+            proven: Mutex::default(),
             ordering: Mutex::default(),
             changed: Notify::new(),
             transfers: Transfers::new(),
-            clocks: Mutex::new(Clocks::after(head.issued().max(clock::now()))),
+            clocks: Mutex::default(),
             started: std::time::Instant::now(),
             caught_up: AtomicU64::new(0),
             damaged: Mutex::default(),
@@ -287,6 +307,7 @@ impl Vendor {
             "damaged": lock(&self.damaged).len(),
             "validated": self.validated.load(Ordering::Relaxed),
             "invalidated": self.invalidated.load(Ordering::Relaxed),
+            "warning": self.warning(),
         })
     }
 
@@ -325,16 +346,24 @@ fn capacity(reports: &[DeviceReport]) -> u64 {
     reports.iter().map(|report| report.used.saturating_add(report.free).min(report.quota)).sum()
 }
 
-/// Brings local FAT and devices together before anything is stored.
-fn tidy(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
-    let found = new && devices.report().iter().any(|report| report.parts > 0);
-    if found {
+/// Finishes erases that were cut short, and notes if the local FAT was made after what the devices hold: what it has leases for
+/// is entered at once, the rest when mirrors have said which leases there were ([`readopt`]).
+fn note_unadopted(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
+    if new && devices.report().iter().any(|report| report.parts > 0) {
         fat.put_many(&[(UNADOPTED_KEY, &[])])?;
     }
-    if found || fat.kv(UNADOPTED_KEY)?.is_some() {
-        // A local FAT that was lost knows none of its chunks: what looks like an orphan is somebody's data.
+    fat.finish_erases(devices)?;
+    if fat.kv(UNADOPTED_KEY)?.is_some() {
+        rebuild::enter(fat, devices)?;
+    }
+    Ok(())
+}
+
+/// Removes parts that a crash left behind. Only once it is known that this local FAT is not older than the devices: what looks
+/// like an orphan to one that was lost or restored is somebody's data.
+fn tidy(fat: &LocalFat, devices: &DeviceSet) -> Result<(), VendorError> {
+    if fat.kv(UNADOPTED_KEY)?.is_some() {
         tracing::warn!("the local FAT was made after what the devices hold: parts that it does not know are kept");
-        fat.finish_erases(devices)?;
         return Ok(());
     }
     let report = fat.recover(devices)?;

@@ -28,6 +28,7 @@ mod memory;
 mod meter;
 pub mod part;
 pub mod set;
+pub mod storage;
 pub mod testing;
 
 pub use device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};

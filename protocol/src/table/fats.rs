@@ -1,17 +1,20 @@
 //! Final FATs and moves in the table.
 
-use crate::fat::{FinalFat, Use};
+use std::cmp::{Ordering, Reverse};
+
+use crate::fat::{FinalFat, Tag, Use};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use crate::limits::VERSIONS_MAX;
 use crate::moves::Move;
 use crate::sign::Signed;
 use crate::wire::{Refusal, RefusalKind};
 
-use super::{Key, Merged, MoveKey, Table, stale};
+use super::{Key, Merged, MoveKey, Table, Verified, stale};
 
 /// What the table remembers of a final FAT; its bytes are in the mirror's store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FatEntry {
-    /// Sequence number.
+    /// Sequence number, a [`Tag`].
     pub seq: u64,
     /// Oldest live tag.
     pub base: u64,
@@ -25,68 +28,107 @@ pub struct FatEntry {
     pub vendors: Vec<NodeId>,
 }
 
-impl Table {
-    pub(super) fn merge_fat(&mut self, fat: &Signed<FinalFat>) -> Result<Merged, Refusal> {
-        let key = (fat.owner, fat.file);
-        let hash = fat.hash();
-        let mut tell = fat.vendors();
-        if let Some(known) = self.fats.get(&key) {
-            if fat.seq < known.seq {
-                return stale("final FAT of this file");
-            }
-            if fat.seq == known.seq {
-                // Two devices of one user wrote at once. One wins everywhere, so that mirrors agree: the one that frees
-                // more, since moves that it made void are gone where it came first; then the one with the smaller hash.
-                if hash == known.hash {
-                    return Ok(Merged::Known);
-                }
-                if (known.base, hash) > (fat.base, known.hash) {
-                    return Err(Refusal::new(
-                        RefusalKind::Conflict,
-                        "another final FAT with this sequence number is known",
-                    ));
-                }
-            }
-            tell.extend(known.vendors.iter().copied());
-        }
-        let void: Vec<MoveKey> =
-            self.moves_of(fat.owner, fat.file).filter(|(_, moved)| moved.seq < fat.base).map(|(key, _)| key).collect();
-        for key in &void {
-            if let Some((_, moved)) = self.moves.remove(key) {
-                tell.push(moved.to);
-            }
-        }
-        tell.sort_unstable();
-        tell.dedup();
-        let entry = FatEntry {
+impl FatEntry {
+    fn of(fat: &Signed<FinalFat>) -> Self {
+        Self {
             seq: fat.seq,
             base: fat.base,
-            hash,
+            hash: fat.hash(),
             released: fat.is_release(),
             uses: fat.uses.to_vec(),
             vendors: fat.vendors(),
-        };
-        self.fats.insert(key, entry);
-        let mut drops: Vec<Key> = void.into_iter().map(Key::Move).collect();
-        drops.extend(self.clear_proofs(fat.owner, fat.file));
-        Ok(Merged::New { drops, tell })
+        }
     }
 
-    /// Whether a submitted final FAT fits the leases as far as they are known here. A lease that this mirror has not heard of
-    /// yet is left to its vendor, which checks again. For submissions only: records that another mirror took are merged
-    /// without it, since the answer depends on which leases arrived before.
-    ///
-    /// # Errors
-    /// A [`Refusal`] if it uses a lease of somebody else.
-    pub fn check_uses(&self, fat: &FinalFat) -> Result<(), Refusal> {
-        for used in &fat.uses {
-            let Some(vendor) = self.vendors.get(&used.vendor) else { continue };
-            let Some(lease) = vendor.lease(used.lease) else { continue };
-            if lease.owner != fat.owner {
-                return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
-            }
+    fn counter(&self) -> u64 {
+        Tag(self.seq).counter()
+    }
+
+    /// The order of the versions of a fork, the first one first: the one that frees most, so that what is void does not depend on
+    /// which version came first; then by hash.
+    fn rank(&self) -> (Reverse<u64>, Hash) {
+        (Reverse(self.base), self.hash)
+    }
+}
+
+impl Table {
+    pub(super) fn merge_fat(&mut self, fat: &Signed<FinalFat>) -> Result<Merged, Refusal> {
+        let (owner, file, new) = (fat.owner, fat.file, FatEntry::of(fat));
+        let Some(known) = self.fats.get(&(owner, file)) else { return Ok(self.replace_fat(owner, file, new)) };
+        match new.counter().cmp(&known.counter()) {
+            Ordering::Less => stale("final FAT of this file"),
+            Ordering::Equal => self.add_version(owner, file, new),
+            Ordering::Greater => Ok(self.replace_fat(owner, file, new)),
         }
-        Ok(())
+    }
+
+    /// Takes the place of every version that is known.
+    fn replace_fat(&mut self, owner: OwnerId, file: FileId, new: FatEntry) -> Merged {
+        let old: Vec<(Hash, Vec<NodeId>)> =
+            self.twins_of(owner, file).map(|twin| (twin.hash, twin.vendors.clone())).collect();
+        let mut drops = Vec::new();
+        let mut tell = new.vendors.clone();
+        for (hash, vendors) in old {
+            self.twins.remove(&(owner, file, hash));
+            drops.push(Key::Twin(owner, file, hash));
+            tell.extend(vendors);
+        }
+        let known = self.fats.insert((owner, file), new);
+        tell.extend(known.into_iter().flat_map(|known| known.vendors));
+        self.drop_moves(owner, file, &mut drops, &mut tell);
+        Merged::New { drops, tell }
+    }
+
+    /// Two devices of one user wrote at once: all versions are kept, so that none is lost before the user has decided. There is a
+    /// limit, and the same ones stay whatever the order.
+    fn add_version(&mut self, owner: OwnerId, file: FileId, new: FatEntry) -> Result<Merged, Refusal> {
+        let ranks: Vec<_> = self.versions(owner, file).map(FatEntry::rank).collect();
+        if ranks.iter().any(|(_, hash)| *hash == new.hash) {
+            return Ok(Merged::Known);
+        }
+        let first = ranks.first().is_none_or(|first| new.rank() < *first);
+        let mut drops = Vec::new();
+        if let Some(last) = ranks.iter().max().filter(|_| ranks.len() >= VERSIONS_MAX) {
+            if new.rank() > *last {
+                return Err(Refusal::new(
+                    RefusalKind::Conflict,
+                    "this file has as many versions as are kept; choose one of them first",
+                ));
+            }
+            self.twins.remove(&(owner, file, last.1));
+            drops.push(Key::Twin(owner, file, last.1));
+        }
+        let mut tell = new.vendors.clone();
+        let hash = new.hash;
+        let (key, demoted) = if first {
+            let known = self.fats.insert((owner, file), new);
+            let demoted = known.map(|known| {
+                let key = Key::Twin(owner, file, known.hash);
+                self.twins.insert((owner, file, known.hash), known);
+                key
+            });
+            (Key::Fat(owner, file), demoted)
+        } else {
+            self.twins.insert((owner, file, hash), new);
+            (Key::Twin(owner, file, hash), None)
+        };
+        self.drop_moves(owner, file, &mut drops, &mut tell);
+        Ok(Merged::Twin { key, demoted, drops, tell })
+    }
+
+    /// Forgets the moves that the file's final FAT makes void, whose destinations must hear of it, and the proofs.
+    fn drop_moves(&mut self, owner: OwnerId, file: FileId, drops: &mut Vec<Key>, tell: &mut Vec<NodeId>) {
+        let base = self.fats.get(&(owner, file)).map_or(Tag(0), |fat| Tag(fat.base));
+        let void = self.moves_of(owner, file).filter(|(_, moved)| Tag(moved.seq).is_past(base));
+        for key in void.map(|(key, _)| key).collect::<Vec<MoveKey>>() {
+            if let Some((_, moved)) = self.moves.remove(&key) {
+                tell.push(moved.to);
+            }
+            drops.push(Key::Move(key));
+        }
+        drops.extend(self.clear_proofs(owner, file));
+        tell.sort_unstable();
+        tell.dedup();
     }
 
     pub(super) fn merge_move(&mut self, moved: &Move, hash: Hash) -> Result<Merged, Refusal> {
@@ -101,7 +143,7 @@ impl Table {
             }
         }
         if let Some(fat) = self.fats.get(&(moved.owner, moved.file))
-            && moved.seq < fat.base
+            && Tag(moved.seq).is_past(Tag(fat.base))
         {
             return stale("final FAT, which frees this chunk,");
         }
@@ -109,7 +151,34 @@ impl Table {
         Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell: vec![moved.to] })
     }
 
-    /// A file's entry.
+    /// Where a record that was kept is: a final FAT may be one of several versions.
+    #[must_use]
+    pub fn place_of(&self, record: &Verified) -> Key {
+        match record {
+            Verified::Fat(fat) if self.twins.contains_key(&(fat.owner, fat.file, fat.hash())) => {
+                Key::Twin(fat.owner, fat.file, fat.hash())
+            }
+            record => record.key(),
+        }
+    }
+
+    /// All versions of a file: the one under [`Key::Fat`], then those that were written at once with it.
+    pub fn versions(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = &FatEntry> {
+        self.fats.get(&(owner, file)).into_iter().chain(self.twins_of(owner, file))
+    }
+
+    /// Keys of all versions of a file, in the same order.
+    pub fn version_keys(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = Key> {
+        let first = self.fats.contains_key(&(owner, file)).then_some(Key::Fat(owner, file));
+        first.into_iter().chain(self.twins_of(owner, file).map(move |twin| Key::Twin(owner, file, twin.hash)))
+    }
+
+    fn twins_of(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = &FatEntry> {
+        let key = |byte| (owner, file, Hash([byte; Hash::LEN]));
+        self.twins.range(key(0)..=key(0xff)).map(|(_, twin)| twin)
+    }
+
+    /// A file's entry; of several versions the first.
     #[must_use]
     pub fn fat(&self, owner: OwnerId, file: FileId) -> Option<&FatEntry> {
         self.fats.get(&(owner, file))
@@ -121,6 +190,27 @@ impl Table {
         let from = after.map_or(Included((owner, FileId([0; FileId::LEN]))), |file| Excluded((owner, file)));
         let to = Included((owner, FileId([0xff; FileId::LEN])));
         self.fats.range((from, to)).map(|((_, file), entry)| (*file, entry))
+    }
+
+    /// Keys of final FATs and moves of `owner`, or of one of its files, that come after `after`, in the order of keys.
+    pub fn keys_of(&self, owner: OwnerId, only: Option<FileId>, after: Option<Key>) -> impl Iterator<Item = Key> {
+        let ends = [0, 0xff].map(|byte| only.unwrap_or(FileId([byte; FileId::LEN])));
+        let fats = self.fats.range((owner, ends[0])..=(owner, ends[1]));
+        let moves = {
+            let end = |at: usize, byte: u8| MoveKey {
+                owner,
+                file: ends[at],
+                chunk: ChunkId([byte; ChunkId::LEN]),
+                from_lease: LeaseId([byte; LeaseId::LEN]),
+            };
+            self.moves.range(end(0, 0)..=end(1, 0xff))
+        };
+        let twins =
+            self.twins.range((owner, ends[0], Hash([0; Hash::LEN]))..=(owner, ends[1], Hash([0xff; Hash::LEN])));
+        fats.map(|((owner, file), _)| Key::Fat(*owner, *file))
+            .chain(moves.map(|(key, _)| Key::Move(*key)))
+            .chain(twins.map(|((owner, file, hash), _)| Key::Twin(*owner, *file, *hash)))
+            .skip_while(move |key| after.is_some_and(|after| *key <= after))
     }
 
     /// Moves of one file.
@@ -137,7 +227,7 @@ impl Table {
     /// Vendors that hold a file, moves followed: its uses and the destinations of its moves.
     #[must_use]
     pub fn holders(&self, owner: OwnerId, file: FileId) -> Vec<NodeId> {
-        let uses = self.fat(owner, file).into_iter().flat_map(|entry| entry.uses.iter().map(|used| used.vendor));
+        let uses = self.versions(owner, file).flat_map(|entry| entry.uses.iter().map(|used| used.vendor));
         let mut holders: Vec<NodeId> = uses.chain(self.moves_of(owner, file).map(|(_, moved)| moved.to)).collect();
         holders.sort_unstable();
         holders.dedup();

@@ -409,9 +409,11 @@ impl Table {
         match key {
             Key::Vendor(vendor) => self.vendors.get(vendor).map(|known| (known.head.epoch, known.head.seq)),
             // By tens of thousands: of final FATs that two devices write at once, both are looked at.
-            Key::Fat(owner, file) => self.fats.get(&(*owner, *file)).map(|known| (known.seq >> 16, 0)),
+            Key::Fat(owner, file) => {
+                self.fats.get(&(*owner, *file)).map(|known| (crate::fat::Tag(known.seq).counter(), 0))
+            }
             Key::Move(key) => self.height_of_move(key),
-            Key::Proof(_) | Key::Peer(_) => None,
+            Key::Twin(..) | Key::Proof(_) | Key::Peer(_) => None,
         }
     }
 

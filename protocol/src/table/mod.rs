@@ -3,11 +3,12 @@
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
 //! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
-//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::check_uses`].
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
 
 mod fats;
 pub mod index;
 mod proofs;
+mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
+pub use submit::Strangers;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 
@@ -78,7 +80,7 @@ impl Verified {
         }
     }
 
-    /// What it is about.
+    /// What it is about. A final FAT may lie under [`Key::Twin`] instead: [`Table::place_of`] knows.
     #[must_use]
     pub fn key(&self) -> Key {
         match self {
@@ -123,6 +125,8 @@ pub enum Key {
     Peer(NodeId),
     /// The proof against a vendor.
     Proof(NodeId),
+    /// A final FAT that was written at once with the one under [`Self::Fat`], by its hash.
+    Twin(OwnerId, FileId, Hash),
 }
 
 impl Key {
@@ -130,7 +134,7 @@ impl Key {
     ///
     /// ```text
     /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16] | 4, node[32]
-    /// 5, vendor[32]
+    /// 5, vendor[32] | 6, owner[32], file[16], hash[32]
     /// ```
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
@@ -140,6 +144,36 @@ impl Key {
             Self::Move(key) => [&[3][..], &key.owner.0, &key.file.0, &key.chunk.0, &key.from_lease.0].concat(),
             Self::Peer(node) => [&[4][..], &node.0].concat(),
             Self::Proof(vendor) => [&[5][..], &vendor.0].concat(),
+            Self::Twin(owner, file, hash) => [&[6][..], &owner.0, &file.0, &hash.0].concat(),
+        }
+    }
+
+    /// The key of a final FAT or a move from its bytes; `None` for any other bytes.
+    #[must_use]
+    pub fn of_file(bytes: &[u8]) -> Option<Self> {
+        let (tag, rest) = bytes.split_first()?;
+        let (owner, rest) = rest.split_at_checked(OwnerId::LEN)?;
+        let (file, rest) = rest.split_at_checked(FileId::LEN)?;
+        let (owner, file) = (OwnerId::from_slice(owner)?, FileId::from_slice(file)?);
+        match tag {
+            2 if rest.is_empty() => Some(Self::Fat(owner, file)),
+            3 => {
+                let (chunk, lease) = rest.split_at_checked(ChunkId::LEN)?;
+                let (chunk, from_lease) = (ChunkId::from_slice(chunk)?, LeaseId::from_slice(lease)?);
+                Some(Self::Move(MoveKey { owner, file, chunk, from_lease }))
+            }
+            6 => Some(Self::Twin(owner, file, Hash::from_slice(rest)?)),
+            _ => None,
+        }
+    }
+
+    /// Whose file it is about, if it is about one.
+    #[must_use]
+    pub fn file(&self) -> Option<(OwnerId, FileId)> {
+        match self {
+            Self::Fat(owner, file) | Self::Twin(owner, file, _) => Some((*owner, *file)),
+            Self::Move(key) => Some((key.owner, key.file)),
+            Self::Vendor(_) | Self::Proof(_) | Self::Peer(_) => None,
         }
     }
 }
@@ -154,6 +188,18 @@ pub enum Merged {
         /// Vendors to be told of the file's final FAT.
         tell: Vec<NodeId>,
     },
+    /// A final FAT of a file that has another one with its counter: both are kept. First delete the records of `drops`, then
+    /// move the record that is under the file's [`Key::Fat`] to `demoted`, then store this one under `key`.
+    Twin {
+        /// Where this one belongs.
+        key: Key,
+        /// Where the one belongs that was under [`Key::Fat`], if this one takes its place.
+        demoted: Option<Key>,
+        /// Keys of records that it made void.
+        drops: Vec<Key>,
+        /// Vendors to be told of the file's final FATs.
+        tell: Vec<NodeId>,
+    },
     /// It was known.
     Known,
 }
@@ -163,6 +209,7 @@ pub enum Merged {
 pub struct Table {
     vendors: BTreeMap<NodeId, VerifiedVendor>,
     fats: BTreeMap<(OwnerId, FileId), FatEntry>,
+    twins: BTreeMap<(OwnerId, FileId, Hash), FatEntry>,
     moves: BTreeMap<MoveKey, (Hash, Move)>,
     peers: BTreeMap<NodeId, Signed<PeerRecord>>,
     index: Index,
@@ -188,15 +235,26 @@ impl Table {
             Verified::Peer(peer) => self.merge_peer(peer),
             Verified::Proof(proof) => self.merge_proof(proof),
         }?;
-        if let Merged::New { drops, .. } = &merged {
-            for key in drops {
-                self.index.remove(key);
+        match &merged {
+            Merged::New { drops, .. } => self.reindex(&record.key(), record, drops),
+            Merged::Twin { key, demoted, drops, .. } => {
+                self.reindex(key, record, drops);
+                if let Some(demoted @ Key::Twin(_, _, hash)) = demoted {
+                    self.index.put(demoted, *hash);
+                }
             }
-            if let Some(hash) = record.compared() {
-                self.index.put(&record.key(), hash);
-            }
+            Merged::Known => {}
         }
         Ok(merged)
+    }
+
+    fn reindex(&mut self, key: &Key, record: &Verified, drops: &[Key]) {
+        for key in drops {
+            self.index.remove(key);
+        }
+        if let Some(hash) = record.compared() {
+            self.index.put(key, hash);
+        }
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {
@@ -276,6 +334,9 @@ impl Table {
         }
         for ((owner, file), entry) in &self.fats {
             hasher.update(&[2]).update(&owner.0).update(&file.0).update(&entry.hash.0);
+        }
+        for (owner, file, hash) in self.twins.keys() {
+            hasher.update(&[6]).update(&owner.0).update(&file.0).update(&hash.0);
         }
         for (key, (hash, _)) in &self.moves {
             hasher.update(&[3]).update(&key.owner.0).update(&key.file.0).update(&hash.0);

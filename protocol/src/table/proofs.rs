@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::fat::FinalFat;
+use crate::fat::{FinalFat, Tag};
 use crate::fork::{Dropped, ForkProof, Offence, VerifiedProof};
 use crate::head::{LeaseEvidence, VerifiedVendor};
 use crate::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
@@ -60,8 +60,10 @@ impl Table {
 
     fn is_void(&self, offence: &Offence) -> bool {
         let Offence::Dropped { owner, file, lease, seq, base } = *offence else { return false };
-        self.fat(owner, file).is_some_and(|fat| fat.seq > seq)
-            || self.moves_of(owner, file).any(|(_, moved)| moved.from_lease == lease && moved.seq >= base)
+        self.fat(owner, file).is_some_and(|fat| Tag(fat.seq).counter() > Tag(seq).counter())
+            || self
+                .moves_of(owner, file)
+                .any(|(_, moved)| moved.from_lease == lease && !Tag(moved.seq).is_past(Tag(base)))
     }
 
     /// Forgets proofs about a file that are void now. Returns their keys.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fathom_store::fat::FatStorage;
+use fathom_store::storage::FatStorage;
 use redb::StorageBackend;
 
 use super::random::Random;

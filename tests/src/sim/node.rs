@@ -111,6 +111,8 @@ pub(super) enum Timer {
     Call(u64),
     /// A stranger's frame did not arrive.
     Frame(u64),
+    /// What an allocation of a mirror waits for.
+    Allocation(u64),
 }
 
 /// What a step asks of the world.

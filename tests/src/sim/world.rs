@@ -25,7 +25,8 @@ pub(super) const LIVE_MS: u64 = 240_000;
 const LOOK_MS: u64 = 1_000;
 
 /// Leases live for minutes here, so that all of their life passes in a run.
-const TERMS: Terms = Terms { offer_ms: 20_000, lock_ms: 90_000, commit_ms: 300_000, grace_ms: 60_000 };
+const TERMS: Terms =
+    Terms { offer_ms: 20_000, lock_ms: 90_000, commit_ms: 300_000, grace_ms: 60_000, unsealed_percent: 60 };
 
 /// A node's role.
 #[allow(clippy::large_enum_variant)]

@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use fathom_bootstrap::NetworkDescriptor;
 use fathom_overlay::{ConnectionCaps, Incoming, Overlay, OverlayConfig, PeerStream, Proto, frame};
 use fathom_protocol::codec::{self, Bounded, Text, decode, encode};
-use fathom_protocol::fat::{FinalFat, Manifest};
+use fathom_protocol::fat::{FinalFat, Manifest, Tag};
 use fathom_protocol::head::Addresses;
 use fathom_protocol::header::{Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, Signature};
@@ -23,7 +23,7 @@ use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
     AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Location, OwnerQuery, Refusal, RefusalKind, Request,
-    Response, SyncRecord,
+    Response, SyncRecord, Wants,
 };
 use fathom_testnet::{Net, NodeHandle};
 use serde::{Deserialize, Serialize};
@@ -324,6 +324,7 @@ impl Client {
             unit: 1,
             exclude: bounded(exclude),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: Hash(seed(nonce)),
             expires: now().plus_seconds(60),
         }
@@ -354,7 +355,7 @@ impl Client {
             owner: self.keys.owner(),
             authority: self.keys.owner().into(),
             file: FileId([1; 16]),
-            seq: 1,
+            seq: Tag::new(1, 0).0,
             chunk: ChunkId::of(chunk),
             length: u32::try_from(chunk.len()).expect("a chunk's length"),
             expires: now().plus_seconds(600),
@@ -481,11 +482,12 @@ impl Client {
             owner: self.keys.owner(),
             mirror: id(mirror),
             file: None,
+            since: None,
             after: None,
             expires: now().plus_seconds(60),
         };
         let query = forge(&query, self.keys.signing());
-        let Response::Page(page) = self.call(mirror, &Request::FatsOf(query)) else { panic!("no page of files") };
+        let Response::Files(page) = self.call(mirror, &Request::FatsOf(query)) else { panic!("no page of files") };
         assert!(!page.more, "more files than the tests make");
         let mut fats: Vec<FinalFat> = Vec::new();
         let mut moves: Vec<Move> = Vec::new();

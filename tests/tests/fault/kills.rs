@@ -168,6 +168,75 @@ fn fault_03_a_user_killed_in_mid_put_resumes_with_what_has_no_receipt() {
     check(&net);
 }
 
+/// Keeps away: a vendor that is killed while it repairs what the kill before left, again and again, and then does not open, or
+/// has forgotten a lease that a final FAT names.
+#[test]
+fn fault_05_a_vendor_killed_twice_during_its_recovery_opens_and_has_every_lease() {
+    let net = Network::up(spec(1, 1));
+    let user = net.user("user-1");
+    let kept = random_file(net.scratch().join("kept"), "fault 05", 4 * CHUNK);
+    user.put(&kept, "kept");
+    let vendor = net.node("vendor-1").unwrap().clone();
+    // Whatever their state: a lease that grows for the next file is offered anew.
+    let leases_of = |net: &Network, state: Option<&str>| -> Vec<String> {
+        let fat = net.fat("mirror-1");
+        let leases = list(&fat, "/leases").iter().filter(|lease| state.is_none_or(|state| lease["state"] == state));
+        leases.map(|lease| text(lease, "/id").to_owned()).collect()
+    };
+    let leases = wait_for("the mirror lists the committed lease", || {
+        Some(leases_of(&net, Some("committed"))).filter(|leases| !leases.is_empty()).ok_or_else(String::new)
+    });
+    for seed in seeds(3) {
+        let mut dice = Dice::new(seed);
+        // Killed in mid-put, it has half a chunk to tidy up.
+        let name = format!("file-{seed}");
+        let file = random_file(net.scratch().join(&name), &name, 8 * CHUNK);
+        let mut put = user.start_put(&file, &name);
+        while put.event().is_some_and(|event| event["event"] != "receipt") {}
+        net.kill("vendor-1").unwrap();
+        put.signal(Signal::KILL);
+        put.finish();
+        for _ in 0..2 {
+            killed_while_it_opens(&vendor, Duration::from_micros(dice.roll(20_000)));
+        }
+        net.start("vendor-1").unwrap();
+        let copy = net.scratch().join(format!("copy-{seed}"));
+        wait_for("the file is there", || {
+            let output = user.cli(&["get", "kept", "-o", copy.to_str().unwrap()]);
+            if output.code == 0 { Ok(()) } else { Err(output.stdout) }
+        });
+        assert_same_bytes(&kept, &copy);
+        wait_for("the mirror lists the committed leases", || {
+            let now = leases_of(&net, None);
+            if leases.iter().all(|lease| now.contains(lease)) { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+    }
+    check(&net);
+}
+
+/// Starts a vendor and kills it `pause` after it has opened its local FAT.
+fn killed_while_it_opens(vendor: &fathom_testnet::NodeHandle, pause: Duration) {
+    let mut child = std::process::Command::new(fathom_tests::binary())
+        .arg("--dir")
+        .arg(&vendor.dir)
+        .arg("run")
+        .env_remove("FATHOM_DIR")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let fds = std::path::PathBuf::from(format!("/proc/{}/fd", child.id()));
+    wait_until("the vendor has opened its local FAT", || {
+        let open = std::fs::read_dir(&fds).into_iter().flatten().flatten();
+        let mut open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        open.any(|path| path.ends_with("vendor/local-fat.redb"))
+    });
+    std::thread::sleep(pause);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn fault_04_mirrors_killed_after_they_acknowledged_have_the_final_fat() {
     let net = Network::up(Spec { mirrors: 2, ..spec(1, 1) });

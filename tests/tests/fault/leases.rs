@@ -101,7 +101,7 @@ fn fault_23_of_a_hundred_users_one_gets_the_last_extent() {
         match answer {
             Response::Provisional(fat) => won += fat.locations.len(),
             Response::Offered { granted, .. } => won += usize::from(granted > 0),
-            Response::Refused(refusal) => assert!(
+            Response::Refused(refusal) | Response::Short { refusal, .. } => assert!(
                 matches!(refusal.kind, RefusalKind::NoSpace | RefusalKind::TooFewVendors | RefusalKind::Busy),
                 "{refusal:?}"
             ),

@@ -1,7 +1,7 @@
 //! Orders to erase that are not the owner's word (case 45), at a real vendor and at its mirror.
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::tags::VERSION;
@@ -27,13 +27,13 @@ fn commit(client: &Client, slot: &Slot, chunk: ChunkId) -> FinalFat {
     let place = Place { vendor: slot.vendor, lease: slot.lease().id };
     let chunks = [ChunkRef { id: chunk, salt: [0; 8], copies: vec![0] }];
     let manifest = Manifest::new(meta, [0; 32], vec![place], 1, &chunks).unwrap();
-    let body = client.keys.seal_manifest(&manifest, file, 1, [4; 24]).unwrap();
+    let body = client.keys.seal_manifest(&manifest, file, seq(1), [4; 24]).unwrap();
     FinalFat {
         version: VERSION,
         owner: client.keys.owner(),
         file,
-        seq: 1,
-        base: 1,
+        seq: seq(1),
+        base: seq(1),
         uses: bounded(vec![Use { vendor: slot.vendor, lease: place.lease, bytes: u64::from(LENGTH), unused: 0 }]),
         frees: Bounded::default(),
         issued: now(),
@@ -42,10 +42,14 @@ fn commit(client: &Client, slot: &Slot, chunk: ChunkId) -> FinalFat {
     }
 }
 
+fn seq(counter: u64) -> u64 {
+    Tag::new(counter, 0).0
+}
+
 /// The order to erase all of that.
 fn release(fat: &FinalFat) -> FinalFat {
     let frees = bounded(vec![fat.uses[0].vendor]);
-    FinalFat { seq: 2, base: 2, uses: Bounded::default(), frees, body: Blob::default(), ..fat.clone() }
+    FinalFat { seq: seq(2), base: seq(2), uses: Bounded::default(), frees, body: Blob::default(), ..fat.clone() }
 }
 
 #[test]

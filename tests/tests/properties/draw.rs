@@ -3,13 +3,13 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::delta::{HeadId, VendorDelta};
-use fathom_protocol::fat::{FinalFat, Use};
+use fathom_protocol::fat::{FinalFat, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::lease::{Lease, Named};
-use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, LEASES_MAX};
+use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, KEY_BYTES_MAX, LEASES_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
@@ -19,8 +19,9 @@ use fathom_protocol::table::index::Prefix;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Gossip, Location, OwnerQuery, Page, PeerRecord,
-    ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest, Unused, Validation,
+    AllocateRequest, Cancel, ChunkAnswer, FetchAnswer, FetchRequest, FilesPage, Gossip, Location, LogCursor,
+    OwnerQuery, Page, PeerRecord, ProvisionalFat, Refusal, Renew, Request, Response, Roles, SyncRecord, TableDigest,
+    Unused, Validation, Wants,
 };
 use fathom_tests::samples::{LEASE_STATES, REFUSAL_KINDS, key, lease_id};
 
@@ -284,7 +285,10 @@ impl Draw {
             owner: Self::owner_of(&key),
             file: FileId(self.bytes()),
             seq,
-            base: if released || seq == 0 { seq } else { self.below(seq) },
+            base: match Tag(seq).counter() {
+                counter if !released && counter > 0 => Tag::new(self.below(counter), self.number() as u16).0,
+                _ => seq,
+            },
             uses,
             frees: self.list(Self::node),
             issued: self.time(),
@@ -339,6 +343,12 @@ impl Draw {
             unit: self.small().max(1),
             exclude: self.list(Self::node),
             avoid_zones: self.list(Self::text),
+            wants: Wants {
+                zones: self.list(Self::text),
+                media: self.maybe(Self::text),
+                bandwidth_min: self.number(),
+                latency_us_max: self.small(),
+            },
             nonce: self.hash(),
             expires: self.time(),
         };
@@ -352,10 +362,20 @@ impl Draw {
             owner: Self::owner_of(&key),
             mirror: self.node(),
             file: self.maybe(|draw| FileId(draw.bytes())),
-            after: self.maybe(|draw| FileId(draw.bytes())),
+            since: self.maybe(Self::log_cursor),
+            after: self.maybe(|draw| draw.key_bytes()),
             expires: self.time(),
         };
         Self::sign(query, &key)
+    }
+
+    fn log_cursor(&mut self) -> LogCursor {
+        LogCursor { log: self.hash(), position: self.number() }
+    }
+
+    fn key_bytes(&mut self) -> Blob<KEY_BYTES_MAX> {
+        let length = self.length(KEY_BYTES_MAX, 49);
+        Blob::new(vec![0xff; length]).unwrap()
     }
 
     pub(crate) fn validation(&mut self) -> Signed<Validation> {
@@ -370,6 +390,13 @@ impl Draw {
             at: self.time(),
         };
         Self::sign(validation, &key)
+    }
+
+    pub(crate) fn cancel(&mut self) -> Signed<Cancel> {
+        let key = self.key();
+        let authority = Self::owner_of(&key).into();
+        let cancel = Cancel { version: VERSION, authority, vendor: self.node(), request: self.hash() };
+        Self::sign(cancel, &key)
     }
 
     pub(crate) fn unused(&mut self) -> Signed<Unused> {
@@ -441,7 +468,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 24 {
+        match kind % 25 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -458,6 +485,7 @@ impl Draw {
             13 => Request::Validate(self.validation().into_carried()),
             14 => Request::Unused(self.unused().into_carried()),
             15 => Request::Renew(self.renew().into_carried()),
+            23 => Request::Cancel(self.cancel().into_carried()),
             16 => Request::Compare(self.compare()),
             17 => Request::Wanted(self.list(|draw| {
                 let height = draw.maybe(|draw| (draw.number(), draw.number()));
@@ -508,7 +536,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 13 {
+        match kind % 15 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -516,6 +544,7 @@ impl Draw {
                 locations: self.list(Self::location),
                 warnings: self.list(Self::text),
             }),
+            13 => Response::Short { refusal: self.refusal(), asked: self.list(Self::node) },
             4 => Response::Offered { lease: self.lease().into_carried(), granted: self.number() },
             5 => Response::Submitted(self.list(|draw| draw.maybe(Self::refusal))),
             6 => Response::Page(Page {
@@ -523,6 +552,16 @@ impl Draw {
                 next: self.number(),
                 more: self.flag(),
                 clock: self.time(),
+                records: self.list(|draw| {
+                    let kind = draw.next();
+                    draw.sync_record(kind)
+                }),
+            }),
+            12 => Response::Files(FilesPage {
+                cursor: self.log_cursor(),
+                whole: self.flag(),
+                after: self.maybe(|draw| draw.key_bytes()),
+                more: self.flag(),
                 records: self.list(|draw| {
                     let kind = draw.next();
                     draw.sync_record(kind)

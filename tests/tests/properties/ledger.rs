@@ -10,12 +10,12 @@ use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::ledger::{Lapse, Ledger, REQUEST_LIFE_MS_MAX, Terms};
 use fathom_protocol::sign::SignerId;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, RefusalKind, Renew, Unused};
+use fathom_protocol::wire::{AllocateRequest, Cancel, RefusalKind, Renew, Unused};
 use fathom_tests::samples::{self, NOW, key, node};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const TERMS: Terms = Terms { offer_ms: 100, lock_ms: 1_000, commit_ms: 5_000, grace_ms: 2_000 };
+const TERMS: Terms = Terms { offer_ms: 100, lock_ms: 1_000, commit_ms: 5_000, grace_ms: 2_000, unsealed_percent: 75 };
 const CAPACITY: u64 = 10_000;
 
 #[derive(Clone, Debug)]
@@ -455,4 +455,70 @@ fn fault_21_a_wrong_local_clock_reclaims_nothing() {
     let renew = Renew { owner, lease: ID, expires: NOW.plus_seconds(60), ..samples::renew() };
     assert_eq!(ledger.renew(NOW, &renew).unwrap().state, LeaseState::Committed);
     assert_eq!(ledger.lease(ID).map(|lease| lease.vendor), Some(NodeId(node(1).0)));
+}
+
+/// What a request locked goes back by its nonce, whatever else its user holds, and does not come again.
+#[test]
+fn a_withdrawn_request_gives_back_what_it_got_and_nothing_else() {
+    let mut ledger = ledger();
+    ledger.offer(NOW, &request(1, 100), 100, ID).unwrap();
+    ledger.offer(NOW, &request(2, 50), 50, ID).unwrap();
+    let authority = request(2, 50).authority;
+    let cancel = Cancel { authority, request: Hash([2; 32]), ..samples::cancel() };
+    let stranger = Cancel { authority: owner_and_authority(2).1, ..cancel.clone() };
+    ledger.cancel(&stranger).unwrap();
+    assert_eq!(ledger.leased(), 150);
+    for _ in 0..2 {
+        ledger.cancel(&cancel).unwrap();
+        assert_eq!(ledger.leased(), 100);
+    }
+    let again = ledger.offer(NOW, &request(2, 50), 50, ID).unwrap_err();
+    assert_eq!(again.kind, RefusalKind::LeaseExpired);
+    // What was filled meanwhile stays.
+    ledger.admit(NOW, &chunk(70), ID).unwrap();
+    ledger.settle(NOW, ID, 70, true).unwrap();
+    ledger.cancel(&Cancel { request: Hash([1; 32]), ..cancel.clone() }).unwrap();
+    assert_eq!((ledger.leased(), ledger.lease(ID).unwrap().used), (70, 70));
+    ledger.cancel(&Cancel { request: Hash([9; 32]), ..cancel }).unwrap();
+    assert_eq!(ledger.leased(), 70);
+}
+
+/// One key holds a part of the capacity ahead of filling it; a lone user still fills the whole vendor, in several rounds.
+#[test]
+fn nobody_holds_more_than_a_part_of_a_vendor_empty() {
+    const MIB: u64 = 1 << 20;
+    let capacity = 64 * MIB;
+    let mut ledger = Ledger::open(key(1), Terms::default(), capacity, Vec::new()).unwrap();
+    let mut rounds = 0;
+    let mut nonce = 0;
+    while ledger.free() > 0 {
+        let wanted = ledger.free();
+        let mut bytes = wanted;
+        let lease = loop {
+            nonce += 1;
+            match ledger.offer(NOW, &request(nonce, bytes), bytes, ID) {
+                Ok((lease, _)) => break lease,
+                Err(refusal) => {
+                    assert_eq!(refusal.kind, RefusalKind::Unsealed);
+                    assert!(
+                        bytes > capacity * 3 / 4 && refusal.reason.as_str().contains("give them back"),
+                        "{refusal}"
+                    );
+                    bytes /= 2;
+                }
+            }
+        };
+        rounds += 1;
+        // Another user gets what is left, and not a key that holds its part already.
+        nonce += 1;
+        let more = ledger.offer(NOW, &request(nonce, capacity), (capacity * 3 / 4).min(ledger.free()), ID);
+        assert!(more.is_err() || ledger.lease(ID).unwrap().room() <= capacity * 3 / 4);
+        let room = ledger.lease(lease.id).unwrap().room();
+        for length in std::iter::repeat_n(MIB, (room / MIB) as usize) {
+            ledger.admit(NOW, &chunk(length as u32), ID).unwrap();
+            ledger.settle(NOW, ID, length, true).unwrap();
+        }
+    }
+    assert!(rounds <= 3, "{rounds} rounds");
+    assert_eq!(ledger.lease(ID).unwrap().used, capacity);
 }

@@ -4,15 +4,19 @@
 //! `PROPTEST_CASES` sets how many cases each property tries.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod agree;
 mod allocate;
 mod codec;
+mod compact;
 mod draw;
 mod fork;
 mod header;
 mod ledger;
 mod manifest;
 mod messages;
+mod race;
 mod reconcile;
+mod reporter;
 mod root;
 mod seal;
 mod signed;

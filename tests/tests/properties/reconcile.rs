@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use fathom_protocol::codec::{decode, encode};
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{FinalFat, Tag};
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::{FileId, Fingerprint, Hash, NodeId, OwnerId, SessionKey};
 use fathom_protocol::keys::UserKeys;
@@ -14,6 +14,7 @@ use fathom_protocol::table::index::{DEPTH_MAX, Index, LEAF_MAX, Prefix, View, po
 use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use fathom_tests::samples::{self, key, signed};
+use fathom_tests::sync_bytes::{BOUNDS, Mirrors};
 use proptest::prelude::*;
 
 /// A mirror: its table and the records that it would keep on disk.
@@ -94,7 +95,9 @@ fn release() -> FinalFat {
 }
 
 fn fat(number: u16, seq: u64) -> Verified {
+    let seq = seq << 16;
     let file = FileId(std::array::from_fn(|at| number.to_be_bytes().get(at).copied().unwrap_or(0)));
+    let seq = Tag::new(seq, 0).0;
     let fat = FinalFat { file, seq, base: seq, ..release() };
     verify(SyncRecord::Fat(signed(fat, user().signing()).into_carried())).unwrap()
 }
@@ -122,7 +125,7 @@ proptest! {
         for (number, seq) in here.iter().chain(&there) {
             let owner = user().owner();
             let Key::Fat(_, file) = fat(*number, *seq).key() else { panic!() };
-            prop_assert!(a.table.fat(owner, file).is_some_and(|known| known.seq >= *seq));
+            prop_assert!(a.table.fat(owner, file).is_some_and(|known| Tag(known.seq).counter() >= *seq));
         }
         // The depth of the tree, and pages of records that end early.
         prop_assert!(first.rounds <= 8 && second.rounds <= 8, "{:?} {:?}", first, second);
@@ -237,7 +240,7 @@ fn fault_30_many_records_on_one_position_are_told_page_by_page() {
                 let told = over_the_wire(&answer(&theirs, &compare));
                 if let Compared::Below(parts) = &told {
                     for below in parts.iter() {
-                        assert!(!matches!(below, Below::Entries(bytes, _) if bytes.len() > COMPARE_PAGE_MAX * 16));
+                        assert!(!matches!(below, Below::Entries(bytes, _) if bytes.len() > COMPARE_PAGE_MAX * 14));
                     }
                 }
                 session.told(&mine, &told).unwrap();
@@ -270,7 +273,7 @@ fn a_liar_cannot_keep_a_session_going() {
                 };
                 let lie = |at: usize| {
                     let mut bytes = vec![0xff, 0xff];
-                    bytes.extend((0..128).map(|byte: usize| (byte + at + rounds) as u8));
+                    bytes.extend((0..96).map(|byte: usize| (byte + at + rounds) as u8));
                     Below::Parts(fathom_protocol::codec::Blob::new(bytes).unwrap())
                 };
                 let told = Compared::Below(fathom_protocol::codec::Bounded::first((0..asks).map(lie)));
@@ -290,13 +293,13 @@ fn answers_that_nobody_asked_for_end_a_session() {
     let mine = Mirror::default();
     let blob = |bytes: &[u8]| fathom_protocol::codec::Blob::new(bytes.to_vec()).unwrap();
     let list = |below: Vec<Below>| Compared::Below(fathom_protocol::codec::Bounded::first(below));
-    let unordered = [&[9; 16][..], &[8; 16]].concat();
+    let unordered = [&[9; 14][..], &[8; 14]].concat();
     let wrong = [
         list(vec![]),
         list(vec![Below::Parts(fathom_protocol::codec::Blob::default())]),
         list(vec![Below::Parts(blob(&[0xff, 0xff, 1]).clone())]),
         list(vec![Below::Entries(fathom_protocol::codec::Blob::new(vec![1; 15]).unwrap(), false)]),
-        list(vec![Below::Entries(fathom_protocol::codec::Blob::new(vec![1; 16]).unwrap(), true)]),
+        list(vec![Below::Entries(fathom_protocol::codec::Blob::new(vec![1; 14]).unwrap(), true)]),
         list(vec![Below::Entries(fathom_protocol::codec::Blob::new(unordered).unwrap(), false)]),
         list(vec![Below::Parts(blob(&[0, 0])), Below::Parts(blob(&[0, 0]))]),
     ];
@@ -309,7 +312,7 @@ fn answers_that_nobody_asked_for_end_a_session() {
     let mut theirs = Mirror::default();
     (0..100).for_each(|number| assert!(theirs.take(&fat(number, 1))));
     for answer_with in
-        [list(vec![Below::Entries(fathom_protocol::codec::Blob::new(vec![0xff; 16]).unwrap(), false)]), Compared::Same]
+        [list(vec![Below::Entries(fathom_protocol::codec::Blob::new(vec![0xff; 14]).unwrap(), false)]), Compared::Same]
     {
         let mut session = Session::new(SessionKey([0; 16]));
         let Step::Ask(root) = session.next(mine.table.index()) else { panic!() };
@@ -348,4 +351,18 @@ fn a_newer_record_is_not_exchanged_for_an_older_one() {
     pull(&mut third, &new, [2; 16]);
     pull(&mut new, &third, [2; 16]);
     assert_eq!(new.table.digest(), third.table.digest());
+}
+
+/// The bytes of `cargo run -p fathom-tests --bin bench-sync`, which are the same in each run.
+#[test]
+fn a_comparison_costs_no_more_than_was_promised() {
+    for (leases, owners, changed, most) in BOUNDS {
+        // The leases of those who did not change are not sent, so they are not made here either.
+        let mirrors = Mirrors::new(leases, owners, changed);
+        for cost in [mirrors.behind_asks(), mirrors.ahead_asks()] {
+            assert!(cost.bytes <= most, "{leases} leases, {owners} owners, {changed} changed: {cost:?}");
+        }
+        assert_eq!(mirrors.behind_asks().records as u64, changed);
+        assert_eq!(mirrors.ahead_asks().records, 0);
+    }
 }

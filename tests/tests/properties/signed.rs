@@ -1,6 +1,7 @@
 //! What is signed stays as it was signed.
 
 use fathom_protocol::codec::{decode, encode};
+use fathom_protocol::fat::Tag;
 use fathom_protocol::head::VendorRecord;
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::lease::Lease;
@@ -151,12 +152,15 @@ fn contradictions_are_not_signed_and_not_accepted() {
     assert!(matches!(Signed::sign(over, &key), Err(RecordError::Invalid(_))));
     let user = samples::user();
     let fat = samples::final_fat();
-    let past = fathom_protocol::fat::FinalFat { base: 5, ..fat.clone() };
+    let past = fathom_protocol::fat::FinalFat { base: Tag::new(5, 0).0, ..fat.clone() };
     assert!(matches!(Signed::sign(past, user.signing()), Err(RecordError::Invalid(_))));
+    // Of its own counter, and another device's.
+    let other = fathom_protocol::fat::FinalFat { base: fat.seq - 1, ..fat.clone() };
+    assert!(matches!(Signed::sign(other, user.signing()), Err(RecordError::Invalid(_))));
     // Without a manifest it is a release, which uses nothing and leaves no tag; an empty file has one, and uses nothing.
     let half = fathom_protocol::fat::FinalFat { body: Default::default(), ..fat.clone() };
     assert!(matches!(Signed::sign(half, user.signing()), Err(RecordError::Invalid(_))));
-    let left = fathom_protocol::fat::FinalFat { base: 4, ..samples::release() };
+    let left = fathom_protocol::fat::FinalFat { base: Tag::new(4, 0).0, ..samples::release() };
     assert!(matches!(Signed::sign(left, user.signing()), Err(RecordError::Invalid(_))));
     let empty = fathom_protocol::fat::FinalFat { uses: Default::default(), ..fat };
     assert!(Signed::sign(empty, user.signing()).is_ok_and(|fat| !fat.is_release()));

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::codec::{Blob, Bounded};
+use fathom_protocol::fat::{Fate, FinalFat, Tag, Use};
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::limits::{
+    FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
+    VERSIONS_MAX,
+};
 use fathom_protocol::moves::{CarriedMove, Move};
-use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
+use fathom_protocol::table::{Key, Merged, Strangers, Table, Verified, verify};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{PeerRecord, RefusalKind, SyncRecord};
 use fathom_tests::samples::{self, key, node, signed};
@@ -21,19 +26,21 @@ enum What {
         seq: u64,
         variant: u8,
     },
-    /// `more` tags live than the newest alone.
+    /// Different writers or `variant`s of one counter are a fork. With `keeps`, it chooses that writer's version of the counter
+    /// before.
     Fat {
         owner: u8,
         file: u8,
-        seq: u64,
-        more: bool,
+        counter: u64,
+        writer: u16,
+        keeps: Option<u16>,
         variant: u8,
     },
     Move {
         file: u8,
         chunk: u8,
         lease: u8,
-        seq: u64,
+        tag: (u64, u16),
         to: u8,
     },
     Peer {
@@ -47,12 +54,19 @@ fn what() -> impl Strategy<Value = What> {
     prop_oneof![
         2 => (1..4u8, 0..2u64, 0..3u64, 0..2u8)
             .prop_map(|(vendor, epoch, seq, variant)| What::Vendor { vendor, epoch, seq, variant }),
-        3 => (1..3u8, 1..3u8, 1..5u64, any::<bool>(), 0..2u8)
-            .prop_map(|(owner, file, seq, more, variant)| What::Fat { owner, file, seq, more, variant }),
-        3 => (1..3u8, 1..3u8, 1..3u8, 0..6u64, 5..8u8)
-            .prop_map(|(file, chunk, lease, seq, to)| What::Move { file, chunk, lease, seq, to }),
+        3 => fat(1..5, 1..3),
+        // Files of which more versions are written at once than are kept.
+        2 => fat(4..5, 1..2),
+        3 => (1..3u8, 1..3u8, 1..3u8, (0..6u64, 0..3u16), 5..8u8)
+            .prop_map(|(file, chunk, lease, tag, to)| What::Move { file, chunk, lease, tag, to }),
         1 => (1..3u8, 0..3u64, any::<bool>()).prop_map(|(node, issued, mirror)| What::Peer { node, issued, mirror }),
     ]
+}
+
+fn fat(counters: std::ops::Range<u64>, owners: std::ops::Range<u8>) -> impl Strategy<Value = What> {
+    (owners, 1..3u8, counters, 0..3u16, prop::option::of(0..3u16), 0..3u8).prop_map(
+        |(owner, file, counter, writer, keeps, variant)| What::Fat { owner, file, counter, writer, keeps, variant },
+    )
 }
 
 fn owner(number: u8) -> OwnerId {
@@ -71,18 +85,19 @@ fn record(what: &What) -> SyncRecord {
             let head = VendorHead { epoch, used: u64::from(variant), ..head };
             SyncRecord::Vendor(VendorRecord { head: signed(head, &key(vendor)).into_carried(), ..record })
         }
-        What::Fat { owner: number, file: at, seq, more, variant } => {
+        What::Fat { owner: number, file: at, counter, writer, keeps, variant } => {
             // A user's oldest live tag never goes back: what one final FAT freed, no later one takes up again.
-            let base = if more { seq - 1 } else { seq };
+            let seq = Tag::new(counter, writer).0;
+            let base = keeps.map_or(seq, |kept| Tag::new(counter - 1, kept).0);
             let issued = UnixMs(u64::from(variant));
             let fat = FinalFat { owner: owner(number), file: file(at), seq, base, issued, ..samples::final_fat() };
             SyncRecord::Fat(signed(fat, &key(40 + number)).into_carried())
         }
-        What::Move { file: at, chunk, lease, seq, to } => {
+        What::Move { file: at, chunk, lease, tag: (counter, writer), to } => {
             let body = Move {
                 owner: owner(1),
                 file: file(at),
-                seq,
+                seq: Tag::new(counter, writer).0,
                 chunk: ChunkId([chunk; 32]),
                 from_lease: LeaseId([lease; 16]),
                 to: node(to),
@@ -117,6 +132,19 @@ impl Mirror {
                 self.store.insert(record.key(), record.clone());
                 prop_assert_eq!(self.table.merge(record), Ok(Merged::Known), "twice is once");
             }
+            Ok(Merged::Twin { key, demoted, drops, .. }) => {
+                for key in drops {
+                    prop_assert!(self.store.remove(&key).is_some(), "{key:?} was dropped and never stored");
+                }
+                if let Some(to) = demoted {
+                    let known = self.store.remove(&key).unwrap();
+                    prop_assert_eq!(self.table.place_of(&known), to);
+                    self.store.insert(to, known);
+                }
+                prop_assert!(self.store.insert(key, record.clone()).is_none());
+                prop_assert_eq!(self.table.place_of(record), key);
+                prop_assert_eq!(self.table.merge(record), Ok(Merged::Known), "twice is once");
+            }
             Ok(Merged::Known) => prop_assert_eq!(self.table.digest(), digest),
             Err(refusal) => {
                 prop_assert!(matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict));
@@ -133,9 +161,9 @@ impl Mirror {
         let vendors =
             self.table.vendors().map(|vendor| (Key::Vendor(vendor.head.vendor), (vendor.head.epoch, vendor.head.seq)));
         let fats = (1..3u8).flat_map(|number| {
-            self.table
-                .fats_after(owner(number), None)
-                .map(move |(file, entry)| (Key::Fat(owner(number), file), (entry.seq, entry.base)))
+            self.table.fats_after(owner(number), None).map(move |(file, entry)| {
+                (Key::Fat(owner(number), file), (Tag(entry.seq).counter(), Tag(entry.base).counter()))
+            })
         });
         vendors.chain(fats).collect()
     }
@@ -154,6 +182,15 @@ fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
             mirror.table.fats_after(owner(number), None).map(|(file, entry)| (file, entry.clone())).collect()
         };
         prop_assert_eq!(of(a), of(b));
+        for at in 1..3u8 {
+            let versions =
+                |mirror: &Mirror| -> Vec<_> { mirror.table.versions(owner(number), file(at)).cloned().collect() };
+            prop_assert_eq!(versions(a), versions(b));
+            prop_assert!(versions(a).len() <= VERSIONS_MAX);
+            let keys: Vec<Key> = a.table.keys_of(owner(number), Some(file(at)), None).collect();
+            let stored = a.store.keys().filter(|key| key.file() == Some((owner(number), file(at))));
+            prop_assert_eq!(keys, stored.copied().collect::<Vec<_>>());
+        }
     }
     Ok(())
 }
@@ -163,8 +200,8 @@ proptest! {
 
     #[test]
     fn any_order_ends_in_the_same_table(
-        whats in prop::collection::vec(what(), 1..24),
-        shuffle in prop::collection::vec(any::<u32>(), 24),
+        whats in prop::collection::vec(what(), 1..40),
+        shuffle in prop::collection::vec(any::<u32>(), 40),
         again in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         let records: Vec<Verified> = whats.iter().map(|what| verify(record(what)).unwrap()).collect();
@@ -195,6 +232,41 @@ proptest! {
     fn keys_are_ordered_as_their_bytes(a in what(), b in what()) {
         let (a, b) = (verify(record(&a)).unwrap().key(), verify(record(&b)).unwrap().key());
         prop_assert_eq!(a.cmp(&b), a.to_bytes().cmp(&b.to_bytes()));
+        prop_assert_eq!(Key::of_file(&a.to_bytes()), a.file().map(|_| a));
+        prop_assert!(a.to_bytes().len() <= KEY_BYTES_MAX);
+    }
+
+    /// A page of keys goes on after any key, there or not.
+    #[test]
+    fn keys_of_an_owner_go_on_after_any_key(whats in prop::collection::vec(what(), 1..24), after in what()) {
+        let mut mirror = Mirror::default();
+        for what in &whats {
+            mirror.take(&verify(record(what)).unwrap())?;
+        }
+        let after = verify(record(&after)).unwrap().key();
+        let all: Vec<Key> = mirror.table.keys_of(owner(1), None, None).collect();
+        let rest: Vec<Key> = mirror.table.keys_of(owner(1), None, Some(after)).collect();
+        prop_assert_eq!(rest, all.into_iter().filter(|key| *key > after).collect::<Vec<_>>());
+    }
+
+    /// What a final FAT says of a chunk: the dead-tag rule, written out once more.
+    #[test]
+    fn fault_47_no_final_fat_frees_what_was_written_at_once_with_it(
+        own in (0..4u64, 0..3u16), base in (0..4u64, 0..3u16), grown in 0..3u64, writer in 0..3u16,
+    ) {
+        let (tag, base) = (Tag::new(own.0, own.1), Tag::new(base.0, base.1));
+        let seq = if grown == 0 { base } else { Tag::new(base.counter() + grown, writer) };
+        let dead = tag.counter() < base.counter()
+            || (tag.counter() == base.counter() && tag != base && seq.counter() > base.counter());
+        let fate = tag.fate(base, seq);
+        prop_assert_eq!(matches!(fate, Fate::Past | Fate::Lost), dead);
+        prop_assert_eq!(fate == Fate::Past, tag.is_past(base));
+        if tag.counter() == seq.counter() {
+            prop_assert_eq!(fate, if tag == seq { Fate::Live } else { Fate::Other });
+        }
+        if tag.counter() > seq.counter() {
+            prop_assert_eq!(fate, Fate::Other, "of a put that still runs");
+        }
     }
 }
 
@@ -221,9 +293,9 @@ fn a_lower_head_never_replaces_a_higher() {
 #[test]
 fn everybody_who_holds_a_chunk_is_told() {
     let mut table = Table::default();
-    let fat = |seq| What::Fat { owner: 1, file: 1, seq, more: false, variant: 0 };
+    let fat = |counter| What::Fat { owner: 1, file: 1, counter, writer: 0, keeps: None, variant: 0 };
     merge(&mut table, &fat(1)).unwrap();
-    merge(&mut table, &What::Move { file: 1, chunk: 1, lease: 1, seq: 1, to: 7 }).unwrap();
+    merge(&mut table, &What::Move { file: 1, chunk: 1, lease: 1, tag: (1, 0), to: 7 }).unwrap();
     assert_eq!(table.holders(owner(1), file(1)).len(), 3);
     let Ok(Merged::New { drops, tell }) = merge(&mut table, &fat(2)) else { panic!("a newer final FAT is new") };
     assert_eq!(drops.len(), 1);
@@ -232,16 +304,91 @@ fn everybody_who_holds_a_chunk_is_told() {
     }
 }
 
+fn admit(table: &Table, fat: &FinalFat) -> Result<(), RefusalKind> {
+    table.admit(fat, &[], &mut Strangers::default(), UnixMs(1)).map_err(|refusal| refusal.kind)
+}
+
 /// Once, a mirror that knew the lease refused a record that a mirror without it had kept, and the two never agreed again.
 #[test]
 fn a_foreign_lease_is_refused_at_submission_and_not_in_a_merge() {
     let mut table = Table::default();
     merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
     // The sample vendor's leases are the sample user's, not those of owner 1.
-    let what = What::Fat { owner: 1, file: 1, seq: 1, more: false, variant: 0 };
+    let what = What::Fat { owner: 1, file: 1, counter: 1, writer: 0, keeps: None, variant: 0 };
     let Verified::Fat(fat) = verify(record(&what)).unwrap() else { panic!("a final FAT") };
-    assert_eq!(table.check_uses(&fat).unwrap_err().kind, RefusalKind::NotAuthorised);
+    assert_eq!(admit(&table, &fat), Err(RefusalKind::NotAuthorised));
     assert!(matches!(merge(&mut table, &what), Ok(Merged::New { .. })));
-    let own = signed(samples::final_fat(), samples::user().signing());
-    assert_eq!(table.check_uses(&own), Ok(()));
+    assert_eq!(admit(&table, &samples::final_fat()), Ok(()));
+}
+
+/// A final FAT that claims more than the leases it names have is refused where it is handed in, its parts added up.
+#[test]
+fn a_final_fat_that_claims_more_than_its_leases_have_is_refused() {
+    let mut table = Table::default();
+    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
+    let fat = samples::final_fat();
+    let own = fat.uses.iter().find(|used| used.vendor == node(1)).copied().unwrap();
+    let extent = table.vendor(node(1)).unwrap().leases.iter().find(|lease| lease.id == own.lease).unwrap().bytes;
+    let claims = |bytes: &[u64]| {
+        let uses = Bounded::first(bytes.iter().map(|bytes| Use { bytes: *bytes, ..own }));
+        admit(&table, &FinalFat { uses, ..fat.clone() })
+    };
+    assert_eq!(claims(&[extent]), Ok(()));
+    assert_eq!(claims(&[extent + 1]), Err(RefusalKind::OverLease));
+    assert_eq!(claims(&[extent, 1]), Err(RefusalKind::OverLease));
+    assert_eq!(claims(&[u64::MAX, u64::MAX]), Err(RefusalKind::OverLease), "sums do not wrap");
+    // Of a lease that is not known here the vendor is the judge.
+    let elsewhere = Use { vendor: node(9), bytes: u64::MAX, ..own };
+    assert_eq!(admit(&table, &FinalFat { uses: Bounded::first([elsewhere]), ..fat }), Ok(()));
+}
+
+/// Who leases nothing cannot fill a mirror; who leases may have as many files as that warrants, and may always release one.
+#[test]
+fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
+    let mut table = Table::default();
+    let (mut strangers, now) = (Strangers::default(), UnixMs(1));
+    let nth = |number: usize| {
+        let mut file = [0; 16];
+        file[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        FinalFat { file: FileId(file), ..samples::final_fat() }
+    };
+    let keep = |table: &mut Table, fat: &FinalFat| {
+        let fat = signed(fat.clone(), samples::user().signing()).into_carried();
+        table.merge(&verify(SyncRecord::Fat(fat)).unwrap()).unwrap();
+    };
+    for number in 0..STRANGER_FILES_MAX {
+        assert_eq!(table.admit(&nth(number), &[], &mut strangers, now), Ok(()));
+        keep(&mut table, &nth(number));
+    }
+    let refused = |table: &Table, fat: &FinalFat, strangers: &mut Strangers| {
+        table.admit(fat, &[], strangers, now).map_err(|refusal| refusal.kind)
+    };
+    assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Err(RefusalKind::Busy));
+    // A release of what is here is taken from anybody.
+    let release = FinalFat { file: nth(0).file, ..samples::release() };
+    assert_eq!(refused(&table, &release, &mut strangers), Ok(()));
+    // All strangers together have an hourly share.
+    let large = |number: u8| FinalFat {
+        owner: owner(number),
+        body: Blob::new(vec![0; FAT_BODY_BYTES_MAX]).unwrap(),
+        ..samples::final_fat()
+    };
+    let mut taken = 0;
+    while refused(&table, &large(taken), &mut strangers) == Ok(()) {
+        taken += 1;
+    }
+    assert!(usize::from(taken) < STRANGER_BYTES_PER_HOUR as usize / FAT_BODY_BYTES_MAX + 1, "{taken}");
+    let later = UnixMs(now.0 + 3_600_000);
+    assert_eq!(table.admit(&large(99), &[], &mut strangers, later), Ok(()));
+
+    // Its vendor's head arrives: now it is known to lease something, and the free share is larger.
+    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
+    assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Ok(()));
+    let before: Vec<FileId> = (0..FILES_FREE).map(|number| nth(1_000 + number).file).collect();
+    assert_eq!(table.admit(&nth(7_000), &before, &mut strangers, now), Ok(()), "its lease warrants more");
+    let leased = table.vendor(node(1)).unwrap().leases.iter().map(|lease| lease.bytes).sum::<u64>();
+    let warranted = usize::try_from(leased / FILE_LEASED_BYTES).unwrap();
+    let before = vec![FileId([9; 16]); FILES_FREE + warranted];
+    let refused = table.admit(&nth(7_000), &before, &mut strangers, now).map_err(|refusal| refusal.kind);
+    assert_eq!(refused, Err(RefusalKind::Busy));
 }

@@ -44,15 +44,24 @@ impl Mirror {
 
     async fn deliver(&self, order: Order) {
         let shared = Arc::clone(self.writer.shared());
-        let key = Key::Fat(order.owner, order.file);
-        let record = self.off_reactor(move || shared.store.record(key)).await;
-        let Ok(Ok(Some(SyncRecord::Fat(fat)))) = record else { return };
-        let request = &Request::Order(fat);
+        let versions = self.off_reactor(move || {
+            // The lock is not held while the disk is read.
+            let keys: Vec<Key> = shared.state().table.version_keys(order.owner, order.file).collect();
+            shared.store.records(&keys)
+        });
+        let Ok(Ok((records, _))) = versions.await else { return };
+        for record in records {
+            let SyncRecord::Fat(fat) = record else { continue };
+            self.show(&Request::Order(fat), &order.vendors).await;
+        }
+    }
+
+    async fn show(&self, request: &Request, vendors: &[NodeId]) {
         // One that just fell silent would hold up the others; it asks once it is back.
-        let vendors = order.vendors.into_iter().filter(|vendor| !self.net.book().behaviour(*vendor).suspected);
+        let vendors = vendors.iter().filter(|vendor| !self.net.book().behaviour(**vendor).suspected);
         futures::stream::iter(vendors)
             .for_each_concurrent(VENDORS_AT_ONCE, async |vendor| {
-                if let Err(refusal) = self.net.call(vendor, request, DEADLINE).await {
+                if let Err(refusal) = self.net.call(*vendor, request, DEADLINE).await {
                     tracing::debug!(vendor = %vendor.short(), %refusal, "order not delivered; the vendor will ask for it");
                 }
             })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fathom_protocol::codec::Bounded;
+use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::head::{LeaseEvidence, VendorHead};
 use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{HEADS_MAX, SYNC_RECORDS_MAX};
@@ -10,7 +10,7 @@ use fathom_protocol::reconcile::{Compare, Compared, Probe, WantedList, answer, w
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event};
 use fathom_protocol::table::Key;
-use fathom_protocol::wire::{OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
+use fathom_protocol::wire::{FilesPage, LogCursor, OwnerQuery, Page, Refusal, RefusalKind, SyncRecord};
 
 use super::Mirror;
 use super::store::{LogPage, PAGE_BYTES, parse_key};
@@ -18,9 +18,9 @@ use super::writer::{Shared, State, vendor_max};
 use crate::clock;
 
 impl Mirror {
-    /// A user's final FATs, in the order of their files, each followed by its moves. The next page starts after the last
-    /// final FAT of this one. Released files are among them: their sequence numbers go on.
-    pub(super) async fn fats_of(&self, query: Carried<OwnerQuery>) -> Result<Page, Refusal> {
+    /// A user's final FATs and moves: what came after a position of this log, or all of them in the order of their keys. Released
+    /// files are among them: their sequence numbers go on.
+    pub(super) async fn fats_of(&self, query: Carried<OwnerQuery>) -> Result<FilesPage, Refusal> {
         let query = self.off_reactor(move || query.verify()).await??;
         if query.mirror != self.net.me() {
             return Err(Refusal::new(RefusalKind::NotAuthorised, "this query was signed for another mirror"));
@@ -28,22 +28,14 @@ impl Mirror {
         if query.expires < clock::now() {
             return Err(Refusal::new(RefusalKind::LeaseExpired, "the query has expired; sign a new one"));
         }
-        self.page(move |shared| {
-            let (keys, cut) = file_keys(&shared.state(), &query);
-            let (mut records, covered) = shared.store.records(&keys)?;
-            let whole = keys.get(covered).is_none_or(|key| matches!(key, Key::Fat(..)));
-            if !whole {
-                // The page ends inside a file: unless it is the only one, it goes to the next page whole.
-                let last = records.iter().rposition(|record| matches!(record, SyncRecord::Fat(_)));
-                match last {
-                    Some(at) if at > 0 => records.truncate(at),
-                    _ => tracing::warn!("a file has more moves than a page holds"),
-                }
+        let shared = Arc::clone(self.writer.shared());
+        let page = self.off_reactor(move || match query.since.filter(|_| query.file.is_none()) {
+            Some(since) if own_cursor(&shared, since.log, since.position)? == since.position => {
+                news_of(&shared, &query, since.position)
             }
-            let more = cut || covered < keys.len();
-            Ok(LogPage { records, next: 0, more })
-        })
-        .await
+            _ => all_of(&shared, &query),
+        });
+        page.await?.map_err(|error| unreadable(&error))
     }
 
     /// Vendors after `after`, by identifier.
@@ -122,7 +114,7 @@ impl Mirror {
             if !first && (log != shared.store.log() || cursor > newest) {
                 return Ok(LogPage { records: Vec::new(), next: newest, more: false });
             }
-            shared.store.after(if first { 0 } else { cursor }, |key| Some(key.to_vec()))
+            shared.store.after(if first { 0 } else { cursor }, |key| vec![key.to_vec()])
         })
         .await
     }
@@ -158,10 +150,14 @@ impl Mirror {
         self.page(move |shared| {
             let cursor = own_cursor(shared, log, cursor)?;
             shared.store.after(cursor, |key| match parse_key(key) {
-                Some(Key::Fat(owner, file)) if concerns(&shared.state(), vendor, owner, file) => {
-                    Some(Key::Fat(owner, file).to_bytes())
+                // All versions of the file: which of them names the vendor's chunks is the vendor's to see.
+                Some(Key::Fat(owner, file) | Key::Twin(owner, file, _)) => {
+                    let state = shared.state();
+                    let concerned = concerns(&state, vendor, owner, file);
+                    let keys = state.table.version_keys(owner, file).filter(|_| concerned);
+                    keys.map(Key::to_bytes).collect()
                 }
-                _ => None,
+                _ => Vec::new(),
             })
         })
         .await
@@ -173,10 +169,7 @@ impl Mirror {
     ) -> Result<Page, Refusal> {
         let shared = Arc::clone(self.writer.shared());
         let log = shared.store.log();
-        let page = self.off_reactor(move || work(&shared)).await?.map_err(|error| {
-            tracing::error!(%error, "the mirror's records cannot be read");
-            Refusal::new(RefusalKind::Internal, "the mirror's disk failed; ask another mirror")
-        })?;
+        let page = self.off_reactor(move || work(&shared)).await?.map_err(|error| unreadable(&error))?;
         Ok(Page { log, next: page.next, more: page.more, clock: clock::now(), records: Bounded::first(page.records) })
     }
 }
@@ -187,24 +180,39 @@ fn own_cursor(shared: &Shared, log: Hash, cursor: u64) -> Result<u64, redb::Erro
     Ok(if valid { cursor } else { 0 })
 }
 
-/// Keys of the final FATs and moves that a query asks for, as many as one page can take, and whether there are more.
-fn file_keys(state: &State, query: &OwnerQuery) -> (Vec<Key>, bool) {
-    let wanted = |file: &FileId| query.file.is_none_or(|only| only == *file);
-    let after = if query.file.is_some() { None } else { query.after };
-    let mut keys = Vec::new();
-    for (file, _) in state.table.fats_after(query.owner, after).filter(|(file, _)| wanted(file)) {
-        if keys.len() >= SYNC_RECORDS_MAX {
-            return (keys, true);
-        }
-        keys.push(Key::Fat(query.owner, file));
-        keys.extend(state.table.moves_of(query.owner, file).map(|(key, _)| Key::Move(key)));
-    }
-    (keys, false)
+fn unreadable(error: &redb::Error) -> Refusal {
+    tracing::error!(%error, "the mirror's records cannot be read");
+    Refusal::new(RefusalKind::Internal, "the mirror's disk failed; ask another mirror")
+}
+
+/// What this mirror took of the owner's since `position`.
+fn news_of(shared: &Shared, query: &OwnerQuery, position: u64) -> Result<FilesPage, redb::Error> {
+    let own = |key: &[u8]| Key::of_file(key).and_then(|key| key.file()).is_some_and(|(owner, _)| owner == query.owner);
+    let page = shared.store.after(position, |key| if own(key) { vec![key.to_vec()] } else { Vec::new() })?;
+    let cursor = LogCursor { log: shared.store.log(), position: page.next };
+    Ok(FilesPage { cursor, whole: false, after: None, more: page.more, records: Bounded::first(page.records) })
+}
+
+/// Everything of the owner's, or of one file, after the query's key.
+fn all_of(shared: &Shared, query: &OwnerQuery) -> Result<FilesPage, redb::Error> {
+    // Before the keys are looked up: what comes meanwhile is read again from the log.
+    let cursor = LogCursor { log: shared.store.log(), position: shared.store.newest()? };
+    let after = query.after.as_ref().and_then(|after| Key::of_file(after));
+    let mut keys: Vec<Key> = {
+        let state = shared.state();
+        state.table.keys_of(query.owner, query.file, after).take(SYNC_RECORDS_MAX + 1).collect()
+    };
+    let cut = keys.len() > SYNC_RECORDS_MAX;
+    keys.truncate(SYNC_RECORDS_MAX);
+    let (records, covered) = shared.store.records(&keys)?;
+    let last = keys[..covered].last().and_then(|key| Blob::new(key.to_bytes()).ok());
+    let more = cut || covered < keys.len();
+    Ok(FilesPage { cursor, whole: true, after: last, more, records: Bounded::first(records) })
 }
 
 fn concerns(state: &State, vendor: NodeId, owner: OwnerId, file: FileId) -> bool {
-    let named = state.table.fat(owner, file).is_some_and(|fat| fat.vendors.binary_search(&vendor).is_ok());
-    named
+    let mut versions = state.table.versions(owner, file);
+    versions.any(|fat| fat.vendors.binary_search(&vendor).is_ok())
         || state.also.get(&(owner, file)).is_some_and(|vendors| vendors.contains(&vendor))
         || state.table.moves_of(owner, file).any(|(_, moved)| moved.to == vendor)
 }

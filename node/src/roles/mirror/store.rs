@@ -10,23 +10,28 @@
 //! ```
 //! Positions start at 1 and are never used twice, so a cursor of 0 has seen nothing.
 
+mod disk;
+mod inspect;
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use fathom_protocol::codec;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::{FRAME_BYTES_MAX, SYNC_RECORDS_MAX};
 use fathom_protocol::table::{Key, Table};
 use fathom_protocol::wire::SyncRecord;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use fathom_store::storage::{FatStorage, FileStorage};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+
+use disk::Disk;
+pub(crate) use inspect::inspect;
 
 /// Version of the layout above.
 const FORMAT: u32 = 1;
-/// Memory that the database may use for pages, bytes.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// Records in one answer are cut at so many bytes; one record alone may be larger and still fits a frame.
 pub(super) const PAGE_BYTES: usize = 6 * 1024 * 1024;
 /// Largest encoded record that is kept, bytes: with a page around it, it still fits a frame.
@@ -82,20 +87,15 @@ pub enum StoreError {
     },
 }
 
-/// Makes the database, again after a failed write.
-pub(super) type Opener = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync>;
-
 /// The records on disk.
 pub(super) struct Store {
-    path: PathBuf,
-    opener: Opener,
+    disk: Disk,
     log: Hash,
-    database: RwLock<Option<Database>>,
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({})", self.path.display())
+        write!(f, "Store({})", self.disk.path().display())
     }
 }
 
@@ -120,6 +120,8 @@ pub(super) enum Change {
     Put { key: Vec<u8>, record: Vec<u8> },
     /// Forget the record.
     Drop { key: Vec<u8> },
+    /// Keep what is under this key under another one, at a new position.
+    Rename { key: Vec<u8>, to: Vec<u8> },
     /// Tell these vendors, too; with `again` those that poll see the final FAT once more.
     Also { key: Vec<u8>, vendors: Vec<NodeId>, again: bool },
     /// A mirror was read up to here.
@@ -143,16 +145,15 @@ impl Store {
             std::fs::create_dir_all(directory)
                 .map_err(|source| StoreError::Io { path: directory.to_owned(), source })?;
         }
-        let file = path.to_owned();
-        Self::open_with(path, Box::new(move || Database::builder().set_cache_size(CACHE_BYTES).create(&file)))
+        Self::open_in(Arc::new(FileStorage::new(path)), disk::RETRY)
     }
 
-    /// Opens what `opener` makes; `path` is for messages.
-    pub(super) fn open_with(path: &Path, opener: Opener) -> Result<(Self, Content), StoreError> {
-        let database = opener().map_err(|error| open_error(path, error))?;
-        let log = prepare(&database, path)?;
-        let store = Self { path: path.to_owned(), opener, log, database: RwLock::new(Some(database)) };
-        let content = store.load().map_err(|error| damaged(path, error))?;
+    /// Opens what is in `storage`; after a failed write, writing is tried again every `retry`.
+    pub(super) fn open_in(storage: Arc<dyn FatStorage>, retry: Duration) -> Result<(Self, Content), StoreError> {
+        let disk = Disk::open(storage, retry)?;
+        let log = prepare(&disk)?;
+        let store = Self { disk, log };
+        let content = store.reload()?;
         Ok((store, content))
     }
 
@@ -161,41 +162,23 @@ impl Store {
         self.log
     }
 
-    /// Drops the database, whose state is not known after a failed write, and reads everything from disk again. Blocks.
+    /// Reads everything from disk again, as is due after a failed write. Blocks.
     pub(super) fn reload(&self) -> Result<Content, StoreError> {
-        {
-            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            *database = None;
-            *database = Some((self.opener)().map_err(|error| open_error(&self.path, error))?);
-        }
-        self.load().map_err(|error| damaged(&self.path, error))
+        self.load().map_err(|error| damaged(self.disk.path(), error))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        work(database.as_ref().ok_or(redb::Error::DatabaseClosed)?)
+    /// After a failed write: whether it can be written now. What is there does not change. Blocks.
+    pub(super) fn make_writable(&self) -> Result<(), StoreError> {
+        self.disk.make_writable()
     }
 
-    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-        self.with(|database| work(&database.begin_read()?))
+    fn read<T>(&self, work: impl FnMut(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.disk.read(work)
     }
 
     /// Applies `changes` in one durable transaction. Returns the position of each `Put`, in order. Blocks.
     pub(super) fn apply(&self, changes: &[Change]) -> Result<Vec<u64>, redb::Error> {
-        self.with(|database| {
-            let transaction = begin(database)?;
-            let positions = Batch::open(&transaction)?.apply(changes)?;
-            transaction.commit()?;
-            Ok(positions)
-        })
-    }
-
-    /// The record under `key`. Blocks.
-    pub(super) fn record(&self, key: Key) -> Result<Option<SyncRecord>, redb::Error> {
-        self.read(|transaction| {
-            let records = transaction.open_table(RECORDS)?;
-            Ok(records.get(key.to_bytes().as_slice())?.and_then(|bytes| decode(bytes.value())))
-        })
+        self.disk.write(|transaction| Batch::open(transaction)?.apply(changes))
     }
 
     /// The records under `keys`, as many from the front as fit a page, and how many keys that covers. Blocks.
@@ -214,8 +197,8 @@ impl Store {
         })
     }
 
-    /// Records after `cursor` in the log. `pick` maps each key of the log to the record that is wanted for it. Blocks.
-    pub(super) fn after(&self, cursor: u64, pick: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<LogPage, redb::Error> {
+    /// Records after `cursor` in the log. `pick` maps each key of the log to the records that are wanted for it. Blocks.
+    pub(super) fn after(&self, cursor: u64, pick: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Result<LogPage, redb::Error> {
         self.read(|transaction| {
             let (log, records) = (transaction.open_table(LOG)?, transaction.open_table(RECORDS)?);
             let mut page = Pages::default();
@@ -226,12 +209,18 @@ impl Store {
                 if scanned == SCANNED_MAX {
                     return Ok(LogPage { records: page.records, next, more: true });
                 }
-                if let Some(key) = pick(key.value())
-                    && !seen.contains(&key)
-                {
+                let begins = page.records.is_empty();
+                for key in pick(key.value()) {
+                    if seen.contains(&key) {
+                        continue;
+                    }
                     if let Some(bytes) = records.get(key.as_slice())?
                         && !page.push(bytes.value())
                     {
+                        if begins {
+                            // Versions of a huge file that no page holds together; the others are shown when they are written.
+                            break;
+                        }
                         return Ok(LogPage { records: page.records, next, more: true });
                     }
                     seen.insert(key);
@@ -304,6 +293,13 @@ impl<'t> Batch<'t> {
                     self.place(key, &mut next)?;
                 }
                 Change::Drop { key } => self.forget(key)?,
+                Change::Rename { key, to } => {
+                    let record = self.records.get(key.as_slice())?.map(|record| record.value().to_vec());
+                    if let Some(record) = record {
+                        self.records.insert(to.as_slice(), record.as_slice())?;
+                        self.place(to, &mut next)?;
+                    }
+                }
                 Change::Also { key, vendors, again } => {
                     let mut all: BTreeSet<NodeId> =
                         self.orders.get(key.as_slice())?.iter().flat_map(|known| nodes(known.value())).collect();
@@ -344,48 +340,28 @@ impl<'t> Batch<'t> {
     }
 }
 
-fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    // No quick repair: it doubles the time of each commit, measured, and spares a walk through the file after kill -9 that
-    // loading makes in any case.
-    Ok(transaction)
-}
-
 /// Makes the tables, or checks the version of those that are there. Returns the log's identifier.
-fn prepare(database: &Database, path: &Path) -> Result<Hash, StoreError> {
-    let work = || -> Result<Result<Hash, u32>, redb::Error> {
-        let transaction = begin(database)?;
-        let found = {
-            let mut meta = transaction.open_table(META)?;
-            let version = meta.get("version")?.map(|bytes| bytes.value().to_vec());
-            match version {
-                None => {
-                    let log = Hash(rand::random());
-                    meta.insert("version", &FORMAT.to_le_bytes()[..])?;
-                    meta.insert("log", &log.0[..])?;
-                    Ok(log)
-                }
-                Some(bytes) => {
-                    let version = bytes.try_into().map_or(0, u32::from_le_bytes);
-                    let log = meta.get("log")?.and_then(|log| Hash::from_slice(log.value()));
-                    log.filter(|_| version == FORMAT).ok_or(version)
-                }
-            }
+fn prepare(disk: &Disk) -> Result<Hash, StoreError> {
+    let found = disk.write(|transaction| {
+        let mut meta = transaction.open_table(META)?;
+        let version = meta.get("version")?.map(|bytes| bytes.value().to_vec());
+        let Some(bytes) = version else {
+            let log = Hash(rand::random());
+            meta.insert("version", &FORMAT.to_le_bytes()[..])?;
+            meta.insert("log", &log.0[..])?;
+            drop(meta);
+            Batch::open(transaction)?;
+            return Ok(Ok(log));
         };
-        match found {
-            Ok(_) => {
-                Batch::open(&transaction)?;
-                transaction.commit()?;
-            }
-            Err(_) => transaction.abort()?,
-        }
-        Ok(found)
-    };
-    match work() {
+        let version = bytes.try_into().map_or(0, u32::from_le_bytes);
+        let log = meta.get("log")?.and_then(|log| Hash::from_slice(log.value()));
+        Ok(log.filter(|_| version == FORMAT).ok_or(version))
+    });
+    match found {
         Ok(Ok(log)) => Ok(log),
-        Ok(Err(found)) => Err(StoreError::Version { path: path.to_owned(), found }),
-        Err(error) => Err(damaged(path, error)),
+        Ok(Err(found)) => Err(StoreError::Version { path: disk.path().to_owned(), found }),
+        Err(redb::Error::Io(source)) => Err(StoreError::Io { path: disk.path().to_owned(), source }),
+        Err(error) => Err(damaged(disk.path(), error)),
     }
 }
 
@@ -417,7 +393,7 @@ fn nodes(bytes: &[u8]) -> impl Iterator<Item = NodeId> + '_ {
     bytes.chunks_exact(NodeId::LEN).filter_map(NodeId::from_slice)
 }
 
-/// The key of a vendor or final FAT; moves give their final FAT's key, and `None` is a key of another kind.
+/// The key of a vendor or final FAT, or of its twin; moves give their final FAT's key, and `None` is a key of another kind.
 pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
     let (tag, rest) = key.split_first()?;
     match tag {
@@ -426,6 +402,11 @@ pub(super) fn parse_key(key: &[u8]) -> Option<Key> {
             let (owner, rest) = rest.split_at_checked(OwnerId::LEN)?;
             let file = rest.get(..FileId::LEN)?;
             Some(Key::Fat(OwnerId::from_slice(owner)?, FileId::from_slice(file)?))
+        }
+        6 => {
+            let (owner, rest) = rest.split_at_checked(OwnerId::LEN)?;
+            let (file, hash) = rest.split_at_checked(FileId::LEN)?;
+            Some(Key::Twin(OwnerId::from_slice(owner)?, FileId::from_slice(file)?, Hash::from_slice(hash)?))
         }
         _ => None,
     }

@@ -4,7 +4,9 @@
 mod allocation;
 mod answers;
 mod convergence;
+mod disk;
 mod durability;
 mod golden;
+mod guard;
 mod support;
 mod witness;

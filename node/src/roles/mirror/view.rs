@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use fathom_protocol::fork::Offence;
 use fathom_protocol::head::{DeviceSummary, VerifiedVendor};
-use fathom_protocol::ids::NodeId;
+use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::wire::TableDigest;
 use serde_json::{Value, json};
 
@@ -25,7 +25,17 @@ impl Mirror {
     }
 }
 
-/// The same of records that were read from `mirror`.
+impl Mirror {
+    /// Every live lease with its vendor, for who looks for one by a part of its identifier.
+    #[must_use]
+    pub fn lease_ids(&self) -> Vec<(LeaseId, NodeId)> {
+        let state = self.writer.shared().state();
+        let leases = state.table.vendors().flat_map(|vendor| &vendor.leases);
+        leases.map(|lease| (lease.id, lease.vendor)).collect()
+    }
+}
+
+/// The JSON of [`Mirror::view`], of records that were read from `mirror`.
 #[must_use]
 pub fn fat_view(
     mirror: NodeId,

@@ -38,8 +38,9 @@ impl Mirror {
             let (vendor, lease) = (suspicion.vendor, suspicion.lease);
             let proof = self.off_reactor(move || {
                 let key = Key::Fat(suspicion.owner, suspicion.file);
-                match shared.store.record(key) {
-                    Ok(Some(SyncRecord::Fat(fat))) => suspicion.prove(fat),
+                let (records, _) = shared.store.records(&[key]).ok()?;
+                match records.into_iter().next() {
+                    Some(SyncRecord::Fat(fat)) => suspicion.prove(fat),
                     _ => None,
                 }
             });
@@ -70,12 +71,13 @@ impl Mirror {
     /// # Errors
     /// `NotFound` if its base is not here.
     pub(super) async fn apply_delta(&self, delta: VendorDelta) -> Result<Result<Verified, RecordError>, Refusal> {
-        // Decoded and not believed: it only says which vendor's leases to lay the delta over.
-        let vendor = match delta.head.peek() {
-            Ok(head) => head.vendor,
+        // The signature first: all leases are copied and hashed only for what the vendor itself signed.
+        let head = delta.head.clone();
+        let head = match self.off_reactor(move || head.verify()).await? {
+            Ok(head) => head,
             Err(error) => return Ok(Err(error)),
         };
-        let known = self.writer.shared().state().table.vendor(vendor).cloned();
+        let known = self.writer.shared().state().table.vendor(head.vendor).cloned();
         let unknown = || Refusal::new(RefusalKind::NotFound, DeltaError::Base.to_string());
         let known = known.ok_or_else(unknown)?;
         match self.off_reactor(move || delta.apply(&known)).await? {

@@ -13,6 +13,7 @@ use fathom_protocol::codec;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::FAT_USES_MAX;
+use fathom_protocol::market::Market;
 use fathom_protocol::table::{Key, Merged, Suspicions, Table, Verified};
 use fathom_protocol::wire::{Refusal, RefusalKind, TableDigest};
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +64,8 @@ pub(super) struct Cursor {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) table: Table,
+    /// What vendors offer, for those who ask for storage.
+    pub(super) market: Market,
     pub(super) also: Also,
     pub(super) cursors: BTreeMap<NodeId, (Hash, u64)>,
     /// Leases that vanished from heads, until it is known why.
@@ -74,6 +77,7 @@ pub(super) struct State {
 
 impl State {
     fn replace(&mut self, content: Content) {
+        self.market = Market::of(content.table.vendors().map(|vendor| &*vendor.head));
         self.table = content.table;
         self.also = content.also;
         self.cursors = content.cursors;
@@ -172,6 +176,8 @@ enum Step {
     Keep {
         job: usize,
         at: usize,
+        key: Key,
+        demoted: Option<Key>,
         drops: Vec<Key>,
         tell: Vec<NodeId>,
     },
@@ -202,6 +208,11 @@ impl Task {
     }
 
     fn commit(&mut self, mut jobs: Vec<Job>) {
+        // Before anything is merged: the table must not run ahead of a disk that is known not to take it.
+        if let Err(error) = self.shared.store.make_writable() {
+            tracing::debug!(%error, "nothing is taken while the mirror's records cannot be written");
+            return refuse_all(jobs);
+        }
         if self.failed && !self.recover() {
             return refuse_all(jobs);
         }
@@ -257,11 +268,16 @@ impl Task {
                 } else {
                     state.table.merge(record)
                 };
+                let fork = match &merged {
+                    Ok(Merged::Twin { key, demoted, .. }) => Some((*key, *demoted)),
+                    _ => None,
+                };
                 match &mut merged {
-                    Ok(Merged::New { drops, tell }) => {
+                    Ok(Merged::New { drops, tell } | Merged::Twin { drops, tell, .. }) => {
                         state.digest = None;
                         if let Verified::Vendor(vendor) = record {
                             state.heard.insert(vendor.head.vendor, now);
+                            state.market.note(&vendor.head);
                         }
                         if let Verified::Fat(fat) = record {
                             let named = fat.vendors();
@@ -269,7 +285,8 @@ impl Task {
                             steps.extend(also(&mut state, (fat.owner, fat.file), others, false));
                         }
                         let (drops, tell) = (std::mem::take(drops), std::mem::take(tell));
-                        steps.push(Step::Keep { job, at, drops, tell });
+                        let (key, demoted) = fork.unwrap_or((record.key(), None));
+                        steps.push(Step::Keep { job, at, key, demoted, drops, tell });
                     }
                     Err(refusal) if refusal.kind == RefusalKind::Stale => {
                         // The chunk was freed while it moved: its new holder must see the final FAT that freed it.
@@ -293,11 +310,13 @@ impl Task {
         let mut changes = Vec::new();
         for step in steps {
             match step {
-                Step::Keep { job, at, drops, .. } => {
+                Step::Keep { job, at, key, demoted, drops, .. } => {
                     changes.extend(drops.iter().map(|key| Change::Drop { key: key.to_bytes() }));
-                    let record = &jobs[*job].records[*at];
-                    changes
-                        .push(Change::Put { key: record.key().to_bytes(), record: codec::encode(&record.to_record()) });
+                    if let Some(to) = demoted {
+                        changes.push(Change::Rename { key: key.to_bytes(), to: to.to_bytes() });
+                    }
+                    let record = jobs[*job].records[*at].to_record();
+                    changes.push(Change::Put { key: key.to_bytes(), record: codec::encode(&record) });
                 }
                 Step::Also { key, vendors, again } => {
                     changes.push(Change::Also { key: key.to_bytes(), vendors: vendors.clone(), again: *again })

@@ -1,46 +1,112 @@
 //! The user's files as mirrors hold them: final FATs with the moves laid over them (figure 16).
+//!
+//! [`local`] keeps them on this machine's disk, [`refresh`] brings that up to date, and this file says what the records mean.
+
+mod local;
+mod refresh;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use fathom_protocol::fat::{FinalFat, Manifest, Place};
-use fathom_protocol::ids::{FileId, NodeId};
+use fathom_protocol::fat::{FinalFat, Manifest, Place, Tag};
+use fathom_protocol::ids::{FileId, NodeId, OwnerId};
+use fathom_protocol::keys::UserKeys;
 use fathom_protocol::moves::Move;
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{OwnerQuery, Request, Response, SyncRecord};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use fathom_protocol::table::{Key, Merged, Table, Verified};
+use fathom_protocol::time::UnixMs;
 
-use super::mirrors::unexpected;
-use super::{User, UserError};
-use crate::clock;
+use super::UserError;
+pub(super) use local::Local;
+pub(super) use refresh::FILES_AT_ONCE;
+pub use refresh::Listing;
 
-/// Mirrors asked for a listing: with final FATs at a majority of three, a majority of these has the newest.
-const ASKED: usize = 3;
-/// Longest wait for one page.
-const PAGE: Duration = Duration::from_secs(6);
-const QUERY_SECONDS: u64 = 60;
+/// One version of a file. There is more than one if two devices of the user stored it at the same time.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Its final FAT.
+    pub fat: Signed<FinalFat>,
+    /// Name, keys and places, moves included; none if this version released the file.
+    pub manifest: Option<Manifest>,
+}
 
 /// One file of this user.
 #[derive(Clone, Debug)]
 pub struct StoredFile {
     /// Its identifier.
     pub file: FileId,
-    /// The authoritative final FAT.
-    pub fat: Signed<FinalFat>,
+    /// Its versions, the one that was stored first in front; one at least.
+    pub versions: Vec<Version>,
     /// Moves since, in no order.
     pub moves: Vec<Move>,
-    /// Name, keys and places, moves included; none if the file was released.
-    pub manifest: Option<Manifest>,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its identifier.
+    pub file: FileId,
+    /// Name under which it was stored.
+    pub name: String,
+    /// Length of the plaintext, bytes.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Copies of each chunk.
+    pub copies: u64,
+    /// How many final FATs the file had.
+    pub counter: u64,
+    /// When the source was last modified.
+    pub modified: UnixMs,
+    /// Versions that were stored at the same time; 1 unless one has to be chosen.
+    pub versions: u64,
 }
 
 impl StoredFile {
+    /// The file from its records.
+    ///
+    /// # Errors
+    /// [`UserError::Integrity`] if a manifest does not open, or if there is no final FAT.
+    fn open(keys: &UserKeys, mut fats: Vec<Signed<FinalFat>>, moves: Vec<Move>) -> Result<Self, UserError> {
+        fats.sort_by_key(|fat| (fat.issued, fat.hash()));
+        let file = fats.first().map(|fat| fat.file);
+        let file = file.ok_or_else(|| UserError::Integrity("a file without a final FAT".to_owned()))?;
+        let mut versions = Vec::with_capacity(fats.len());
+        for fat in fats {
+            let manifest = if fat.is_release() { None } else { Some(open_manifest(keys, &fat)?.with_moves(&moves)?) };
+            versions.push(Version { fat, manifest });
+        }
+        Ok(Self { file, versions, moves })
+    }
+
+    /// How many final FATs the file had.
+    #[must_use]
+    pub fn counter(&self) -> u64 {
+        self.versions.first().map_or(0, |version| version.fat.tag().counter())
+    }
+
+    /// Whether one of several versions has to be chosen.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        self.versions.len() > 1
+    }
+
+    /// What a `get` takes unless told otherwise: the newest version that holds data.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.versions.iter().rev().find_map(|version| version.manifest.as_ref())
+    }
+
     /// Where a copy of one of its chunks is.
     #[must_use]
     pub fn places(&self) -> BTreeSet<Place> {
-        let Some(manifest) = &self.manifest else { return BTreeSet::new() };
-        let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
-        used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()).collect()
+        let mut places = BTreeSet::new();
+        for manifest in self.versions.iter().filter_map(|version| version.manifest.as_ref()) {
+            let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
+            places.extend(used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()));
+        }
+        places
     }
 
     /// Vendors from which it can be fetched.
@@ -52,164 +118,132 @@ impl StoredFile {
     /// Vendors that may hold chunks of it, those included that were to give it up: who must hear of a release.
     #[must_use]
     pub fn holders(&self) -> Vec<NodeId> {
-        let places = self.manifest.iter().flat_map(|manifest| manifest.places.iter().map(|place| place.vendor));
+        let manifests = self.versions.iter().filter_map(|version| version.manifest.as_ref());
+        let places = manifests.flat_map(|manifest| manifest.places.iter().map(|place| place.vendor));
         let mut holders: Vec<NodeId> = places
-            .chain(self.fat.vendors())
+            .chain(self.versions.iter().flat_map(|version| version.fat.vendors()))
             .chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to]))
             .collect();
         holders.sort_unstable();
         holders.dedup();
         holders
     }
-}
 
-/// All files that were asked for, by identifier, released ones included.
-#[derive(Clone, Debug, Default)]
-pub struct Catalogue {
-    /// The files.
-    pub files: BTreeMap<FileId, StoredFile>,
-}
-
-impl Catalogue {
-    /// Files that hold data, by name.
-    #[must_use]
-    pub fn by_name(&self) -> BTreeMap<String, &StoredFile> {
-        let named = |file| StoredFile::manifest_of(file).map(|manifest| (manifest.name.to_string(), file));
-        self.files.values().filter_map(named).collect()
-    }
-
-    /// The file named `name`, or all files below `name/`.
+    /// Version `number`, the first being 1.
     ///
     /// # Errors
-    /// [`UserError::NotFound`].
-    pub fn select(&self, name: &str) -> Result<Vec<&StoredFile>, UserError> {
-        let name = name.trim_end_matches('/');
-        let all = self.by_name();
-        if let Some(file) = all.get(name) {
-            return Ok(vec![*file]);
+    /// [`UserError::NoVersion`].
+    pub(super) fn version(&self, number: usize) -> Result<&Version, UserError> {
+        let found = number.checked_sub(1).and_then(|at| self.versions.get(at));
+        found.ok_or_else(|| UserError::NoVersion {
+            name: self.manifest().map(|manifest| manifest.name.to_string()).unwrap_or_default(),
+            versions: self.versions.len(),
+            asked: number,
+        })
+    }
+
+    /// Refuses a file of which one version has to be chosen first.
+    pub(super) fn settled(&self) -> Result<&Self, UserError> {
+        match self.manifest() {
+            _ if !self.is_forked() => Ok(self),
+            Some(manifest) => Err(UserError::Forked { name: manifest.name.to_string(), versions: self.versions.len() }),
+            // Two devices removed it at the same time: there is nothing to choose.
+            None => Ok(self),
         }
-        let below: Vec<&StoredFile> = match name {
-            "" => all.into_values().collect(),
-            _ => all
-                .into_iter()
-                .filter(|(known, _)| known.starts_with(&format!("{name}/")))
-                .map(|(_, file)| file)
-                .collect(),
-        };
-        if below.is_empty() { Err(UserError::NotFound(name.to_owned())) } else { Ok(below) }
+    }
+
+    fn listed(&self) -> Option<Listed> {
+        let manifest = self.manifest()?;
+        Some(listed(self.file, manifest, self.counter(), self.versions.len() as u64))
     }
 }
 
-impl StoredFile {
-    fn manifest_of(file: &Self) -> Option<&Manifest> {
-        file.manifest.as_ref()
+fn listed(file: FileId, manifest: &Manifest, counter: u64, versions: u64) -> Listed {
+    Listed {
+        file,
+        name: manifest.name.to_string(),
+        bytes: manifest.size,
+        chunks: manifest.chunk_count() as u64,
+        copies: u64::from(manifest.copies_per_chunk),
+        counter,
+        modified: manifest.modified,
+        versions,
     }
 }
 
-type Records = BTreeMap<FileId, (Signed<FinalFat>, Vec<Move>)>;
+fn open_manifest(keys: &UserKeys, fat: &FinalFat) -> Result<Manifest, UserError> {
+    keys.open_manifest(&fat.body, fat.file, fat.seq).map_err(|error| UserError::Integrity(error.to_string()))
+}
 
-impl User {
-    /// The authoritative FAT: the newest that a majority of up to three mirrors has; of one file, or of all.
-    ///
-    /// # Errors
-    /// [`UserError::NoMirror`], or [`UserError::Integrity`] if records do not verify.
-    pub async fn catalogue(&self, only: Option<FileId>) -> Result<Catalogue, UserError> {
-        let mirrors = self.mirrors().await?;
-        let known = mirrors.len();
-        let wanted = known.min(ASKED);
-        let mut rest = mirrors.into_iter();
-        let ask = |mirror: NodeId| self.records_at(mirror, only);
-        let mut asked: FuturesUnordered<_> = rest.by_ref().take(wanted).map(ask).collect();
-        let mut answers = Vec::new();
-        let mut failure = UserError::NoMirror(known);
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(records) => answers.push(records),
-                Err(error @ UserError::Integrity(_)) => failure = error,
-                Err(_) => asked.extend(rest.next().map(ask)),
-            }
-            if answers.len() > wanted / 2 {
-                break;
-            }
-        }
-        if answers.is_empty() {
-            return Err(failure);
-        }
-        self.merge(answers)
-    }
+/// Records of this user's files, and which of them hold: the same rules as at a mirror.
+#[derive(Debug, Default)]
+struct Records {
+    table: Table,
+    kept: BTreeMap<Key, Verified>,
+}
 
-    async fn records_at(&self, mirror: NodeId, only: Option<FileId>) -> Result<Records, UserError> {
-        let mut records = Records::new();
-        let mut after = None;
-        loop {
-            let query = OwnerQuery {
-                version: fathom_protocol::tags::VERSION,
-                owner: self.owner(),
-                mirror,
-                file: only,
-                after,
-                expires: clock::now().plus_seconds(QUERY_SECONDS),
-            };
-            let query = Signed::sign(query, self.signing())?;
-            let page = match self.net.call(mirror, &Request::FatsOf(query.into_carried()), PAGE).await? {
-                Response::Page(page) => page,
-                other => return Err(unexpected(&other)),
-            };
-            let before = after;
-            for record in page.records {
-                match record {
-                    SyncRecord::Fat(fat) => {
-                        let fat = fat.verify()?;
-                        if fat.owner != self.owner() {
-                            return Err(UserError::Integrity("a mirror answered with somebody else's file".to_owned()));
-                        }
-                        after = after.max(Some(fat.file));
-                        records.insert(fat.file, (fat, Vec::new()));
-                    }
-                    SyncRecord::Move(moved) => {
-                        let moved = moved.verify()?;
-                        if let Some((_, moves)) = records.get_mut(&moved.file).filter(|_| moved.owner == self.owner()) {
-                            moves.push(moved);
-                        }
-                    }
-                    SyncRecord::Vendor(_) | SyncRecord::Peer(_) | SyncRecord::Proof(_) => {}
+impl Records {
+    /// Takes a record; one that is stale or known changes nothing.
+    fn take(&mut self, record: Verified) {
+        match self.table.merge(&record) {
+            Ok(Merged::New { drops, .. }) => {
+                drops.iter().for_each(|key| drop(self.kept.remove(key)));
+                self.kept.insert(record.key(), record);
+            }
+            Ok(Merged::Twin { key, demoted, drops, .. }) => {
+                drops.iter().for_each(|key| drop(self.kept.remove(key)));
+                if let Some(to) = demoted
+                    && let Some(known) = self.kept.remove(&key)
+                {
+                    self.kept.insert(to, known);
                 }
+                self.kept.insert(key, record);
             }
-            // A mirror that promises more without giving any would keep us here.
-            if !page.more || only.is_some() || after == before {
-                return Ok(records);
-            }
+            _ => {}
         }
     }
 
-    fn merge(&self, answers: Vec<Records>) -> Result<Catalogue, UserError> {
-        let mut newest = Records::new();
-        for (file, (fat, moves)) in answers.into_iter().flatten() {
-            let rank = |fat: &Signed<FinalFat>| (fat.seq, std::cmp::Reverse(fat.hash()));
-            match newest.get_mut(&file) {
-                Some((known, known_moves)) => {
-                    if rank(&fat) > rank(known) {
-                        *known = fat;
-                    }
-                    let unknown: Vec<Move> = moves.into_iter().filter(|moved| !known_moves.contains(moved)).collect();
-                    known_moves.extend(unknown);
-                }
-                None => {
-                    newest.insert(file, (fat, moves));
-                }
+    /// Opens every file.
+    fn into_files(self, keys: &UserKeys) -> Result<BTreeMap<FileId, StoredFile>, UserError> {
+        let mut parts: BTreeMap<FileId, (Vec<Signed<FinalFat>>, Vec<Move>)> = BTreeMap::new();
+        for (key, record) in self.kept {
+            let Some((_, file)) = key.file() else { continue };
+            let (fats, moves) = parts.entry(file).or_default();
+            match record {
+                Verified::Fat(fat) => fats.push(fat),
+                Verified::Move(moved, _) => moves.push(moved),
+                _ => {}
             }
         }
-        let mut files = BTreeMap::new();
-        for (file, (fat, moves)) in newest {
-            let manifest = if fat.is_release() {
-                None
-            } else {
-                let sealed = self.keys.open_manifest(&fat.body, file, fat.seq);
-                let manifest = sealed.map_err(|error| UserError::Integrity(error.to_string()))?;
-                Some(manifest.with_moves(&moves)?)
-            };
-            files.insert(file, StoredFile { file, fat, moves, manifest });
-        }
-        Ok(Catalogue { files })
+        // A move may be known before its final FAT.
+        let whole = parts.into_iter().filter(|(_, (fats, _))| !fats.is_empty());
+        whole.map(|(file, (fats, moves))| Ok((file, StoredFile::open(keys, fats, moves)?))).collect()
     }
+}
+
+/// Whether a record is about a file of `owner`.
+fn is_own(record: &Verified, owner: OwnerId) -> bool {
+    record.key().file().is_some_and(|(of, _)| of == owner)
+}
+
+/// The lines of the file named `name`, or of all files below `name/`; all of them for an empty name.
+///
+/// # Errors
+/// [`UserError::NotFound`].
+pub fn select(all: Vec<Listed>, name: &str) -> Result<Vec<Listed>, UserError> {
+    let name = name.trim_end_matches('/');
+    if name.is_empty() {
+        return Ok(all);
+    }
+    if let Ok(at) = all.binary_search_by(|line| line.name.as_str().cmp(name)) {
+        return Ok(all.into_iter().skip(at).take(1).collect());
+    }
+    let below = format!("{name}/");
+    let below: Vec<Listed> = all.into_iter().filter(|line| line.name.starts_with(&below)).collect();
+    if below.is_empty() { Err(UserError::NotFound(name.to_owned())) } else { Ok(below) }
+}
+
+/// The tag of the next final FAT of a file, for a writer drawn at random.
+pub(super) fn next_tag(counter: u64, writer: [u8; 2]) -> Tag {
+    Tag::new(counter + 1, u16::from_le_bytes(writer))
 }

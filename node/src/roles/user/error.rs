@@ -57,6 +57,27 @@ pub enum UserError {
     /// The journal of interrupted puts.
     #[error("the journal of this user failed: {0}")]
     Journal(String),
+    /// A file of which one version has to be chosen first.
+    #[error("{name} has {versions} versions, which were stored at the same time")]
+    Forked {
+        /// The file.
+        name: String,
+        /// How many.
+        versions: usize,
+    },
+    /// A file has no such version.
+    #[error("{name} has {versions} versions, and no version {asked}")]
+    NoVersion {
+        /// The file.
+        name: String,
+        /// How many.
+        versions: usize,
+        /// Which was asked for.
+        asked: usize,
+    },
+    /// The list of files on this machine.
+    #[error("the catalogue of this user's files failed: {0}")]
+    Catalogue(String),
     /// A journal with a layout that this build does not know.
     #[error(
         "{} has format {found} and this build reads format {read}: run the newer build, or move the file away and repeat the puts that were interrupted",
@@ -155,6 +176,20 @@ impl From<UserError> for CommandError {
             UserError::Io { .. } => (ErrorKind::Other, "mend the cause and run the same command again"),
             UserError::Journal(_) => {
                 (ErrorKind::Other, "if the disk is full, make room; stored files are not affected")
+            }
+            UserError::Catalogue(_) => (
+                ErrorKind::Other,
+                "if the disk is full, make room; the catalogue can be removed, and is then read from the mirrors again",
+            ),
+            UserError::Forked { name, .. } => {
+                let hint = format!(
+                    "`fathom fat resolve {name}` shows them, `fathom get {name} --version N` fetches one, and `fathom fat resolve {name} --keep N` keeps one"
+                );
+                return Self::new(ErrorKind::Other, error.to_string()).hint(hint);
+            }
+            UserError::NoVersion { name, .. } => {
+                return Self::new(ErrorKind::Usage, error.to_string())
+                    .hint(format!("`fathom fat resolve {name}` shows them"));
             }
             UserError::JournalFormat { .. } => (ErrorKind::Other, "stored files are not affected"),
             UserError::NotFound(_) => (ErrorKind::NotFound, "`fathom ls` lists the names"),

@@ -46,7 +46,8 @@ struct Progress {
 
 impl User {
     /// Fetches the file `name`, or all files below it, to `output`. With `release` the storage is freed once everything is here
-    /// and verified. Interrupted, the same call goes on where it was.
+    /// and verified. Of a file with several versions it takes the one asked for, the first being 1, or the newest. Interrupted,
+    /// the same call goes on where it was.
     ///
     /// # Errors
     /// [`UserError`]; what arrived is kept beside the target for the next attempt.
@@ -55,16 +56,21 @@ impl User {
         name: &str,
         output: &Path,
         release: bool,
+        version: Option<usize>,
         events: EventSink,
     ) -> Result<GetResult, UserError> {
         let began = Instant::now();
-        let exact = self.catalogue(Some(self.keys.file_id(name))).await?;
-        let (catalogue, _) = match exact.select(name) {
-            Ok(_) => (exact, ()),
-            Err(_) => (self.catalogue(None).await?, ()),
-        };
-        let selected: Vec<StoredFile> = catalogue.select(name)?.into_iter().cloned().collect();
-        let files = self.prepare(name, output, &selected).await?;
+        let selected = self.find(name).await?;
+        let mut warnings = Vec::new();
+        for file in &selected {
+            if release {
+                file.settled()?;
+            }
+            warnings.extend(file.settled().err().filter(|_| version.is_none()).map(|forked| {
+                format!("{forked}: this is the newest; `fathom fat resolve NAME` shows them and keeps one")
+            }));
+        }
+        let files = self.prepare(name, output, &selected, version).await?;
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
         let named: Vec<NodeId> = holders.iter().copied().collect();
         let (heads, quarantined) = tokio::join!(self.heads(holders), self.quarantined(&named));
@@ -102,17 +108,28 @@ impl User {
                 .collect(),
             failed_sources: services.iter().filter_map(failed).collect(),
             released: release,
+            warnings,
             seconds: began.elapsed().as_secs_f64(),
         })
     }
 
     /// Decides where each file goes and makes its directories.
-    async fn prepare(&self, name: &str, output: &Path, selected: &[StoredFile]) -> Result<Vec<Getting>, UserError> {
+    async fn prepare(
+        &self,
+        name: &str,
+        output: &Path,
+        selected: &[StoredFile],
+        version: Option<usize>,
+    ) -> Result<Vec<Getting>, UserError> {
         let single =
-            selected.len() == 1 && selected[0].manifest.as_ref().is_some_and(|manifest| manifest.name.as_str() == name);
+            selected.len() == 1 && selected[0].manifest().is_some_and(|manifest| manifest.name.as_str() == name);
         let mut files = Vec::with_capacity(selected.len());
         for stored in selected {
-            let Some(manifest) = stored.manifest.clone() else { continue };
+            let manifest = match version {
+                Some(number) => stored.version(number)?.manifest.as_ref(),
+                None => stored.manifest(),
+            };
+            let Some(manifest) = manifest.cloned() else { continue };
             let target = if single {
                 match output.is_dir() {
                     true => output.join(safe_path(name.rsplit('/').next().unwrap_or(name))?),
@@ -207,10 +224,12 @@ impl User {
             Ok(sealed) => return Ok(sealed),
             Err(reason) => reason,
         };
-        let fresh = self.catalogue(Some(file.file)).await?;
-        let moved = fresh.files.get(&file.file).and_then(|stored| stored.manifest.as_ref());
-        let now = moved
-            .and_then(|manifest| manifest.chunk(index).map(|chunk| self::holders(manifest, &chunk)))
+        let fresh = self.newest(file.file).await?;
+        let versions = fresh.iter().flat_map(|stored| &stored.versions).filter_map(|version| version.manifest.as_ref());
+        let now = versions
+            .filter_map(|manifest| manifest.chunk(index).map(|found| (manifest, found)))
+            .find(|(_, found)| found.id == chunk.id)
+            .map(|(manifest, found)| self::holders(manifest, &found))
             .unwrap_or_default();
         if now.is_empty() || now == holders {
             return Err(lost(file.manifest.name.as_str(), index, first));

@@ -10,6 +10,8 @@
 //! Receipts are written by one thread, many to a transaction. Losing the last of them in a crash costs sending those copies
 //! again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that has them answers at once.
 
+mod inspect;
+
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
@@ -19,11 +21,13 @@ use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Location;
+use fathom_store::storage::begin_write;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::UserError;
+pub(crate) use inspect::inspect;
 
 /// Version of the layout above. Another one is refused.
 const FORMAT: u32 = 1;
@@ -112,7 +116,7 @@ impl Journal {
     /// [`UserError::JournalFormat`] for a layout that this build does not know, [`UserError::Journal`].
     pub(super) fn open(file: &Path) -> Result<Self, UserError> {
         let db = Arc::new(Database::create(file).map_err(failed)?);
-        let begin = db.begin_write().map_err(failed)?;
+        let begin = begin_write(&db).map_err(failed)?;
         check_format(&begin, file)?;
         begin.open_table(PUTS).map_err(failed)?;
         begin.open_table(FILES).map_err(failed)?;
@@ -165,7 +169,7 @@ impl Journal {
         record: &PutRecord,
         fresh: &[(FileId, FileRecord)],
     ) -> Result<(), UserError> {
-        let begin = self.db.begin_write().map_err(failed)?;
+        let begin = begin_write(&self.db).map_err(failed)?;
         {
             begin.open_table(PUTS).map_err(failed)?.insert(name, &*codec::encode(record)).map_err(failed)?;
             let mut files = begin.open_table(FILES).map_err(failed)?;
@@ -193,7 +197,7 @@ impl Journal {
     /// Forgets a put that is stored.
     pub(super) fn end(&self, name: &str, files: &[FileId]) -> Result<(), UserError> {
         self.flush()?;
-        let begin = self.db.begin_write().map_err(failed)?;
+        let begin = begin_write(&self.db).map_err(failed)?;
         {
             begin.open_table(PUTS).map_err(failed)?.remove(name).map_err(failed)?;
             let mut records = begin.open_table(FILES).map_err(failed)?;
@@ -227,7 +231,7 @@ fn write_jobs(db: &Database, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let mut flushed = Vec::new();
         let result = (|| -> Result<(), UserError> {
-            let begin = db.begin_write().map_err(failed)?;
+            let begin = begin_write(db).map_err(failed)?;
             {
                 let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
                 for job in std::iter::once(first).chain(jobs.try_iter().take(QUEUED_MAX)) {

@@ -11,19 +11,38 @@ use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, Refusal, RefusalKin
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::super::claim::Claim;
 use super::send::is_gone;
 use super::{User, UserError};
 
 /// Copies of a final FAT at mirrors, where there are so many (invariant 8).
 const FAT_COPIES: usize = 3;
 /// Longest wait for one mirror's answer, its own waits for vendors included.
-const ANSWER: Duration = Duration::from_secs(6);
+pub(super) const ANSWER: Duration = Duration::from_secs(6);
 /// Longest wait for a second mirror once the first has answered: the slower of two shall not set the pace.
 const SECOND: Duration = Duration::from_millis(250);
 /// How long to wait for a first mirror to become known.
 const DISCOVERY: Duration = Duration::from_secs(5);
+/// How long, and how often, a mirror is asked again that has not heard of the leases yet.
+const HEADS_WAIT: Duration = Duration::from_secs(8);
+const HEADS_EVERY: Duration = Duration::from_millis(200);
 /// Bytes of final FATs sent in one submission.
 const SUBMIT_BYTES: usize = 4 * 1024 * 1024;
+
+/// What became of final FATs that were handed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HandedIn {
+    /// Mirrors that stored them: the fewest over all batches.
+    pub(super) mirrors: usize,
+    /// How many of them another device of this user wrote at the same time.
+    pub(super) forked: usize,
+}
+
+impl HandedIn {
+    fn with(self, other: Self) -> Self {
+        Self { mirrors: self.mirrors.min(other.mirrors), forked: self.forked + other.forked }
+    }
+}
 
 /// Whether another mirror may answer where this one did not: it may also know of vendors that this one has not heard of yet.
 fn elsewhere(kind: RefusalKind) -> bool {
@@ -92,37 +111,41 @@ impl User {
 
     /// Asks for locked storage (figures 5 and 6).
     pub(super) async fn allocate(&self, request: AllocateRequest) -> Result<ProvisionalFat, UserError> {
-        let request = Signed::sign(request, self.signing())?;
-        match self.ask_mirrors(&Request::Allocate(request.into_carried())).await? {
-            Response::Provisional(fat) => Ok(fat),
-            other => Err(unexpected(&other)),
-        }
+        let mirrors = self.mirrors().await?;
+        let claim = Claim { net: &self.net, key: self.signing(), wait: ANSWER, elsewhere };
+        claim.ask(request, &mirrors).await.map_err(|refusals| {
+            let last = refusals.last().filter(|refusal| !elsewhere(refusal.kind));
+            // A mirror that says why tells more than one that says nothing.
+            let said = last.or_else(|| refusals.iter().rev().find(|refusal| !is_gone(refusal.kind)));
+            said.map_or(UserError::NoMirror(mirrors.len()), |refusal| refusal.clone().into())
+        })
     }
 
-    /// Hands final FATs in at min(3, mirrors) mirrors (figure 15). Returns the fewest acknowledgements that any of them got.
+    /// Hands final FATs in at min(3, mirrors) mirrors (figure 15).
     ///
     /// A mirror that does not answer is replaced by another if there is one; without one, a majority of those wanted is
     /// enough, and the silent mirror gets the record from the others when it is back.
-    pub(super) async fn submit(&self, fats: Vec<Signed<FinalFat>>) -> Result<usize, UserError> {
-        let mut fewest = usize::MAX;
+    pub(super) async fn submit(&self, fats: Vec<Signed<FinalFat>>) -> Result<HandedIn, UserError> {
+        let mut all: Option<HandedIn> = None;
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for fat in fats {
-            let size = fat.carried().body_len();
-            if batch.len() == FATS_PER_SUBMIT_MAX || (bytes + size > SUBMIT_BYTES && !batch.is_empty()) {
-                fewest = fewest.min(self.submit_batch(std::mem::take(&mut batch)).await?);
+        let mut fats = fats.into_iter().peekable();
+        while let Some(fat) = fats.next() {
+            bytes += fat.carried().body_len();
+            batch.push(fat.into_carried());
+            let fits = |next: &Signed<FinalFat>| {
+                batch.len() < FATS_PER_SUBMIT_MAX && bytes + next.carried().body_len() <= SUBMIT_BYTES
+            };
+            if !fats.peek().is_some_and(fits) {
+                let done = self.submit_batch(std::mem::take(&mut batch)).await?;
+                all = Some(all.map_or(done, |all| all.with(done)));
                 bytes = 0;
             }
-            bytes += size;
-            batch.push(fat.into_carried());
         }
-        if !batch.is_empty() {
-            fewest = fewest.min(self.submit_batch(batch).await?);
-        }
-        Ok(if fewest == usize::MAX { 0 } else { fewest })
+        Ok(all.unwrap_or_default())
     }
 
-    async fn submit_batch(&self, batch: Vec<fathom_protocol::sign::Carried<FinalFat>>) -> Result<usize, UserError> {
+    async fn submit_batch(&self, batch: Vec<fathom_protocol::sign::Carried<FinalFat>>) -> Result<HandedIn, UserError> {
         let mut mirrors = self.mirrors().await?;
         let target = mirrors.len().min(FAT_COPIES);
         let needed = target / 2 + 1;
@@ -131,29 +154,49 @@ impl User {
         mirrors.truncate(if working >= needed { working } else { mirrors.len() });
         let request = Request::SubmitFats(Bounded::first(batch));
         let mut rest = mirrors.into_iter();
-        let ask = |mirror: NodeId| {
-            let request = &request;
-            async move { self.net.call(mirror, request, ANSWER).await }
-        };
+        let ask = |mirror: NodeId| self.submit_at(mirror, &request);
         let mut asked: FuturesUnordered<_> = rest.by_ref().take(target).map(ask).collect();
-        let (mut acked, mut reason) = (0, String::new());
+        let (mut done, mut reason) = (HandedIn::default(), String::new());
         while let Some(answer) = asked.next().await {
             match answer {
-                Ok(Response::Submitted(results)) => match results.into_iter().flatten().next() {
-                    None => acked += 1,
-                    Some(refusal) => return Err(refusal.into()),
-                },
+                Ok(Response::Submitted(results)) => {
+                    let (forked, refused): (Vec<_>, Vec<_>) =
+                        results.into_iter().flatten().partition(|refusal| refusal.kind == RefusalKind::Forked);
+                    if let Some(refusal) = refused.into_iter().next() {
+                        return Err(refusal.into());
+                    }
+                    done = HandedIn { mirrors: done.mirrors + 1, forked: done.forked.max(forked.len()) };
+                }
                 Ok(other) => reason = unexpected(&other).to_string(),
                 Err(refusal) => {
                     reason = refusal.to_string();
                     asked.extend(rest.next().map(ask));
                 }
             }
-            if acked == target {
+            if done.mirrors == target {
                 break;
             }
         }
-        if acked >= needed { Ok(acked) } else { Err(UserError::NotStored { acked, wanted: needed, reason }) }
+        let acked = done.mirrors;
+        if acked >= needed { Ok(done) } else { Err(UserError::NotStored { acked, wanted: needed, reason }) }
+    }
+
+    /// Hands final FATs in at one mirror. One that has not heard of the leases yet, or not of how far they grew, is asked again
+    /// for a while: their vendors' heads are on the way.
+    async fn submit_at(&self, mirror: NodeId, request: &Request) -> Result<Response, Refusal> {
+        let until = tokio::time::Instant::now() + HEADS_WAIT;
+        loop {
+            let answer = self.net.call(mirror, request, ANSWER).await;
+            let early = |refusal: &Refusal| matches!(refusal.kind, RefusalKind::Busy | RefusalKind::OverLease);
+            let waits = match &answer {
+                Ok(Response::Submitted(results)) => results.iter().flatten().any(early),
+                _ => false,
+            };
+            if !waits || tokio::time::Instant::now() >= until {
+                return answer;
+            }
+            tokio::time::sleep(HEADS_EVERY).await;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Choosing among vendors by what was measured (figures 7, 8, 17 and 18).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
@@ -11,7 +12,8 @@ use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use futures::StreamExt;
 
-use super::mirrors::unexpected;
+use super::catalogue::StoredFile;
+use super::mirrors::{ANSWER, unexpected};
 use super::{User, UserError};
 use crate::control::PathEntry;
 use crate::net::Net;
@@ -66,12 +68,28 @@ pub(super) fn way(net: &Net, vendor: NodeId, head: Option<&VendorHead>) -> Way {
 }
 
 impl User {
-    /// Every vendor that the best mirror knows; their addresses are learnt on the way.
+    /// Every vendor that the best mirror knows; their addresses are learnt on the way. A mirror whose answer does not verify, or
+    /// that leaves a lease out, is no better than one that does not answer: the next one is asked.
     pub(super) async fn vendors(&self) -> Result<Heads, UserError> {
+        let mirrors = self.mirrors().await?;
+        let mut failure = UserError::NoMirror(mirrors.len());
+        for mirror in mirrors {
+            match self.vendors_of(mirror).await {
+                Ok(heads) => return Ok(heads),
+                Err(error) => {
+                    tracing::warn!(mirror = %mirror.short(), %error, "a mirror's vendors were not read");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn vendors_of(&self, mirror: NodeId) -> Result<Heads, UserError> {
         let mut heads = BTreeMap::new();
         let mut after = None;
         loop {
-            let page = match self.ask_mirrors(&Request::Vendors { after }).await? {
+            let page = match self.net.call(mirror, &Request::Vendors { after }, ANSWER).await? {
                 Response::Page(page) => page,
                 other => return Err(unexpected(&other)),
             };
@@ -97,8 +115,8 @@ impl User {
         for some in vendors.chunks(HEADS_MAX) {
             for head in self.ask_two(&Request::Heads(Bounded::first(some.iter().copied()))).await? {
                 let Response::Heads(answered) = head else { continue };
-                for head in answered {
-                    let head = head.verify()?;
+                // What does not verify is no head: the other mirror may have it.
+                for head in answered.into_iter().filter_map(|head| head.verify().ok()) {
                     let newest = heads.get(&head.vendor).map_or((0, 0), |known| (known.epoch, known.seq));
                     if some.contains(&head.vendor) && (head.epoch, head.seq) > newest {
                         self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
@@ -151,12 +169,9 @@ impl User {
     ///
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
-    pub async fn explain(&self, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
+    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
         let mut heads = match name {
-            Some(name) => {
-                let catalogue = self.catalogue(None).await?;
-                self.heads(catalogue.select(name)?.iter().flat_map(|file| file.sources()).collect()).await?
-            }
+            Some(name) => self.heads(self.find(name).await?.iter().flat_map(StoredFile::sources).collect()).await?,
             None => self.vendors().await?,
         };
         self.probe(heads.keys().copied()).await;
@@ -175,3 +190,7 @@ impl User {
         self.order(heads).into_iter().map(entry).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

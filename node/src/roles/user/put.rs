@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec::{Bounded, Text};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
-use fathom_protocol::ids::NodeId;
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
+use fathom_protocol::ids::{FileId, NodeId};
 use fathom_protocol::limits::COPIES_MAX;
 use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused, Wants};
 use futures::{StreamExt, TryStreamExt};
 
-use super::catalogue::Catalogue;
+use super::catalogue::{StoredFile, next_tag};
 use super::journal::{ChunkRecord, FileRecord, PutRecord};
+use super::mirrors::HandedIn;
 use super::path::Heads;
 use super::placement::{Placement, check};
 use super::source::{SourceFile, chunk_plain, collect};
@@ -65,6 +66,7 @@ impl User {
         path: &Path,
         name: &str,
         copies: Option<usize>,
+        wants: Wants,
         events: EventSink,
     ) -> Result<PutResult, UserError> {
         let began = Instant::now();
@@ -74,15 +76,25 @@ impl User {
         }
         let (from, to) = (path.to_owned(), name.to_owned());
         let (sources, warnings) = blocking(move || collect(&from, &to)).await?;
-        let only = if let [one] = sources.as_slice() { Some(self.keys.file_id(&one.name)) } else { None };
-        let catalogue = self.catalogue(only).await?;
-        let (put, resumed) = self.begin(name, sources, copies, &catalogue, events).await?;
+        let stored = self.stored(&sources).await?;
+        for file in stored.values() {
+            file.settled()?;
+        }
+        let (put, resumed) = self.begin(name, sources, copies, (wants, events), &stored).await?;
         let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
-        result.warnings.extend(self.lock_storage(&put).await?);
+        self.lock_storage(&put).await?;
         self.store_all(&put).await?;
         self.renew_old(&put).await?;
         self.replace_dead(&put).await?;
-        result.mirrors_acked = self.hand_in(&put).await? as u64;
+        let handed = self.hand_in(&put).await?;
+        result.mirrors_acked = handed.mirrors as u64;
+        result.warnings.append(&mut lock(&put.warnings));
+        if handed.forked > 0 {
+            result.warnings.push(format!(
+                "another device stored {} of these files at the same time; both versions are kept: `fathom ls` marks them, and `fathom fat resolve NAME` shows them and keeps one",
+                handed.forked
+            ));
+        }
         result.files = put.files.len() as u64;
         result.bytes = put.bytes_total;
         result.chunks = put.files.iter().map(PutFile::chunk_count).sum();
@@ -92,14 +104,25 @@ impl User {
         Ok(result)
     }
 
+    /// What is stored under the names of the sources.
+    async fn stored(self: &Arc<Self>, sources: &[SourceFile]) -> Result<BTreeMap<FileId, StoredFile>, UserError> {
+        if let [one] = sources {
+            let found = self.newest(self.keys.file_id(&one.name)).await?;
+            return Ok(found.into_iter().map(|file| (file.file, file)).collect());
+        }
+        // Brings the catalogue on this machine up to date; it knows released files, too.
+        self.current().await?;
+        self.load(sources.iter().map(|source| self.keys.file_id(&source.name)).collect()).await
+    }
+
     /// Matches the sources with what the journal and the mirrors know. Returns the put and the copies that an earlier run stored.
     async fn begin(
         self: &Arc<Self>,
         name: &str,
         sources: Vec<SourceFile>,
         copies: usize,
-        catalogue: &Catalogue,
-        events: EventSink,
+        (wants, events): (Wants, EventSink),
+        catalogue: &BTreeMap<FileId, StoredFile>,
     ) -> Result<(Arc<Putting>, u64), UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
         let mut files = Vec::with_capacity(sources.len());
@@ -107,20 +130,21 @@ impl User {
         let mut resumed = 0;
         for source in sources {
             let file = self.keys.file_id(&source.name);
-            let stored = catalogue.files.get(&file);
-            let next = stored.map_or(0, |stored| stored.fat.seq) + 1;
+            let stored = catalogue.get(&file);
+            let next = next_tag(stored.map_or(0, StoredFile::counter), random()?);
             let noted = self.journal.file(file)?;
             let record = match noted {
-                Some(record) if record.source == source.identity && record.seq >= next => record,
-                // Chunks of a put that was given up carry its tag; a higher one frees them.
-                other => {
-                    let seq = next.max(other.map_or(0, |record| record.seq + 1));
+                Some(record) if record.source == source.identity && Tag(record.seq).counter() == next.counter() => {
+                    record
+                }
+                // Chunks of a put that was given up carry its tag: no final FAT will name them, and they lapse.
+                _ => {
                     let record = FileRecord {
                         put: name.to_owned(),
                         source: source.identity,
                         chunk_plain: chunk_plain(source.size),
                         file_key: random()?,
-                        seq,
+                        seq: next.0,
                     };
                     fresh.push((file, record.clone()));
                     record
@@ -142,7 +166,7 @@ impl User {
                 seq: record.seq,
                 file_key: record.file_key,
                 chunk_plain: record.chunk_plain,
-                old_holders: stored.map(super::StoredFile::holders).unwrap_or_default(),
+                old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
                 chunks: Mutex::new(chunks),
             });
         }
@@ -159,6 +183,9 @@ impl User {
             record: Mutex::new(record),
             files,
             replacing: tokio::sync::Mutex::new(()),
+            wants,
+            round: AtomicU64::new(0),
+            warnings: Mutex::default(),
             replaced: Mutex::default(),
             lapsed: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -171,11 +198,7 @@ impl User {
         Ok((put, resumed))
     }
 
-    async fn note(
-        self: &Arc<Self>,
-        put: &Arc<Putting>,
-        fresh: Vec<(fathom_protocol::ids::FileId, FileRecord)>,
-    ) -> Result<(), UserError> {
+    async fn note(self: &Arc<Self>, put: &Arc<Putting>, fresh: Vec<(FileId, FileRecord)>) -> Result<(), UserError> {
         let (user, name, record) = (Arc::clone(self), put.name.clone(), lock(&put.record).clone());
         blocking(move || user.journal.begin(&name, &record, &fresh)).await
     }
@@ -198,8 +221,9 @@ impl User {
         placement
     }
 
-    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). Returns warnings.
-    async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<Vec<String>, UserError> {
+    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). If vendors let nobody hold
+    /// so much that is not filled, a part of it is locked, and the rest as that fills.
+    async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
         let mut needed = 0u64;
         for file in &put.files {
             let chunks = lock(&file.chunks);
@@ -208,11 +232,21 @@ impl User {
             needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
         }
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
-        let mut warnings = Vec::new();
         if needed > 0 && short {
-            let request = self.request(put.copies, WIDTH, needed, put.unit, vec![self.net.me()], Vec::new())?;
-            let provisional = self.allocate(request).await?;
-            warnings = provisional.warnings.iter().map(ToString::to_string).collect();
+            let mut bytes = needed;
+            let provisional = loop {
+                let request = self.request(put, (put.copies, WIDTH), bytes, vec![self.net.me()], Vec::new())?;
+                match self.allocate(request).await {
+                    Err(UserError::Refused(refusal))
+                        if refusal.kind == RefusalKind::Unsealed && bytes > u64::from(put.unit) =>
+                    {
+                        bytes = (bytes / 2).max(u64::from(put.unit));
+                        put.round.store(bytes, Ordering::Relaxed);
+                    }
+                    other => break other?,
+                }
+            };
+            self.warn(put, provisional.warnings.iter().map(ToString::to_string));
             self.add_locations(put, provisional.locations.into_vec(), None).await?;
             self.note(put, Vec::new()).await?;
         }
@@ -220,7 +254,7 @@ impl User {
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
         self.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
-        Ok(warnings)
+        Ok(())
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
@@ -315,7 +349,7 @@ impl User {
     }
 
     /// Builds and hands in the final FATs, gives unused room back, and forgets the put (figure 15).
-    async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>) -> Result<usize, UserError> {
+    async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>) -> Result<HandedIn, UserError> {
         let mut unused: BTreeMap<Place, u64> = BTreeMap::new();
         for (place, bytes) in lock(&put.placement).take_unused() {
             *unused.entry(place).or_default() += bytes;
@@ -324,12 +358,12 @@ impl User {
         for file in &put.files {
             fats.push(self.final_fat(put, file, &mut unused)?);
         }
-        let acked = self.submit(fats).await?;
+        let handed = self.submit(fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
         blocking(move || user.journal.end(&name, &files)).await?;
         self.give_back(unused).await;
-        Ok(acked)
+        Ok(handed)
     }
 
     fn final_fat(

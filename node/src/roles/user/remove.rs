@@ -1,12 +1,15 @@
 //! Freeing files: a final FAT that uses nothing, at the mirrors, which tell the vendors to erase (figures 21 and 22).
 
+use std::sync::Arc;
+
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::sign::Signed;
 
-use super::catalogue::StoredFile;
+use super::catalogue::{StoredFile, next_tag, select};
+use super::mirrors::HandedIn;
 use super::put::ORDER_SECONDS;
-use super::{User, UserError};
+use super::{User, UserError, random};
 use crate::clock;
 use crate::control::results::RmResult;
 
@@ -15,27 +18,40 @@ impl User {
     ///
     /// # Errors
     /// [`UserError::NotFound`] before anything is freed, or what the mirrors say.
-    pub async fn remove(&self, names: &[String]) -> Result<RmResult, UserError> {
-        let catalogue = self.catalogue(None).await?;
+    pub async fn remove(self: &Arc<Self>, names: &[String]) -> Result<RmResult, UserError> {
         let mut files: Vec<StoredFile> = Vec::new();
         for name in names {
-            for file in catalogue.select(name)? {
+            for file in self.find(name).await? {
                 if !files.iter().any(|known| known.file == file.file) {
-                    files.push(file.clone());
+                    file.settled()?;
+                    files.push(file);
                 }
             }
         }
-        let mirrors_acked = self.release(&files).await? as u64;
-        let bytes = files.iter().filter_map(|file| file.manifest.as_ref()).map(|manifest| manifest.size).sum();
-        Ok(RmResult { files: files.len() as u64, bytes, mirrors_acked })
+        let bytes = files.iter().filter_map(StoredFile::manifest).map(|manifest| manifest.size).sum();
+        let done = self.release(&files).await?;
+        Ok(RmResult { files: files.len() as u64, bytes, mirrors_acked: done.mirrors as u64 })
     }
 
-    /// Hands in the release of `files`. Returns the fewest acknowledgements of mirrors.
-    pub(super) async fn release(&self, files: &[StoredFile]) -> Result<usize, UserError> {
+    /// The file named `name`, or all files below it.
+    ///
+    /// # Errors
+    /// [`UserError::NotFound`].
+    pub(super) async fn find(self: &Arc<Self>, name: &str) -> Result<Vec<StoredFile>, UserError> {
+        if let Some(file) = self.newest(self.keys.file_id(name)).await?.filter(|file| file.manifest().is_some()) {
+            return Ok(vec![file]);
+        }
+        let lines = select(self.list().await?.files, name)?;
+        let files = self.load(lines.into_iter().map(|line| line.file).collect()).await?;
+        Ok(files.into_values().collect())
+    }
+
+    /// Hands in the release of `files`.
+    pub(super) async fn release(&self, files: &[StoredFile]) -> Result<HandedIn, UserError> {
         let now = clock::now();
         let mut fats = Vec::with_capacity(files.len());
         for stored in files {
-            let seq = stored.fat.seq + 1;
+            let seq = next_tag(stored.counter(), random()?).0;
             let fat = FinalFat {
                 version: fathom_protocol::tags::VERSION,
                 owner: self.owner(),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::fat::Place;
+use fathom_protocol::ids::FileId;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
+use super::catalogue::FILES_AT_ONCE;
 use super::{StoredFile, User, UserError};
 use crate::clock;
 
@@ -51,7 +53,7 @@ impl User {
     ///
     /// # Errors
     /// [`UserError`] if the catalogue cannot be read; leases whose vendor did not answer are tried again with the next command.
-    pub async fn renew_if_due(&self) -> Result<(), UserError> {
+    pub async fn renew_if_due(self: &Arc<Self>) -> Result<(), UserError> {
         if self.until_due().is_zero() && self.renew_all().await? == 0 {
             self.note_renewed();
         }
@@ -71,10 +73,13 @@ impl User {
     }
 
     /// Renews every lease that a file uses. Returns how many failed.
-    async fn renew_all(&self) -> Result<usize, UserError> {
-        let catalogue = self.catalogue(None).await?;
+    async fn renew_all(self: &Arc<Self>) -> Result<usize, UserError> {
+        let files: Vec<FileId> = self.list().await?.files.into_iter().map(|line| line.file).collect();
         // Not all places of the manifests: a vendor from which everything was moved away has no lease to renew.
-        let places: BTreeSet<Place> = catalogue.files.values().flat_map(StoredFile::places).collect();
+        let mut places: BTreeSet<Place> = BTreeSet::new();
+        for some in files.chunks(FILES_AT_ONCE) {
+            places.extend(self.load(some.to_vec()).await?.values().flat_map(StoredFile::places));
+        }
         self.heads(places.iter().map(|place| place.vendor).collect()).await?;
         let mut failed = 0;
         for place in places {

@@ -10,7 +10,7 @@ use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, RefusalKind};
+use fathom_protocol::wire::{AllocateRequest, RefusalKind, Wants};
 
 use super::journal::{ChunkRecord, CopyRecord, PutRecord};
 use super::path::way;
@@ -28,6 +28,10 @@ const ROUNDS: usize = 6;
 /// Pause before a vendor that was busy is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 const REQUEST_SECONDS: u64 = 60;
+/// Bytes that are locked at a time for a column that ran out.
+const REPLENISH_MAX: u64 = 256 << 20;
+/// Warnings of one put about where copies lie.
+const WARNINGS_MAX: usize = 16;
 
 /// A file of a put while it is stored.
 pub(super) struct PutFile {
@@ -87,6 +91,12 @@ pub(super) struct Putting {
     pub record: Mutex<PutRecord>,
     /// One replacement is looked for at a time; the others then find it.
     pub replacing: tokio::sync::Mutex<()>,
+    /// What vendors must be like.
+    pub wants: Wants,
+    /// Bytes that were locked for each copy at a time, if vendors let nobody hold more; 0 if all was locked at once.
+    pub round: AtomicU64,
+    /// What a person should know of where copies lie.
+    pub warnings: Mutex<Vec<String>>,
     /// Copies that were replaced.
     pub replaced: Mutex<Vec<Replaced>>,
     /// Vendors that said that a lease has expired, and when: what they took before may be gone.
@@ -331,26 +341,48 @@ impl User {
         exclude.sort_unstable();
         exclude.dedup();
         // What failed vendors held is wanted elsewhere; it is asked for once, since a growing room makes `now` exceed it.
-        let bytes = lost.saturating_sub(now).clamp(length, length.max(256 << 20));
-        let request = self.request(1, 1, bytes, put.unit, exclude, zones)?;
-        let locations = self.allocate(request).await.map_err(|error| match error {
-            UserError::Refused(refusal) => UserError::NoPlace {
-                name: put.files[at].source.name.clone(),
-                column: usize::from(column) + 1,
-                reason: refusal.reason.to_string(),
-            },
-            other => other,
-        })?;
-        self.add_locations(put, locations.locations.into_vec(), Some(column)).await
+        let wanted = lost.saturating_sub(now).max(put.round.load(Ordering::Relaxed));
+        let mut bytes = wanted.clamp(length, length.max(REPLENISH_MAX));
+        let provisional = loop {
+            let request = self.request(put, (1, 1), bytes, exclude.clone(), zones.clone())?;
+            match self.allocate(request).await {
+                Ok(provisional) => break provisional,
+                Err(UserError::Refused(refusal)) if bytes > length && refusal.kind == RefusalKind::Unsealed => {
+                    bytes = (bytes / 2).max(length);
+                }
+                Err(UserError::Refused(refusal)) if bytes > length && refusal.kind == RefusalKind::NoSpace => {
+                    bytes = length;
+                }
+                Err(UserError::Refused(refusal)) => {
+                    return Err(UserError::NoPlace {
+                        name: put.files[at].source.name.clone(),
+                        column: usize::from(column) + 1,
+                        reason: refusal.reason.to_string(),
+                    });
+                }
+                Err(other) => return Err(other),
+            }
+        };
+        self.warn(put, provisional.warnings.iter().map(ToString::to_string));
+        self.add_locations(put, provisional.locations.into_vec(), Some(column)).await
     }
 
-    /// An allocation request in this user's name.
+    /// Keeps warnings for the put's result, each once.
+    pub(super) fn warn(&self, put: &Putting, warnings: impl IntoIterator<Item = String>) {
+        let mut known = lock(&put.warnings);
+        for warning in warnings {
+            if known.len() < WARNINGS_MAX && !known.contains(&warning) {
+                known.push(warning);
+            }
+        }
+    }
+
+    /// An allocation request in this user's name, for so many copies with so many vendors each.
     pub(super) fn request(
         &self,
-        copies: u8,
-        width: u8,
+        put: &Putting,
+        (copies, width): (u8, u8),
         bytes: u64,
-        unit: u32,
         exclude: Vec<NodeId>,
         avoid_zones: Vec<String>,
     ) -> Result<AllocateRequest, UserError> {
@@ -362,9 +394,10 @@ impl User {
             copies,
             width,
             bytes,
-            unit,
+            unit: put.unit,
             exclude: Bounded::first(exclude),
             avoid_zones: Bounded::first(avoid_zones.iter().map(|zone| Text::cut(zone))),
+            wants: put.wants.clone(),
             nonce: nonce()?,
             expires: clock::now().plus_seconds(REQUEST_SECONDS),
         })

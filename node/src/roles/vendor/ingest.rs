@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fathom_overlay::{PeerStream, frame};
 use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::fat::Tag;
 use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents};
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
@@ -135,7 +136,7 @@ impl Vendor {
             }
             let (owner, file) = (hop.owner, hop.file);
             let known = vendor.fat.final_of(owner, file).map_err(|error| fat_refusal(&error))?;
-            if known.is_some_and(|known| known.base > hop.seq) {
+            if known.is_some_and(|known| Tag(hop.seq).is_past(Tag(known.base))) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
             let now = vendor.dating_clock();
@@ -209,6 +210,7 @@ impl Vendor {
         if ChunkId::of(bytes) != hop.chunk {
             return Err(Refusal::new(RefusalKind::WrongHash, "the bytes are not the chunk that was announced"));
         }
+        let _storing = self.storing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let lease = admission.lease;
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         let split = SplitPolicy { part_bytes_max: hop.split.part_bytes_max, parts_min: hop.split.parts_min };

@@ -1,7 +1,7 @@
 //! Final FATs as orders: commit what they name, erase what they release (figures 15 and 22).
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::lease::Named;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
@@ -15,7 +15,7 @@ impl Vendor {
     /// nor does one that is older than the newest known. Blocks.
     ///
     /// # Errors
-    /// A [`Refusal`]: not signed by its owner, expired, or another one with this sequence number is known.
+    /// A [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
     pub(super) fn order(&self, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
         let fat = fat.verify()?;
         // By two clocks: an order that a clock which is ahead refuses is not heard again, and its chunks would be swept.
@@ -36,16 +36,17 @@ impl Vendor {
         }
         // One at a time: the same order may be on its way twice, and what it gives back counts once.
         let turn = lock(&self.ordering);
-        let known = self.fat.final_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
-        let newest = known.as_ref().map(|known| known.seq);
-        if newest.is_some_and(|seq| seq > fat.seq) {
+        let known = self.fat.versions_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+        if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
             return Ok(Response::Done);
         }
-        if known.is_none() && !self.concerns(&fat)? {
+        if known.is_empty() && !self.concerns(&fat)? {
             // Keeping it would let anybody fill this disk with final FATs of files that are not here.
             return Ok(Response::Done);
         }
-        let erased = self.apply(&fat, newest == Some(fat.seq))?;
+        let record = codec::encode(fat.carried());
+        let repeated = known.iter().any(|known| known.record == record);
+        let erased = self.apply(&fat, record, repeated)?;
         drop(turn);
         self.touch();
         self.erased(&erased)?;
@@ -65,15 +66,9 @@ impl Vendor {
     }
 
     /// Commits and forgets chunks, and commits their leases, in one durable transaction.
-    fn apply(&self, fat: &Signed<FinalFat>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
-        let commit = CommitFile {
-            owner: fat.owner,
-            file: fat.file,
-            base: fat.base,
-            seq: fat.seq,
-            record: codec::encode(fat.carried()),
-        };
+    fn apply(&self, fat: &Signed<FinalFat>, record: Vec<u8>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
         let now = self.dating_clock();
+        let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
         let freed = self.freed(fat)?;
         let outcome = self.durable(|tx| {
             let mut outcome = tx.commit_and_erase(&commit)?;
@@ -82,17 +77,18 @@ impl Vendor {
                     erased.extend(tx.erase_chunk(key)?);
                 }
             }
-            if matches!(outcome, CommitOutcome::Applied { .. }) && !repeated {
+            let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
+            if held && !repeated {
                 self.commit_leases(fat, now).map_err(|refusal| in_transaction(&refusal))?;
             }
             Ok(outcome)
         })?;
         match outcome {
             CommitOutcome::Applied { erased, .. } => Ok(erased),
-            CommitOutcome::Stale { .. } => Ok(Vec::new()),
-            CommitOutcome::Forked { .. } => Err(Refusal::new(
+            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Vec::new()),
+            CommitOutcome::Full => Err(Refusal::new(
                 RefusalKind::Conflict,
-                "another final FAT of this file has the same sequence number; nothing was erased",
+                "this file has as many versions as are kept; choose one of them first",
             )),
         }
     }
@@ -106,7 +102,8 @@ impl Vendor {
         let mut chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
         let ledger = lock(&self.ledger);
         let own = |id| ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
-        chunks.retain(|chunk| chunk.seq <= fat.seq && own(chunk.lease));
+        let fate = |chunk: &ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
+        chunks.retain(|chunk| matches!(fate(chunk), Fate::Past | Fate::Live) && own(chunk.lease));
         Ok(chunks.iter().map(ChunkEntry::key).collect())
     }
 

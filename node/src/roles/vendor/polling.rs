@@ -4,6 +4,7 @@
 //! How far each mirror was asked is kept in the local FAT under `orders/`, then the mirror's id as 64 hexadecimal digits: CBOR
 //! of `[log, cursor]`. One that cannot be read counts as none, and the mirror is asked from the start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Page, Request, Response, SyncRecord};
 
 use super::report::MIRROR_WAIT;
+use super::returns::Return;
 use super::{Vendor, fat_refusal, lock};
 use crate::clock;
 
@@ -39,6 +41,7 @@ fn cursor_key(mirror: NodeId) -> String {
 impl Vendor {
     /// Asks mirrors for orders, for as long as the vendor runs.
     pub(super) async fn polling(self: &Arc<Self>) {
+        let mut returns: BTreeMap<NodeId, Return> = BTreeMap::new();
         let mut turn = 0;
         loop {
             let mirrors = self.net.book().mirrors();
@@ -46,14 +49,17 @@ impl Vendor {
             for index in 0..mirrors.len().min(MIRRORS_ASKED) {
                 // The best mirror each time, and one of the others in turn: an order may be at one mirror only.
                 let at = if index == 0 { 0 } else { 1 + turn % (mirrors.len() - 1) };
-                self.poll(mirrors[at]).await;
+                let returned = returns.entry(mirrors[at]).or_default();
+                self.poll(mirrors[at], returned).await;
+                self.give_back(mirrors[at], returned).await;
             }
+            returns.retain(|mirror, _| mirrors.contains(mirror));
             turn += 1;
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn poll(self: &Arc<Self>, mirror: NodeId) {
+    async fn poll(self: &Arc<Self>, mirror: NodeId, returned: &mut Return) {
         for _ in 0..PAGES_AT_ONCE {
             let cursor = self.blocking(move |vendor| vendor.cursor(mirror)).await.unwrap_or((Hash([0; Hash::LEN]), 0));
             let request = Request::Orders { vendor: self.me, log: cursor.0, cursor: cursor.1 };
@@ -66,6 +72,7 @@ impl Vendor {
                 }
             };
             self.note_clock(mirror, page.clock);
+            returned.heard(&page);
             let (more, next) = (page.more, (page.log, page.next));
             if next != cursor || !page.records.is_empty() {
                 let taken = self.blocking(move |vendor| vendor.take_orders(mirror, page)).await;
@@ -130,11 +137,6 @@ impl Vendor {
     /// Whether a deadline has passed by both clocks, see [`fathom_protocol::clocks::Clocks::passed`].
     pub(super) fn has_passed(&self, deadline: UnixMs) -> Option<bool> {
         lock(&self.clocks).passed(deadline, clock::now(), self.net.book().mirrors().len(), self.elapsed_ms())
-    }
-
-    /// The time that is signed as now, see [`fathom_protocol::clocks::Clocks::stamp`].
-    pub(super) fn stamp_clock(&self) -> UnixMs {
-        lock(&self.clocks).stamp(clock::now(), self.net.book().mirrors().len(), self.elapsed_ms())
     }
 
     /// The time by which promises are dated.

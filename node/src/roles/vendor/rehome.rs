@@ -13,10 +13,13 @@ use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::tags;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Location, Refusal, RefusalKind, Request, Response, Unused};
+use fathom_protocol::wire::{
+    AllocateRequest, ChunkAnswer, Location, Refusal, RefusalKind, Request, Response, Unused, Wants,
+};
 use fathom_store::ChunkEntry;
 use tokio::sync::mpsc;
 
+use super::super::claim::Claim;
 use super::body::Body;
 use super::migrate::Batch;
 use super::report::MIRRORS_TOLD;
@@ -89,21 +92,15 @@ impl Vendor {
             unit,
             exclude: Bounded::first(batch.exclude.iter().copied()),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: nonce()?,
             expires: clock::now().plus_ms(GOOD_MS),
         };
-        let request = Request::Allocate(Signed::sign(request, self.net.key())?.into_carried());
-        let mut last = Refusal::new(RefusalKind::Unreachable, "no mirror is known");
-        for mirror in self.net.book().mirrors().into_iter().take(MIRRORS_TOLD) {
-            match self.net.call(mirror, &request, ALLOCATE_WAIT).await {
-                Ok(Response::Provisional(provisional)) => return Ok(provisional.locations.into_vec()),
-                Ok(_) => {
-                    last = Refusal::new(RefusalKind::BadRequest, "a mirror answered a request for storage strangely");
-                }
-                Err(refusal) => last = refusal,
-            }
-        }
-        Err(last)
+        let mirrors: Vec<NodeId> = self.net.book().mirrors().into_iter().take(MIRRORS_TOLD).collect();
+        let claim = Claim { net: &self.net, key: self.net.key(), wait: ALLOCATE_WAIT, elsewhere: |_| true };
+        let asked = claim.ask(request, &mirrors).await;
+        let none = || Refusal::new(RefusalKind::Unreachable, "no mirror is known");
+        asked.map(|fat| fat.locations.into_vec()).map_err(|mut refusals| refusals.pop().unwrap_or_else(none))
     }
 
     /// A location that is what was asked for, and whether its vendor stays below the share at which vendors move data away.

@@ -1,69 +1,68 @@
 //! What the vendor tells of itself: devices to vendor (figures 1a to 1c), vendor to mirrors (figures 2 and 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fathom_protocol::codec::{self, Bounded, Text};
-use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, VendorHead, VendorRecord};
+use fathom_protocol::delta::{HeadId, VendorDelta};
+use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, VendorHead, VerifiedVendor};
 use fathom_protocol::ids::{DeviceId, Hash, NodeId};
 use fathom_protocol::lease::Lease;
+use fathom_protocol::limits::MIRRORS_TOLD_MAX;
+use fathom_protocol::reporter::{Action, Event, Reporter, Seen, Untaken};
 use fathom_protocol::sign::{Carried, Record, RecordError, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord};
 use fathom_store::fat::HEAD_KEY;
 use fathom_store::{DeviceReport, DeviceState, LocalFat};
-use futures::future::join_all;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::accounts::in_transaction;
+use super::rebuild::EPOCH_KEY;
 use super::{Vendor, VendorError, capacity, lock};
+use crate::clock;
 
 /// Mirrors that are told; the others hear from these.
-pub(super) const MIRRORS_TOLD: usize = 3;
+pub(super) const MIRRORS_TOLD: usize = MIRRORS_TOLD_MAX;
 /// Longest wait for a mirror's answer.
 pub(super) const MIRROR_WAIT: Duration = Duration::from_secs(2);
-/// Changes within this time go into one head.
-const DEBOUNCE: Duration = Duration::from_millis(200);
-/// A head is signed anew after so long although nothing changed.
-const REFRESH: Duration = Duration::from_secs(300);
-/// How often a head that nobody acknowledged is sent again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How often a mirror is looked for while none is known.
+/// How often mirrors are looked for while none is known, and while some are.
 const LOOK: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a mirror that took a head is asked for a proof against this vendor, at most.
+const PROOF_EVERY: Duration = Duration::from_secs(60);
 /// Looks at a device that stay without an answer before it is opened anew.
 const SUSPENDED_LOOKS: u32 = 2;
 
-/// The newest head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadState {
-    epoch: u64,
-    seq: u64,
-    hash: Hash,
-    issued: UnixMs,
+/// The newest head in the local FAT; if there is none, number 0 of the epoch to come: the first one, or after a rebuild the one
+/// after that of the heads before, which may have said more.
+pub(super) fn read_head(fat: &LocalFat) -> Result<HeadId, VendorError> {
+    let Some(bytes) = fat.kv(HEAD_KEY)? else {
+        let before = fat.kv(EPOCH_KEY)?.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+        let epoch = before.unwrap_or(0).saturating_add(1);
+        return Ok(HeadId { epoch, seq: 0, hash: Hash([0; Hash::LEN]) });
+    };
+    let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).map_err(RecordError::from)?;
+    Ok(HeadId::of(&head.verify()?))
 }
 
-impl HeadState {
-    /// When it was signed.
-    pub(super) fn issued(&self) -> UnixMs {
-        self.issued
-    }
+/// A head's number, and the hash of the one before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Number {
+    pub(super) epoch: u64,
+    pub(super) seq: u64,
+    pub(super) prev: Hash,
+}
 
-    /// The state in the local FAT.
-    pub(super) fn read(fat: &LocalFat) -> Result<Self, VendorError> {
-        let Some(bytes) = fat.kv(HEAD_KEY)? else {
-            return Ok(Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), issued: UnixMs(0) });
-        };
-        let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).map_err(RecordError::from)?;
-        let head = head.verify()?;
-        Ok(Self { epoch: head.epoch, seq: head.seq, hash: head.hash(), issued: head.issued })
-    }
-
-    /// Whether no head was ever signed over this local FAT.
-    pub(super) fn is_new(&self) -> bool {
-        self.seq == 0
+impl Number {
+    /// The number after `head`.
+    #[cfg(test)]
+    pub(super) fn after(head: HeadId) -> Self {
+        Self { epoch: head.epoch, seq: head.seq + 1, prev: head.hash }
     }
 }
 
@@ -84,23 +83,21 @@ fn summary(report: &DeviceReport) -> DeviceSummary {
 
 impl Vendor {
     /// Signs a head over everything as it is now and makes it durable. Blocks.
-    pub(super) fn sign_head(&self, addresses: Addresses) -> Result<VendorRecord, Refusal> {
+    pub(super) fn sign_head(&self, addresses: Addresses, number: Number) -> Result<VerifiedVendor, Refusal> {
         let reports = self.devices.report();
         self.note_away(&reports);
         lock(&self.ledger).set_capacity(capacity(&reports));
         // Only now that its space counts again: before, the vendor would look too full and move chunks away.
         self.device_away.store(is_away(&reports), Ordering::Relaxed);
-        let (record, next) = self.durable(|tx| {
-            let before = *lock(&self.head);
-            let (head, leases) = self.describe(before, addresses, &reports);
+        let vendor = self.durable(|tx| {
+            let (head, leases) = self.describe(number, addresses, &reports);
             let head = Signed::sign(head, self.net.key()).map_err(|error| in_transaction(&error.into()))?;
             tx.put_kv(HEAD_KEY, &codec::encode(head.carried()))?;
-            let next = HeadState { epoch: head.epoch, seq: head.seq, hash: head.hash(), issued: head.issued };
-            Ok((VendorRecord { head: head.into_carried(), leases }, next))
+            Ok(VerifiedVendor { head, leases })
         })?;
         // Only one task signs heads, so none can have come between.
-        *lock(&self.head) = next;
-        Ok(record)
+        *lock(&self.head) = HeadId::of(&vendor.head);
+        Ok(vendor)
     }
 
     /// Notes that a device is away, before the capacity is without it.
@@ -112,18 +109,18 @@ impl Vendor {
 
     fn describe(
         &self,
-        before: HeadState,
+        number: Number,
         addresses: Addresses,
         reports: &[DeviceReport],
-    ) -> (VendorHead, Bounded<Carried<Lease>, { fathom_protocol::limits::LEASES_MAX }>) {
+    ) -> (VendorHead, Vec<Signed<Lease>>) {
         let ledger = lock(&self.ledger);
         let head = VendorHead {
             version: tags::VERSION,
             vendor: self.me,
-            epoch: before.epoch,
-            seq: before.seq + 1,
-            prev: before.hash,
-            issued: self.stamp_clock(),
+            epoch: number.epoch,
+            seq: number.seq,
+            prev: number.prev,
+            issued: clock::now(),
             capacity: ledger.capacity(),
             used: ledger.leases().map(|lease| lease.used).sum(),
             root: ledger.root(),
@@ -139,72 +136,40 @@ impl Vendor {
             addresses,
             devices: Bounded::first(reports.iter().map(summary)),
         };
-        let leases = Bounded::first(ledger.leases().map(|lease| lease.carried().clone()));
-        (head, leases)
+        (head, ledger.leases().cloned().collect())
     }
 
-    /// Keeps the mirrors' knowledge of this vendor up to date.
+    /// Keeps the mirrors' knowledge of this vendor up to date: does what the [`Reporter`] decides.
     pub(super) async fn reporting(self: &Arc<Self>) {
+        let mut life = Life {
+            vendor: Arc::clone(self),
+            reporter: Reporter::new(*lock(&self.head), self.up_since),
+            kept: Vec::new(),
+            calls: JoinSet::new(),
+            proof_asked: None,
+        };
+        let (mut timer, mut look) = (None, Instant::now());
         loop {
-            let addresses = self.net.addresses().await;
-            let signed = self.blocking(move |vendor| vendor.sign_head(addresses)).await;
-            let refresh = Instant::now() + REFRESH;
-            let mut acknowledged = match &signed {
-                Ok(record) => self.tell_mirrors(record).await,
-                Err(refusal) => {
-                    tracing::error!(%refusal, "the head was not signed");
-                    false
+            let event = tokio::select! {
+                biased;
+                Some(done) = life.calls.join_next() => match done {
+                    Ok(event) => event,
+                    Err(_) => continue,
+                },
+                () = self.changed.notified() => Event::Changed,
+                () = sleep_until(timer.unwrap_or(look)), if timer.is_some() => {
+                    timer = None;
+                    Event::Timer
+                }
+                () = sleep_until(look) => {
+                    let mirrors = self.net.book().mirrors();
+                    look = Instant::now() + if mirrors.is_empty() { LOOK } else { LOOK_AGAIN };
+                    Event::Mirrors(mirrors)
                 }
             };
-            loop {
-                let retry = if self.net.book().mirrors().is_empty() { LOOK } else { RETRY };
-                tokio::select! {
-                    biased;
-                    () = self.changed.notified() => {
-                        sleep(DEBOUNCE).await;
-                        break;
-                    }
-                    () = sleep_until(refresh) => break,
-                    () = sleep(retry), if !acknowledged => match &signed {
-                        Ok(record) => acknowledged = self.tell_mirrors(record).await,
-                        Err(_) => break,
-                    },
-                }
+            if let Some(at) = life.handle(event).await {
+                timer = Some(Instant::now() + Duration::from_millis(at.since_ms(clock::now())));
             }
-        }
-    }
-
-    /// Sends a head to the best mirrors; whether one acknowledged it.
-    async fn tell_mirrors(&self, record: &VendorRecord) -> bool {
-        let mirrors: Vec<NodeId> = self.net.book().mirrors().into_iter().take(MIRRORS_TOLD).collect();
-        let request = Request::Report(record.clone());
-        let asked = mirrors.iter().map(|mirror| self.net.call(*mirror, &request, MIRROR_WAIT));
-        let mut acknowledged = false;
-        for (mirror, answer) in mirrors.iter().zip(join_all(asked).await) {
-            match answer {
-                Ok(Response::Done) => acknowledged = true,
-                Ok(other) => tracing::warn!(mirror = %mirror.short(), ?other, "a mirror answered a head strangely"),
-                Err(refusal) => {
-                    tracing::debug!(mirror = %mirror.short(), %refusal, "head not taken");
-                    if matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict) {
-                        self.start_over(record);
-                    }
-                }
-            }
-        }
-        acknowledged
-    }
-
-    /// A mirror knows a newer head than the newest that was signed here: this vendor runs on an older state, and says so by
-    /// a new epoch.
-    fn start_over(&self, refused: &VendorRecord) {
-        let mut head = lock(&self.head);
-        if refused.head.hash() == head.hash {
-            head.epoch += 1;
-            head.seq = 0;
-            tracing::warn!(epoch = head.epoch, "mirrors know a newer head than this vendor: a new epoch begins");
-            drop(head);
-            self.touch();
         }
     }
 
@@ -255,5 +220,124 @@ impl Vendor {
             Ok(())
         });
         let _ = timeout_at(until, reopening).await;
+    }
+}
+
+/// The head's life as it is carried out.
+struct Life {
+    vendor: Arc<Vendor>,
+    reporter: Reporter,
+    /// Records that deltas may build on, and the newest.
+    kept: Vec<Arc<VerifiedVendor>>,
+    /// What mirrors were asked or told; each ends within [`MIRROR_WAIT`].
+    calls: JoinSet<Event>,
+    proof_asked: Option<Instant>,
+}
+
+impl Life {
+    /// Takes an event and does what follows from it. Returns when to look again, if that changed.
+    async fn handle(&mut self, event: Event) -> Option<UnixMs> {
+        let mut events = VecDeque::from([event]);
+        let mut timer = None;
+        while let Some(event) = events.pop_front() {
+            if let Event::Acked(mirror, _) = event {
+                self.ask_for_proof(mirror);
+            }
+            for action in self.reporter.handle(event, clock::now()) {
+                match action {
+                    Action::Ask(mirror) => self.ask(mirror),
+                    Action::TakeBack(mirror) => events.extend([self.vendor.take_back_leases(mirror).await]),
+                    Action::InStep => self.vendor.clear_leftovers().await,
+                    Action::Sign { epoch, seq, prev } => events.push_back(self.sign(Number { epoch, seq, prev }).await),
+                    Action::Send { mirror, base } => self.send(mirror, base),
+                    Action::SetTimer(at) => timer = Some(at),
+                    Action::Elsewhere => self.vendor.stop_signing(),
+                }
+            }
+        }
+        timer
+    }
+
+    async fn sign(&mut self, number: Number) -> Event {
+        let addresses = self.vendor.net.addresses().await;
+        match self.vendor.blocking(move |vendor| vendor.sign_head(addresses, number)).await {
+            Ok(signed) => {
+                let head = HeadId::of(&signed.head);
+                let needed: Vec<HeadId> = self.reporter.needed().collect();
+                self.kept.retain(|kept| needed.contains(&HeadId::of(&kept.head)));
+                self.kept.push(Arc::new(signed));
+                Event::Signed(head)
+            }
+            Err(refusal) => {
+                tracing::error!(%refusal, "the head was not signed");
+                Event::Unsigned
+            }
+        }
+    }
+
+    /// Asks a mirror for the newest head of this vendor there.
+    fn ask(&mut self, mirror: NodeId) {
+        let vendor = Arc::clone(&self.vendor);
+        self.calls.spawn(async move {
+            let request = Request::Heads(Bounded::first([vendor.me]));
+            let heads = match vendor.net.call(mirror, &request, MIRROR_WAIT).await {
+                Ok(Response::Heads(heads)) => heads,
+                _ => return Event::Unanswered(mirror),
+            };
+            let own = heads.into_iter().filter_map(|head| head.verify().ok()).find(|head| head.vendor == vendor.me);
+            Event::Known { mirror, seen: own.map(|head| Seen { head: HeadId::of(&head), issued: head.issued }) }
+        });
+    }
+
+    /// Sends the newest head: what changed since `base` if that is little, else all of it.
+    fn send(&mut self, mirror: NodeId, base: Option<HeadId>) {
+        let Some(newest) = self.kept.last().cloned() else { return };
+        let old = base.and_then(|base| self.kept.iter().find(|kept| HeadId::of(&kept.head) == base).cloned());
+        let vendor = Arc::clone(&self.vendor);
+        self.calls.spawn(async move {
+            let head = HeadId::of(&newest.head);
+            let request = match old.and_then(|old| VendorDelta::between(&old, &newest)) {
+                Some(delta) => Request::ReportDelta(delta),
+                None => Request::Report(newest.to_record()),
+            };
+            let untaken = |why| Event::Untaken(mirror, head, why);
+            match vendor.net.call(mirror, &request, MIRROR_WAIT).await {
+                Ok(Response::Done) => Event::Acked(mirror, head),
+                Ok(other) => {
+                    tracing::warn!(mirror = %mirror.short(), ?other, "a mirror answered a head strangely");
+                    untaken(Untaken::Failed)
+                }
+                Err(refusal) => {
+                    tracing::debug!(mirror = %mirror.short(), %refusal, "head not taken");
+                    untaken(match refusal.kind {
+                        RefusalKind::Stale | RefusalKind::Conflict => Untaken::Stale,
+                        RefusalKind::NotFound => Untaken::BaseMissing,
+                        _ => Untaken::Failed,
+                    })
+                }
+            }
+        });
+    }
+
+    /// Asks now and then whether there is a proof against this vendor, so that its operator hears of it.
+    fn ask_for_proof(&mut self, mirror: NodeId) {
+        if self.proof_asked.is_some_and(|at| at.elapsed() < PROOF_EVERY) {
+            return;
+        }
+        self.proof_asked = Some(Instant::now());
+        let vendor = Arc::clone(&self.vendor);
+        tokio::spawn(async move {
+            let request = Request::Proofs(Bounded::first([vendor.me]));
+            let Ok(Response::Page(page)) = vendor.net.call(mirror, &request, MIRROR_WAIT).await else { return };
+            let proofs = page.records.into_iter().filter_map(|record| match record {
+                SyncRecord::Proof(proof) => proof.verify().ok(),
+                _ => None,
+            });
+            let own = proofs.filter(|proof| proof.vendor() == vendor.me).map(|proof| proof.offence()).next();
+            if let Some(offence) = own {
+                tracing::error!("mirrors hold a proof against this vendor: {}", offence.explain());
+            }
+            *lock(&vendor.proven) = own;
+        });
     }
 }

@@ -7,7 +7,9 @@ use fathom_protocol::codec;
 use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::sign::{Carried, SignerId};
-use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation};
+use fathom_protocol::wire::{
+    AllocateRequest, Cancel, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation,
+};
 use fathom_store::{ChunkKey, ChunkState};
 
 use super::accounts::in_transaction;
@@ -27,6 +29,7 @@ impl Vendor {
                 Request::Cosign(moved) => vendor.cosign(moved),
                 Request::Validate(validation) => vendor.validate(validation),
                 Request::Unused(unused) => vendor.unused(unused),
+                Request::Cancel(cancel) => vendor.cancel(cancel),
                 Request::Renew(renew) => vendor.renew(renew),
                 _ => Err(refused(RefusalKind::WrongRole, "a vendor does not answer this")),
             })
@@ -39,6 +42,7 @@ impl Vendor {
 
     /// Countersigns room (figure 6).
     fn offer(&self, request: Carried<AllocateRequest>, bytes: u64) -> Result<Response, Refusal> {
+        self.may_offer()?;
         let request = request.verify()?;
         let mut fresh = [0; LeaseId::LEN];
         getrandom::fill(&mut fresh)
@@ -104,6 +108,16 @@ impl Vendor {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
         self.account(|ledger| ledger.give_back(self.dating_clock(), &unused))?;
+        Ok(Response::Done)
+    }
+
+    /// Gives back what a request that was withdrawn still holds.
+    fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
+        let cancel = cancel.verify()?;
+        if cancel.vendor != self.me {
+            return Err(refused(RefusalKind::NotAuthorised, "the request was withdrawn at another vendor"));
+        }
+        self.account(|ledger| ledger.cancel(&cancel))?;
         Ok(Response::Done)
     }
 

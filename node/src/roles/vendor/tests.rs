@@ -8,6 +8,8 @@ mod golden;
 mod migration;
 mod mirror;
 mod orders;
+mod readopt;
+mod rebuild;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles};
+use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles, Wants};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -135,7 +137,15 @@ fn settings(devices: Vec<(PathBuf, u64, u64)>) -> VendorSettings {
         relief_percent: 80,
         bandwidth_mb_per_s: 0,
         devices,
-        terms: Terms::default(),
+        terms: Terms { unsealed_percent: 100, ..Terms::default() },
+    }
+}
+
+impl Vendor {
+    /// Signs the next head, whatever mirrors know.
+    fn next_head(&self, addresses: fathom_protocol::head::Addresses) -> fathom_protocol::head::VerifiedVendor {
+        let before = *super::lock(&self.head);
+        self.sign_head(addresses, super::report::Number::after(before)).unwrap()
     }
 }
 
@@ -172,6 +182,12 @@ impl TestVendor {
 
     /// Stops the vendor wherever it is, and opens it anew on what is on disk.
     async fn restart(self, seed: u8) -> Self {
+        let (dir, settings) = self.stop().await;
+        Self::open(seed, dir, settings).await
+    }
+
+    /// Stops the vendor wherever it is.
+    async fn stop(self) -> (tempfile::TempDir, VendorSettings) {
         let Self { peer, vendor, dir } = self;
         peer.cancel.cancel();
         peer.net.overlay().shutdown().await;
@@ -180,7 +196,7 @@ impl TestVendor {
         let weak = Arc::downgrade(&vendor);
         drop(vendor);
         eventually("the vendor is dropped", || weak.upgrade().is_none()).await;
-        Self::open(seed, dir, settings).await
+        (dir, settings)
     }
 
     fn run(&self) {
@@ -253,6 +269,7 @@ impl TestUser {
             unit: 1,
             exclude: Bounded::default(),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: Hash(nonce),
             expires: clock::now().plus_seconds(60),
         };
@@ -267,14 +284,14 @@ impl TestUser {
         }
     }
 
-    /// The hops for `body` along `stops`, for sequence number 1.
+    /// The hops for `body` along `stops`, for the first final FAT.
     fn hops(&self, body: &[u8], stops: &[&Stop]) -> Vec<Hop> {
         let hop = |(position, stop): (usize, &&Stop)| Hop {
             version: tags::VERSION,
             owner: self.owner(),
             authority: self.owner().into(),
             file: FILE,
-            seq: 1,
+            seq: fathom_protocol::fat::Tag::new(1, 0).0,
             chunk: ChunkId::of(body),
             length: u32::try_from(body.len()).unwrap(),
             expires: clock::now().plus_seconds(60),

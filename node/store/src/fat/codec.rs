@@ -21,6 +21,7 @@
 //! | `by_lease` | lease 16, owner 32, chunk 32 | nothing, not sealed |
 //! | `leases` | lease 16 | `[signed, bytes, used]` |
 //! | `finals` | owner 32, file 16 | `[seq, base, record]` |
+//! | `twins` | owner 32, file 16, BLAKE3 of the record 32 | as `finals` |
 //! | `moves` | owner 32, chunk 32 | `[record]` |
 //! | `kv` | text | `[value]` |
 //! | `pending_erase` | device 16, part 32 | nothing, not sealed |
@@ -97,6 +98,11 @@ pub(crate) fn parse_chunk_key(bytes: &[u8]) -> Option<ChunkKey> {
 /// Owner and file, the key of `finals` and the prefix of `by_file`.
 pub(crate) fn file_key(owner: OwnerId, file: FileId) -> Vec<u8> {
     [&owner.0[..], &file.0].concat()
+}
+
+/// A final FAT that was written at once with the one in `finals`: the file's key and the record's hash.
+pub(crate) fn twin_key(file: &[u8], record: &[u8]) -> Vec<u8> {
+    [file, &Hash::of(record).0].concat()
 }
 
 pub(crate) fn by_file_key(entry: &ChunkEntry) -> Vec<u8> {

@@ -7,15 +7,14 @@
 //! only [`Engine::reopen`] leads back, which copies what is read to a new file and syncs that.
 
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use redb::{Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageBackend};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
 
-use super::storage::{Boxed, FatStorage, Overlay};
 use super::tx::{FORMAT_KEY, FatTx, META, RowError, TABLES, is_previous_io};
 use super::{FORMAT, FatConfig, FatError, FatHealth};
+use crate::storage::{self, FatStorage, Opening, is_full};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -201,15 +200,10 @@ fn transact<T>(
     failure: &dyn Fn(RowError) -> FatError,
     change: impl FnOnce(&mut FatTx<'_>) -> Result<T, FatError>,
 ) -> Result<T, FatError> {
-    let mut tx = database.begin_write().map_err(|error| failure(error.into()))?;
-    tx.set_durability(Durability::Immediate).map_err(|error| failure(redb::Error::from(error).into()))?;
+    let tx = storage::begin_write(database).map_err(|error| failure(error.into()))?;
     let value = change(&mut FatTx::new(&tx, failure))?;
     tx.commit().map_err(|error| failure(error.into()))?;
     Ok(value)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn failure(path: &Path, error: RowError) -> FatError {
@@ -230,46 +224,31 @@ fn failure(path: &Path, error: RowError) -> FatError {
 
 /// Opens the database for reading and writing, makes it if it is new, and checks its format.
 fn open_database(storage: &dyn FatStorage, config: &FatConfig) -> Result<Database, FatError> {
-    let database = open_backend(storage, config, |backend| backend, config.check_on_open)?;
+    let database = open_with(storage, Opening { check: config.check_on_open, overlay: false, ..opening(config) })?;
     check_format(storage, &database)?;
     Ok(database)
 }
 
 /// Opens the database so that nothing reaches the storage.
 fn open_overlay(storage: &dyn FatStorage, config: &FatConfig) -> Result<Database, FatError> {
-    open_backend(storage, config, |base| Box::new(Overlay::new(base)), false)
+    open_with(storage, Opening { check: false, overlay: true, ..opening(config) })
 }
 
-fn open_backend(
-    storage: &dyn FatStorage,
-    config: &FatConfig,
-    wrap: impl FnOnce(Box<dyn StorageBackend>) -> Box<dyn StorageBackend>,
-    check: bool,
-) -> Result<Database, FatError> {
-    let backend = storage.open().map_err(|error| failure(storage.path(), error.into()))?;
-    let backend = Boxed(wrap(backend));
-    // redb panics on some damage that it cannot tell from a bug of its own.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        Builder::new()
-            .set_cache_size(config.cache_bytes)
-            .set_check_integrity_on_open(check)
-            .create_with_backend(backend)
-    }));
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(DatabaseError::UpgradeRequired(version))) => Err(FatError::Corrupt {
+fn opening(config: &FatConfig) -> Opening {
+    Opening { cache_bytes: config.cache_bytes, check: config.check_on_open, overlay: false }
+}
+
+pub(super) fn open_with(storage: &dyn FatStorage, opening: Opening) -> Result<Database, FatError> {
+    storage::open_database(storage, opening).map_err(|error| match error {
+        DatabaseError::UpgradeRequired(version) => FatError::Corrupt {
             path: storage.path().to_owned(),
             detail: format!("its database has the unknown version {version}"),
-        }),
-        Ok(Err(error)) => Err(failure(storage.path(), error.into())),
-        Err(_) => Err(FatError::Corrupt {
-            path: storage.path().to_owned(),
-            detail: "its pages contradict each other".to_owned(),
-        }),
-    }
+        },
+        error => failure(storage.path(), error.into()),
+    })
 }
 
-fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<(), FatError> {
+pub(super) fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<(), FatError> {
     let found = || -> Result<Option<Vec<u8>>, RowError> {
         let tx = database.begin_read()?;
         match tx.open_table(META) {
@@ -290,7 +269,7 @@ fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<(), Fat
 }
 
 fn initialise(database: &Database) -> Result<(), RowError> {
-    let tx = database.begin_write()?;
+    let tx = storage::begin_write(database)?;
     for table in TABLES {
         tx.open_table(table)?;
     }

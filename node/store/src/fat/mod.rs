@@ -10,9 +10,9 @@
 mod batch;
 mod codec;
 mod engine;
+mod inspect;
 mod read;
 mod recover;
-mod storage;
 mod tx;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +25,12 @@ use crate::device::{Device, DeviceError};
 use crate::directory::{DirectoryConfig, DirectoryDevice};
 use crate::part::ChunkTag;
 use crate::set::StoredPart;
+use crate::storage::{FatStorage, FileStorage};
 use batch::Batcher;
 use engine::Engine;
-use storage::FileStorage;
 
+pub use inspect::{FatRow, Finding, Inspector, inspect, inspect_in};
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
-pub use storage::FatStorage;
 pub use tx::FatTx;
 
 /// Format of the file. Another one is refused.
@@ -134,9 +134,9 @@ pub struct LeaseEntry {
 /// The newest final FAT record of a file that this vendor was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalEntry {
-    /// Its sequence number.
+    /// Its sequence number, a [`Tag`](fathom_protocol::fat::Tag).
     pub seq: u64,
-    /// Chunks with a lower tag are erased.
+    /// The oldest tag that lives.
     pub base: u64,
     /// The signed record.
     pub record: Vec<u8>,
@@ -167,12 +167,14 @@ pub struct CommitFile {
     pub owner: OwnerId,
     /// The file.
     pub file: FileId,
-    /// Chunks with a lower tag are erased.
+    /// With [`Self::seq`] it says what becomes of each chunk of the file: [`Tag::fate`](fathom_protocol::fat::Tag::fate).
     pub base: u64,
-    /// Chunks with a tag from `base` up to this are committed; ones with a higher tag belong to a put that still runs.
+    /// Its own tag.
     pub seq: u64,
-    /// The signed record, kept and given back by [`LocalFat::final_of`].
+    /// The signed record, kept and given back by [`LocalFat::final_of`] and [`LocalFat::versions_of`].
     pub record: Vec<u8>,
+    /// The time from which chunks of a version that was not chosen are held on.
+    pub now: UnixMs,
 }
 
 /// What became of a final FAT record.
@@ -190,11 +192,13 @@ pub enum CommitOutcome {
         /// The newer one's sequence number.
         seq: u64,
     },
-    /// Another one with the same sequence number holds; nothing changed and nothing was erased.
+    /// Others were written at once with it. All are kept, what each names is committed, and nothing was erased.
     Forked {
-        /// The other record.
-        record: Vec<u8>,
+        /// Chunks that went from stored to committed.
+        committed: u64,
     },
+    /// As many were written at once as are kept; nothing changed.
+    Full,
 }
 
 /// A chunk that the local FAT has forgotten.

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, OwnerId};
+use fathom_protocol::limits::VERSIONS_MAX;
 use redb::ReadTransaction;
 
 use super::codec::{self, Opaque, Row};
 use super::tx::{
-    BY_FILE, BY_LEASE, CHUNKS, DEVICES, FINALS, KV, LEASES, META, MOVES, TOTALS_KEY, Table, broken_index, get_in,
-    keys_in,
+    BY_FILE, BY_LEASE, CHUNKS, DEVICES, FINALS, KV, LEASES, META, MOVES, TOTALS_KEY, TWINS, Table, broken_index,
+    get_in, keys_in,
 };
 use super::{ChunkEntry, ChunkKey, FatError, FatTotals, FinalEntry, LeaseEntry, LocalFat, PAGE_ROWS_MAX};
 
@@ -124,6 +125,17 @@ impl LocalFat {
     /// As for [`Self::chunk`].
     pub fn final_of(&self, owner: OwnerId, file: FileId) -> Result<Option<FinalEntry>, FatError> {
         self.row(FINALS, &codec::file_key(owner, file))
+    }
+
+    /// Every final FAT record that holds for a file: more than one if two devices of its owner wrote at once.
+    ///
+    /// # Errors
+    /// As for [`Self::chunk`].
+    pub fn versions_of(&self, owner: OwnerId, file: FileId) -> Result<Vec<FinalEntry>, FatError> {
+        let key = codec::file_key(owner, file);
+        let twins = self.page::<FinalEntry>(TWINS, &key, None, VERSIONS_MAX)?;
+        let first: Option<FinalEntry> = self.row(FINALS, &key)?;
+        Ok(first.into_iter().chain(twins.into_iter().map(|(_, twin)| twin)).collect())
     }
 
     /// The next final FAT records after `after`, at most `limit` and [`PAGE_ROWS_MAX`], with owner and file.

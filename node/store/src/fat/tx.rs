@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use fathom_protocol::ids::{DeviceId, LeaseId};
+use fathom_protocol::fat::{Fate, Tag};
+use fathom_protocol::ids::{DeviceId, FileId, LeaseId, OwnerId};
+use fathom_protocol::limits::VERSIONS_MAX;
 use fathom_protocol::time::UnixMs;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
@@ -21,13 +23,14 @@ pub(crate) const BY_FILE: Table = TableDefinition::new("by_file");
 pub(crate) const BY_LEASE: Table = TableDefinition::new("by_lease");
 pub(crate) const LEASES: Table = TableDefinition::new("leases");
 pub(crate) const FINALS: Table = TableDefinition::new("finals");
+pub(crate) const TWINS: Table = TableDefinition::new("twins");
 pub(crate) const MOVES: Table = TableDefinition::new("moves");
 pub(crate) const KV: Table = TableDefinition::new("kv");
 pub(crate) const PENDING_ERASE: Table = TableDefinition::new("pending_erase");
 pub(crate) const DEVICES: Table = TableDefinition::new("devices");
 /// Every table, to be made when the file is.
-pub(crate) const TABLES: [Table; 10] =
-    [META, CHUNKS, BY_FILE, BY_LEASE, LEASES, FINALS, MOVES, KV, PENDING_ERASE, DEVICES];
+pub(crate) const TABLES: [Table; 11] =
+    [META, CHUNKS, BY_FILE, BY_LEASE, LEASES, FINALS, TWINS, MOVES, KV, PENDING_ERASE, DEVICES];
 /// Key in `meta` of the format number.
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 pub(crate) const TOTALS_KEY: &[u8] = b"totals";
@@ -246,32 +249,72 @@ impl<'a> FatTx<'a> {
     /// None of its own.
     pub fn commit_and_erase(&mut self, commit: &CommitFile) -> Result<CommitOutcome, FatError> {
         let key = codec::file_key(commit.owner, commit.file);
-        if let Some(known) = self.get::<FinalEntry>(FINALS, &key)? {
-            if known.seq > commit.seq {
+        let (base, seq) = (Tag(commit.base), Tag(commit.seq));
+        let row = FinalEntry { seq: commit.seq, base: commit.base, record: commit.record.clone() };
+        let twins = self.keys(TWINS, &key)?;
+        let mut forked = !twins.is_empty();
+        match self.get::<FinalEntry>(FINALS, &key)? {
+            Some(known) if Tag(known.seq).counter() > seq.counter() => {
                 return Ok(CommitOutcome::Stale { seq: known.seq });
             }
-            if known.seq == commit.seq && known.record != commit.record {
-                return Ok(CommitOutcome::Forked { record: known.record });
+            Some(known) if Tag(known.seq).counter() == seq.counter() => {
+                let twin = codec::twin_key(&key, &commit.record);
+                if known.record != commit.record && !twins.contains(&twin) {
+                    if twins.len() + 1 >= VERSIONS_MAX {
+                        return Ok(CommitOutcome::Full);
+                    }
+                    forked = true;
+                    self.put(TWINS, &twin, &row)?;
+                }
+            }
+            _ => {
+                forked = false;
+                twins.iter().try_for_each(|twin| self.delete(TWINS, twin).map(drop))?;
+                self.put(FINALS, &key, &row)?;
             }
         }
-        let row = FinalEntry { seq: commit.seq, base: commit.base, record: commit.record.clone() };
-        self.put(FINALS, &key, &row)?;
         let mut committed = 0;
         let mut erased = Vec::new();
         for index in self.keys(BY_FILE, &key)? {
-            let (seq, chunk) = codec::parse_by_file(&index).ok_or_else(|| self.corrupt(BY_FILE))?;
-            if seq < commit.base {
+            let (tag, chunk) = codec::parse_by_file(&index).ok_or_else(|| self.corrupt(BY_FILE))?;
+            let fate = Tag(tag).fate(base, seq);
+            if fate == Fate::Past && !forked {
                 erased.extend(self.erase_chunk(&chunk)?);
-            } else if seq <= commit.seq
-                && let Some(mut entry) = self.chunk(&chunk)?
-                && entry.state == ChunkState::Stored
-            {
-                entry.state = ChunkState::Committed;
+            } else if let Some(mut entry) = self.chunk(&chunk)? {
+                match (fate, &entry.state) {
+                    (Fate::Live, ChunkState::Stored) => {
+                        entry.state = ChunkState::Committed;
+                        committed += 1;
+                    }
+                    (Fate::Lost, ChunkState::Committed) if !forked => {
+                        entry.state = ChunkState::Stored;
+                        entry.stored_at = commit.now;
+                    }
+                    _ => continue,
+                }
                 self.put_entry(&entry)?;
-                committed += 1;
             }
         }
+        if forked {
+            return Ok(CommitOutcome::Forked { committed });
+        }
         Ok(CommitOutcome::Applied { committed, erased })
+    }
+
+    /// Puts a final FAT back as a damaged local FAT had it; with `twin` as one that was written at once with another. Nothing is
+    /// committed or erased by it.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn restore_final(
+        &mut self,
+        owner: OwnerId,
+        file: FileId,
+        entry: &FinalEntry,
+        twin: bool,
+    ) -> Result<(), FatError> {
+        let key = codec::file_key(owner, file);
+        if twin { self.put(TWINS, &codec::twin_key(&key, &entry.record), entry) } else { self.put(FINALS, &key, entry) }
     }
 
     /// A lease.

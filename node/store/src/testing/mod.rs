@@ -4,6 +4,6 @@ mod backend;
 mod faulty;
 mod hook;
 
-pub use backend::{BackendFault, FailingStorage, WriteRecord};
+pub use backend::{BackendFault, FailingStorage, WriteRecord, crash_images};
 pub use faulty::{Fault, FaultyDevice, Operation};
 pub use hook::{FailOnce, IoHook, IoStep};

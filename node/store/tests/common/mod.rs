@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::time::UnixMs;
 use fathom_store::testing::FaultyDevice;
@@ -59,6 +60,7 @@ pub fn tag(chunk: &[u8], seq: u64) -> ChunkTag {
 pub fn entry(n: u64, seq: u64, length: u32) -> ChunkEntry {
     let name = bytes(n, 32);
     let part = StoredPart { device: device_id(1), part: fathom_protocol::ids::Hash::of(&name), offset: 0, length };
+    let seq = Tag::new(seq, 0).0;
     ChunkEntry::stored(&tag(&name, seq), length, vec![part], format!("receipt {n}").into_bytes(), UnixMs(1_000 + n))
 }
 

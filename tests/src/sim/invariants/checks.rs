@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::FileId;
 use fathom_protocol::ids::{ChunkId, NodeId, OwnerId};
 use fathom_protocol::ledger::Terms;
@@ -206,7 +207,7 @@ impl Oracle {
         let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
         let file = (key.owner, held.file);
         let released = self.finals.get(&file).into_iter().flatten().any(|fat| {
-            fat.base > held.seq || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
+            Tag(held.seq).is_past(Tag(fat.base)) || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
         });
         if released {
             return;

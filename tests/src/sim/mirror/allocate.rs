@@ -1,18 +1,17 @@
-//! Locking storage for a request: vendors are chosen from the table, and each countersigns its part.
+//! Locking storage for a request: the real [`Allocation`] decides whom to ask, and each vendor countersigns its part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use fathom_protocol::allocate::{Candidate, Share, Want, plan};
+use fathom_protocol::allocate::View;
+use fathom_protocol::allocation::{Action, Allocation, Event, Part};
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::NodeId;
+use fathom_protocol::market::{Market, Standing};
 use fathom_protocol::sign::{Carried, Signed};
-use fathom_protocol::wire::{AllocateRequest, Location, ProvisionalFat, RefusalKind, Request, Response};
+use fathom_protocol::wire::{AllocateRequest, Location, ProvisionalFat, Refusal, RefusalKind, Request, Response};
 
 use super::{Mirror, refused};
-use crate::sim::node::Cx;
-
-const OFFER_MS: u64 = 1_000;
-const ROUNDS_MAX: u8 = 3;
+use crate::sim::node::{Cx, Timer};
 
 /// A request under way.
 #[derive(Debug)]
@@ -20,11 +19,11 @@ pub(super) struct Work {
     from: usize,
     call: u64,
     request: Signed<AllocateRequest>,
-    asked: BTreeSet<NodeId>,
-    pending: BTreeMap<u64, Share>,
-    locations: Vec<Location>,
-    missing: Vec<(u8, u64)>,
-    rounds: u8,
+    core: Allocation,
+    /// Vendors that were asked, by the call.
+    asked: BTreeMap<u64, NodeId>,
+    /// The timer that counts; an earlier one is void.
+    due: u64,
 }
 
 impl Mirror {
@@ -36,127 +35,91 @@ impl Mirror {
         if request.expires < cx.now {
             return cx.reply(from, call, &refused(RefusalKind::LeaseExpired, "the request has expired"));
         }
-        let want = Want {
-            copies: request.copies,
-            width: request.width,
-            bytes: request.bytes,
-            unit: request.unit,
-            avoid_zones: Vec::new(),
-        };
-        let shares = match plan(self.candidates(&request, &BTreeSet::new()), &want) {
-            Ok(plan) => plan.shares,
-            Err(shortage) => return cx.reply(from, call, &refused(RefusalKind::NoSpace, &shortage.to_string())),
-        };
-        let mut work = Work {
-            from,
-            call,
-            request,
-            asked: BTreeSet::new(),
-            pending: BTreeMap::new(),
-            locations: Vec::new(),
-            missing: Vec::new(),
-            rounds: 0,
-        };
-        work.ask(cx, shares);
+        let (core, actions) = Allocation::start((*request).clone(), cx.at, &self.market_for(cx, &request));
+        let work = Work { from, call, request, core, asked: BTreeMap::new(), due: 0 };
         self.next_work += 1;
-        self.works.insert(self.next_work, work);
+        self.carry_out(cx, self.next_work, work, actions);
     }
 
-    fn candidates(&self, request: &AllocateRequest, asked: &BTreeSet<NodeId>) -> Vec<Candidate> {
-        let open = |vendor: &NodeId| !asked.contains(vendor) && !request.exclude.contains(vendor);
-        let vendors = self.table.vendors().filter(|vendor| open(&vendor.head.vendor));
-        vendors
-            .map(|known| Candidate {
-                vendor: known.head.vendor,
-                zone: known.head.characteristics.zone.to_string(),
-                operator: known.head.characteristics.operator.to_string(),
-                free: known.head.free(),
-                load: known.head.characteristics.load,
-                suspected: false,
-                may_hold: false,
-            })
-            .collect()
+    fn market_for(&self, cx: &Cx<'_>, request: &AllocateRequest) -> View {
+        let market = Market::of(self.table.vendors().map(|known| &*known.head));
+        market.view(&request.wants, cx.now, |vendor| Standing {
+            barred: request.exclude.contains(&vendor) || self.table.quarantined(vendor).is_some(),
+            suspected: false,
+            may_hold: false,
+            round_trip_us: None,
+        })
     }
 
     pub(super) fn offered(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
-        let Some((id, share)) = self.share(call) else { return };
-        let Some(mut work) = self.works.remove(&id) else { return };
-        let head = self.table.vendor(share.vendor).map(|vendor| vendor.head.carried().clone());
-        match (response, head) {
-            (Response::Offered { lease, granted }, Some(head)) if cx.id(from) == share.vendor => match lease.verify() {
-                Ok(lease) if fits(&lease, &work.request, share.vendor, granted) => {
-                    let lease = lease.into_carried();
-                    work.locations.push(Location { column: share.column, granted, lease, head });
-                }
-                _ => work.missing.push((share.column, share.bytes)),
+        let Some((id, vendor)) = self.asked_by(call) else { return };
+        let lost = |refusal| Event::Refused { vendor, refusal };
+        let event = match response {
+            Response::Offered { lease, granted } if cx.id(from) == vendor => match lease.verify() {
+                Ok(lease) => Event::Offered { vendor, lease: Box::new(lease), granted },
+                Err(error) => lost(error.into()),
             },
-            _ => work.missing.push((share.column, share.bytes)),
-        }
-        work.pending.remove(&call);
-        self.advance(cx, id, work);
+            Response::Refused(refusal) => lost(refusal),
+            _ => lost(Refusal::new(RefusalKind::BadRequest, "not an offer")),
+        };
+        self.handle(cx, id, Some(call), event);
     }
 
+    /// A call got no answer in time.
     pub(super) fn not_offered(&mut self, cx: &mut Cx<'_>, call: u64) {
-        let Some((id, share)) = self.share(call) else { return };
+        let Some((id, vendor)) = self.asked_by(call) else { return };
+        let refusal = Refusal::new(RefusalKind::Silent, "no answer in time");
+        self.handle(cx, id, Some(call), Event::Refused { vendor, refusal });
+    }
+
+    /// A timer of a request has come.
+    pub(super) fn allocation_timer(&mut self, cx: &mut Cx<'_>, id: u64) {
+        if self.works.get(&id).is_some_and(|work| work.due <= cx.at) {
+            self.handle(cx, id, None, Event::Timer);
+        }
+    }
+
+    fn asked_by(&self, call: u64) -> Option<(u64, NodeId)> {
+        self.works.iter().find_map(|(id, work)| Some((*id, *work.asked.get(&call)?)))
+    }
+
+    fn handle(&mut self, cx: &mut Cx<'_>, id: u64, call: Option<u64>, event: Event) {
         let Some(mut work) = self.works.remove(&id) else { return };
-        work.pending.remove(&call);
-        work.missing.push((share.column, share.bytes));
-        self.advance(cx, id, work);
+        call.map(|call| work.asked.remove(&call));
+        let actions = work.core.handle(event, cx.at, || self.market_for(cx, &work.request));
+        self.carry_out(cx, id, work, actions);
     }
 
-    fn share(&self, call: u64) -> Option<(u64, Share)> {
-        self.works.iter().find_map(|(id, work)| Some((*id, *work.pending.get(&call)?)))
-    }
-
-    fn advance(&mut self, cx: &mut Cx<'_>, id: u64, mut work: Work) {
-        if work.pending.is_empty() && !work.missing.is_empty() && work.rounds < ROUNDS_MAX {
-            work.rounds += 1;
-            let mut shares = Vec::new();
-            let mut asked = work.asked.clone();
-            for (column, bytes) in std::mem::take(&mut work.missing) {
-                let want = Want { copies: 1, width: 1, bytes, unit: work.request.unit, avoid_zones: Vec::new() };
-                match plan(self.candidates(&work.request, &asked), &want) {
-                    Ok(plan) => {
-                        asked.extend(plan.shares.iter().map(|share| share.vendor));
-                        shares.extend(plan.shares.into_iter().map(|share| Share { column, ..share }));
-                    }
-                    Err(_) => work.missing.push((column, bytes)),
+    fn carry_out(&mut self, cx: &mut Cx<'_>, id: u64, mut work: Work, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Ask { share, wait_ms } => {
+                    let Some(node) = cx.known.index.get(&share.vendor).copied() else { continue };
+                    let offer = Request::Offer { request: work.request.carried().clone(), bytes: share.bytes };
+                    let call = cx.ask_within(node, &offer, wait_ms);
+                    work.asked.insert(call, share.vendor);
+                }
+                Action::SetTimer { at_ms } => {
+                    work.due = at_ms;
+                    cx.wait(at_ms.saturating_sub(cx.at), Timer::Allocation(id));
+                }
+                Action::Done { parts, .. } => return cx.reply(work.from, work.call, &self.provisional(parts)),
+                Action::Failed { refusal, asked } => {
+                    let asked = Bounded::first(asked);
+                    let short = !asked.is_empty();
+                    let answer = if short { Response::Short { refusal, asked } } else { Response::Refused(refusal) };
+                    return cx.reply(work.from, work.call, &answer);
                 }
             }
-            if work.missing.is_empty() {
-                work.ask(cx, shares);
-            }
         }
-        if !work.pending.is_empty() {
-            self.works.insert(id, work);
-            return;
-        }
-        let answer = match Bounded::new(work.locations) {
-            Ok(locations) if work.missing.is_empty() => {
-                Response::Provisional(ProvisionalFat { locations, warnings: Bounded::default() })
-            }
-            _ => refused(RefusalKind::NoSpace, "the vendors asked did not lock storage"),
-        };
-        cx.reply(work.from, work.call, &answer);
+        self.works.insert(id, work);
     }
-}
 
-impl Work {
-    fn ask(&mut self, cx: &mut Cx<'_>, shares: Vec<Share>) {
-        for share in shares {
-            self.asked.insert(share.vendor);
-            let Some(node) = cx.known.index.get(&share.vendor).copied() else { continue };
-            let offer = Request::Offer { request: self.request.carried().clone(), bytes: share.bytes };
-            let call = cx.ask_within(node, &offer, OFFER_MS);
-            self.pending.insert(call, share);
-        }
+    fn provisional(&self, parts: Vec<Part>) -> Response {
+        let located = parts.into_iter().filter_map(|part| {
+            let head = self.table.vendor(part.lease.vendor)?.head.carried().clone();
+            Some(Location { column: part.column, granted: part.granted, lease: part.lease.into_carried(), head })
+        });
+        Response::Provisional(ProvisionalFat { locations: Bounded::first(located), warnings: Bounded::default() })
     }
-}
-
-fn fits(lease: &fathom_protocol::lease::Lease, request: &AllocateRequest, vendor: NodeId, granted: u64) -> bool {
-    lease.vendor == vendor
-        && lease.owner == request.owner
-        && lease.authority == request.authority
-        && granted > 0
-        && granted <= lease.bytes
 }

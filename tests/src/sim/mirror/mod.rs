@@ -14,7 +14,7 @@ use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
-use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
+use fathom_protocol::table::{Key, Merged, Strangers, Table, Verified, verify};
 use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
 
 use super::mutation::Mutation;
@@ -32,6 +32,7 @@ const COMMIT: u8 = 1;
 pub(super) struct Mirror {
     pub(super) table: Table,
     pub(super) store: Store,
+    strangers: Strangers,
     works: BTreeMap<u64, Work>,
     next_work: u64,
     /// Decides what is asked of other mirrors; nothing before the start.
@@ -59,6 +60,7 @@ impl Mirror {
         Self {
             table,
             store,
+            strangers: Strangers::default(),
             works: BTreeMap::new(),
             next_work: 0,
             sync: None,
@@ -93,6 +95,7 @@ impl Mirror {
             Timer::Frame(frame) => {
                 self.frames.remove(&frame);
             }
+            Timer::Allocation(id) => self.allocation_timer(cx, id),
         }
     }
 
@@ -173,16 +176,20 @@ impl Mirror {
 
     fn submit(&mut self, cx: &mut Cx<'_>, from: usize, fats: Vec<Carried<FinalFat>>) -> Response {
         let mut results = Vec::new();
+        let mut before = Vec::new();
         for fat in fats {
             let result = match self.admitted(cx, from, SyncRecord::Fat(fat)) {
                 Some(Err(error)) => Err(error.into()),
                 None => Err(Refusal::new(RefusalKind::NotAuthorised, "come back later")),
-                Some(Ok(Verified::Fat(fat))) => self.table.check_uses(&fat).and_then(|()| {
-                    let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
-                    self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
-                    cx.oracle.mirror_said_final(cx.me, owner, file, seq);
-                    Ok(())
-                }),
+                Some(Ok(Verified::Fat(fat))) => {
+                    self.table.admit(&fat, &before, &mut self.strangers, cx.now).and_then(|()| {
+                        let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
+                        before.push(file);
+                        self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
+                        cx.oracle.mirror_said_final(cx.me, owner, file, seq);
+                        Ok(())
+                    })
+                }
                 Some(Ok(_)) => Err(Refusal::new(RefusalKind::BadRequest, "not a final FAT")),
             };
             results.push(result.err());
@@ -205,10 +212,15 @@ impl Mirror {
             waiting.extend(self.table.twins(&record).map(|proof| (Verified::Proof(Box::new(proof)), false)));
             cx.oracle.mirror_took(cx.me, &record);
             let merged = self.table.merge(&record);
+            let (key, demoted) = match &merged {
+                Ok(Merged::Twin { key, demoted, .. }) => (*key, *demoted),
+                _ => (record.key(), None),
+            };
             match merged {
-                Ok(Merged::New { drops, tell }) => {
+                Ok(Merged::New { drops, tell } | Merged::Twin { drops, tell, .. }) => {
                     changes.extend(drops.into_iter().map(Change::Drop));
-                    changes.push(Change::Put(record.key(), record.to_record()));
+                    changes.extend(demoted.map(|to| Change::Demote(record.key(), to)));
+                    changes.push(Change::Put(key, record.to_record()));
                     if let Verified::Fat(fat) = &record {
                         let named = fat.vendors();
                         let others: BTreeSet<NodeId> =
@@ -271,9 +283,9 @@ impl Mirror {
 
     fn fats_of(&self, cx: &Cx<'_>, query: &OwnerQuery) -> Page {
         let mut records = Vec::new();
-        for (file, _) in self.table.fats_after(query.owner, query.after) {
-            if query.file.is_none_or(|only| only == file) {
-                records.extend(self.store.records.get(&Key::Fat(query.owner, file)).cloned());
+        for key in self.table.keys_of(query.owner, query.file, None) {
+            if !matches!(key, Key::Move(_)) {
+                records.extend(self.store.records.get(&key).cloned());
             }
         }
         self.page(cx, (records, 0, false))

@@ -14,6 +14,7 @@ const PAGE: usize = 24;
 pub(in crate::sim) enum Change {
     Put(Key, SyncRecord),
     Drop(Key),
+    Demote(Key, Key),
     Also(Key, BTreeSet<NodeId>),
     Cursor(NodeId, Hash, u64),
 }
@@ -62,6 +63,12 @@ impl Store {
                         self.entries.remove(&position);
                     }
                 }
+                Change::Demote(from, to) => {
+                    if let Some(record) = self.records.remove(&from) {
+                        self.records.insert(to, record);
+                        self.place(to);
+                    }
+                }
                 Change::Also(key, vendors) => self.also.entry(key).or_default().extend(vendors),
                 Change::Cursor(mirror, log, next) => {
                     self.cursors.insert(mirror, (log, next));
@@ -95,9 +102,9 @@ impl Store {
 
     /// Whether a vendor must see this final FAT.
     pub(in crate::sim) fn concerns(&self, table: &Table, vendor: NodeId, key: &Key) -> bool {
-        let Key::Fat(owner, file) = *key else { return false };
-        table.fat(owner, file).is_some_and(|fat| fat.vendors.binary_search(&vendor).is_ok())
-            || self.also.get(key).is_some_and(|vendors| vendors.contains(&vendor))
+        let (Key::Fat(owner, file) | Key::Twin(owner, file, _)) = *key else { return false };
+        table.versions(owner, file).any(|fat| fat.vendors.binary_search(&vendor).is_ok())
+            || self.also.get(&Key::Fat(owner, file)).is_some_and(|vendors| vendors.contains(&vendor))
             || table.moves_of(owner, file).any(|(_, moved)| moved.to == vendor)
     }
 }

@@ -9,7 +9,7 @@ use fathom_protocol::sign::Signed;
 use fathom_protocol::tags;
 use fathom_protocol::wire::{RefusalKind, Request, Response};
 
-use super::{AGAIN, CHUNK_PLAIN, Op, User};
+use super::{AGAIN, CHUNK_PLAIN, Op, User, next_tag};
 use crate::sim::mutation::Mutation;
 use crate::sim::node::{Cx, Timer};
 
@@ -72,7 +72,7 @@ impl User {
 
     pub(super) fn remove(&mut self, cx: &mut Cx<'_>, name: &'static str) {
         let file = self.files.get_mut(name).expect("a known name");
-        file.seq += 1;
+        file.seq = next_tag(file.seq, cx.random.bytes());
         let (seq, frees) = (file.seq, file.holders.iter().copied().collect());
         cx.injected.removes += 1;
         let fat = self.fat(cx, name, seq, Vec::new(), frees, Blob::default());

@@ -7,7 +7,7 @@ mod put;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::Place;
+use fathom_protocol::fat::{Place, Tag};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
@@ -61,6 +61,11 @@ pub(super) struct User {
     copies: u8,
 }
 
+/// The tag after `seq`, of a writer by chance.
+fn next_tag(seq: u64, writer: [u8; 2]) -> u64 {
+    Tag::new(Tag(seq).counter() + 1, u16::from_le_bytes(writer)).0
+}
+
 impl User {
     pub(super) fn new(random: &mut Random, pace: u64, copies: u8) -> Self {
         let keys = Phrase::from_entropy(random.bytes()).user_keys();
@@ -103,7 +108,7 @@ impl User {
             }
             Timer::Every(_) => self.hand_in_again(cx),
             Timer::Call(call) => self.silent(cx, call),
-            Timer::Frame(_) => {}
+            Timer::Frame(_) | Timer::Allocation(_) => {}
         }
     }
 

@@ -12,9 +12,9 @@ use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, ProvisionalFat, RefusalKind, Request, Response};
+use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, ProvisionalFat, RefusalKind, Request, Response, Wants};
 
-use super::{CHUNK_PLAIN, Op, REQUEST_SECONDS, User};
+use super::{CHUNK_PLAIN, Op, REQUEST_SECONDS, User, next_tag};
 use crate::sim::node::{Body, Cx};
 
 /// How often a chunk without all its receipts is sent again.
@@ -78,6 +78,7 @@ impl User {
             unit,
             exclude: Bounded::default(),
             avoid_zones: Bounded::default(),
+            wants: Wants::default(),
             nonce: Hash(cx.random.bytes()),
             expires: cx.now.plus_seconds(REQUEST_SECONDS),
         };
@@ -85,7 +86,7 @@ impl User {
         let mut mirrors = cx.known.mirrors.clone();
         cx.random.shuffle(&mut mirrors);
         let file = self.files.get_mut(name).expect("a known name");
-        file.seq += 1;
+        file.seq = next_tag(file.seq, cx.random.bytes());
         cx.injected.puts += 1;
         let (id, seq) = (file.id, file.seq);
         self.op = Some(Op::Put(Box::new(Put {
@@ -111,7 +112,8 @@ impl User {
     pub(super) fn allocated(&mut self, cx: &mut Cx<'_>, response: Response) {
         match response {
             Response::Provisional(fat) => self.send_chunks(cx, fat),
-            Response::Refused(refusal) => self.ask_for_storage(cx, refusal.kind),
+            // What vendors may have locked is not cancelled: it lapses by itself.
+            Response::Refused(refusal) | Response::Short { refusal, .. } => self.ask_for_storage(cx, refusal.kind),
             _ => self.give_up(cx, RefusalKind::BadRequest),
         }
     }

@@ -2,6 +2,7 @@
 
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::header::{Arrived, Header, Hop};
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::{ChunkId, DeviceId, Hash};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, FIRST_FRAME_BYTES_MAX, HEADER_BYTES_MAX};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
@@ -63,7 +64,7 @@ impl Vendor {
             return self.again(cx, &entry);
         }
         let newest = run.fat.final_of(hop.owner, hop.file).map_err(|error| internal(&error))?;
-        if newest.is_some_and(|newest| newest.base > hop.seq) {
+        if newest.is_some_and(|newest| Tag(hop.seq).is_past(Tag(newest.base))) {
             return Err(refusal(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
         }
         let allowed = cx.oracle.may_take(run.ledger.lease(lease), hop, now);

@@ -30,7 +30,6 @@ pub(in crate::sim) struct HeadState {
     pub(in crate::sim) epoch: u64,
     pub(in crate::sim) seq: u64,
     hash: Hash,
-    pub(super) issued: UnixMs,
     record: Option<VendorRecord>,
     acknowledged: bool,
 }
@@ -38,12 +37,12 @@ pub(in crate::sim) struct HeadState {
 impl HeadState {
     pub(super) fn read(fat: &LocalFat) -> Result<Self, FatError> {
         let none =
-            Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), issued: UnixMs(0), record: None, acknowledged: true };
+            Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), record: None, acknowledged: true };
         let Some(bytes) = fat.kv(HEAD_KEY)? else { return Ok(none) };
         let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).expect("its own head decodes");
         let hash = head.hash();
         let head = head.peek().expect("its own head is one");
-        Ok(Self { epoch: head.epoch, seq: head.seq, hash, issued: head.issued, ..none })
+        Ok(Self { epoch: head.epoch, seq: head.seq, hash, ..none })
     }
 }
 
@@ -64,7 +63,7 @@ impl Vendor {
     }
 
     fn sign_head(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
-        let (id, zone, key, now) = (self.id(), self.zone.clone(), self.key.clone(), self.stamp_clock(cx));
+        let (id, zone, key, now) = (self.id(), self.zone.clone(), self.key.clone(), cx.now);
         let Some(before) = self.running.as_ref().map(|run| run.head.clone()) else { return Ok(()) };
         let record = self.durable(|tx, ledger| {
             let head = VendorHead {
@@ -102,7 +101,6 @@ impl Vendor {
                 epoch: before.epoch,
                 seq: before.seq + 1,
                 hash: record.head.hash(),
-                issued: now,
                 record: Some(record),
                 acknowledged: false,
             };
@@ -211,12 +209,6 @@ impl Vendor {
     pub(super) fn has_passed(&self, cx: &Cx<'_>, deadline: UnixMs) -> Option<bool> {
         let run = self.running.as_ref()?;
         run.clocks.passed(deadline, cx.now, cx.known.mirrors.len(), cx.at - run.started)
-    }
-
-    /// The time that is signed as now.
-    fn stamp_clock(&self, cx: &Cx<'_>) -> UnixMs {
-        let Some(run) = &self.running else { return cx.now };
-        run.clocks.stamp(cx.now, cx.known.mirrors.len(), cx.at - run.started)
     }
 
     /// The time by which promises are dated.

@@ -113,7 +113,6 @@ impl Vendor {
         }
         let ledger = Ledger::open(self.key.clone(), known.terms, self.capacity, leases).expect("its own leases sign");
         let head = HeadState::read(&fat)?;
-        let issued = head.issued;
         // Parts that no row names are removed, as the recovery does.
         let kept: BTreeSet<ChunkKey> = fat.chunks_after(None, 4_096)?.iter().map(|entry| entry.key()).collect();
         self.data.retain(|key, _| kept.contains(key));
@@ -123,7 +122,7 @@ impl Vendor {
             head,
             persisted,
             writes: 0,
-            clocks: Clocks::after(issued),
+            clocks: Clocks::default(),
             started: 0,
             polls: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -140,7 +139,6 @@ impl Vendor {
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
         if let Some(run) = &mut self.running {
             run.started = cx.at;
-            run.clocks = Clocks::after(run.head.issued.max(cx.now));
         }
         let first = [500, TICK_MS, cx.known.terms.lock_ms / 8, 2_000].map(|bound| cx.random.within(1, bound));
         for (every, first) in [HEAD, TICK, SWEEP, POLL].into_iter().zip(first) {
@@ -173,6 +171,7 @@ impl Vendor {
             Timer::Frame(frame) => {
                 run.frames.remove(&frame);
             }
+            Timer::Allocation(_) => {}
         }
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::FinalFat;
-use fathom_protocol::ids::LeaseId;
-use fathom_protocol::ledger::Lapse;
-use fathom_protocol::sign::{Carried, SignerId};
+use fathom_protocol::fat::{Fate, FinalFat, Tag};
+use fathom_protocol::ids::{LeaseId, NodeId};
+use fathom_protocol::lease::Named;
+use fathom_protocol::ledger::{Lapse, Ledger};
+use fathom_protocol::sign::{Carried, Signed, SignerId};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError};
 
@@ -21,6 +23,18 @@ fn store_refusal(error: &FatError) -> Refusal {
     refusal(RefusalKind::Internal, &error.to_string())
 }
 
+fn commit_leases(ledger: &mut Ledger, me: NodeId, fat: &Signed<FinalFat>, now: UnixMs) -> Result<(), Refusal> {
+    for used in fat.uses.iter().filter(|used| used.vendor == me) {
+        let Some(lease) = ledger.lease(used.lease).filter(|lease| lease.owner == fat.owner) else { continue };
+        let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
+        ledger.commit(now, used.lease, unused)?;
+        if used.bytes > 0 {
+            ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
+        }
+    }
+    Ok(())
+}
+
 impl Vendor {
     pub(super) fn order(&mut self, cx: &mut Cx<'_>, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
         let fat = fat.verify()?;
@@ -31,51 +45,42 @@ impl Vendor {
         }
         let me = self.id();
         let Some(run) = &self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
-        let known = run.fat.final_of(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
-        let newest = known.as_ref().map(|known| known.seq);
-        if newest.is_some_and(|seq| seq > fat.seq) {
+        let known = run.fat.versions_of(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
+        if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
             return Ok(Response::Done);
         }
         let chunks = run.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
         let leased = fat.uses.iter().any(|used| {
             used.vendor == me && run.ledger.lease(used.lease).is_some_and(|lease| lease.owner == fat.owner)
         });
-        if known.is_none() && !leased && chunks.is_empty() {
+        if known.is_empty() && !leased && chunks.is_empty() {
             return Ok(Response::Done);
         }
         cx.oracle.vendor_acted(cx.me, &fat);
-        let repeated = newest == Some(fat.seq);
+        let record = codec::encode(fat.carried());
+        let repeated = known.iter().any(|known| known.record == record);
         let freed: Vec<ChunkKey> = if fat.frees.contains(&me) && !fat.uses.iter().any(|used| used.vendor == me) {
             let own = |id| run.ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
-            chunks.iter().filter(|chunk| chunk.seq <= fat.seq && own(chunk.lease)).map(ChunkEntry::key).collect()
+            let given = |chunk: &&ChunkEntry| {
+                let fate = Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
+                matches!(fate, Fate::Past | Fate::Live) && own(chunk.lease)
+            };
+            chunks.iter().filter(given).map(ChunkEntry::key).collect()
         } else {
             Vec::new()
         };
-        let commit = CommitFile {
-            owner: fat.owner,
-            file: fat.file,
-            base: fat.base,
-            seq: fat.seq,
-            record: codec::encode(fat.carried()),
-        };
         let now = self.dating_clock(cx);
+        let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
         let outcome = self.durable(|tx, ledger| {
             let mut outcome = tx.commit_and_erase(&commit)?;
             if let CommitOutcome::Applied { erased, .. } = &mut outcome {
                 for key in &freed {
                     erased.extend(tx.erase_chunk(key)?);
                 }
-                if !repeated {
-                    for used in fat.uses.iter().filter(|used| used.vendor == me) {
-                        let Some(lease) = ledger.lease(used.lease).filter(|lease| lease.owner == fat.owner) else {
-                            continue;
-                        };
-                        let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
-                        ledger
-                            .commit(now, used.lease, unused)
-                            .map_err(|refusal| FatError::Refused(refusal.to_string()))?;
-                    }
-                }
+            }
+            let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
+            if held && !repeated {
+                commit_leases(ledger, me, &fat, now).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
             }
             Ok(outcome)
         })?;
@@ -87,8 +92,8 @@ impl Vendor {
         self.touch(cx);
         match outcome {
             CommitOutcome::Applied { erased, .. } => self.erased(cx, &erased).map(|()| Response::Done),
-            CommitOutcome::Stale { .. } => Ok(Response::Done),
-            CommitOutcome::Forked { .. } => Err(refusal(RefusalKind::Conflict, "another final FAT has this number")),
+            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Response::Done),
+            CommitOutcome::Full => Err(refusal(RefusalKind::Conflict, "this file has as many versions as are kept")),
         }
     }
 

@@ -4,7 +4,7 @@ use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::table::{Key, Table, Verified, verify};
 use redb::ReadableTable;
 
-use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, begin, decode, nodes, parse_key, u64_of};
+use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, decode, nodes, parse_key, u64_of};
 
 /// Bytes of records read at a time.
 const LOAD_BYTES: usize = 32 * 1024 * 1024;
@@ -19,8 +19,8 @@ impl Store {
         for (from, to) in [(2u8, 4u8), (1, 2), (4, u8::MAX)] {
             self.load_range(from, to, &mut content.table, &mut bad)?;
         }
-        if !bad.is_empty() {
-            tracing::error!(records = bad.len(), file = %self.path.display(), "damaged records were removed; the other mirrors are read from the start");
+        if !bad.is_empty() && self.disk.is_writable() {
+            tracing::error!(records = bad.len(), file = %self.disk.path().display(), "damaged records were removed; the other mirrors are read from the start");
             self.heal(&bad)?;
         }
         self.read(|transaction| {
@@ -64,16 +64,12 @@ impl Store {
     }
 
     fn heal(&self, bad: &[Vec<u8>]) -> Result<(), redb::Error> {
-        self.with(|database| {
-            let transaction = begin(database)?;
-            {
-                let mut batch = Batch::open(&transaction)?;
-                for key in bad {
-                    batch.forget(key)?;
-                }
-                batch.cursors.retain(|_, _| false)?;
+        self.disk.write(|transaction| {
+            let mut batch = Batch::open(transaction)?;
+            for key in bad {
+                batch.forget(key)?;
             }
-            transaction.commit()?;
+            batch.cursors.retain(|_, _| false)?;
             Ok(())
         })
     }
@@ -85,7 +81,13 @@ fn merge_loaded(batch: Vec<(Vec<u8>, Vec<u8>)>, table: &mut Table, bad: &mut Vec
     let verified: Vec<Option<Verified>> = std::thread::scope(|scope| {
         let check = |(key, bytes): &(Vec<u8>, Vec<u8>)| {
             let record = verify(decode(bytes)?).ok()?;
-            (record.key().to_bytes() == *key).then_some(record)
+            let in_place = match &record {
+                Verified::Fat(fat) if key.first() == Some(&6) => {
+                    Key::Twin(fat.owner, fat.file, fat.hash()).to_bytes() == *key
+                }
+                record => record.key().to_bytes() == *key,
+            };
+            in_place.then_some(record)
         };
         let parts = batch.chunks(batch.len().div_ceil(threads).max(1));
         let workers: Vec<_> =

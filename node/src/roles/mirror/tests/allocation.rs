@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
+use fathom_protocol::allocation::{Action, Allocation};
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags::VERSION;
-use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, RefusalKind, Request, Response, Unused};
+use fathom_protocol::wire::{
+    AllocateRequest, Cancel, Location, ProvisionalFat, RefusalKind, Request, Response, Unused, Wants,
+};
 
 use super::support::{FakeVendor, MIB, TestMirror, fat, key, kind, node, owner};
 use crate::clock;
@@ -26,6 +29,7 @@ pub(super) fn request(user: &SigningKey, copies: u8, width: u8, bytes: u64) -> A
         unit: MIB as u32,
         exclude: Bounded::default(),
         avoid_zones: Bounded::default(),
+        wants: Wants::default(),
         nonce: Hash(rand::random()),
         expires: clock::now().plus_seconds(60),
     }
@@ -50,19 +54,28 @@ fn vendors(fat: &ProvisionalFat) -> BTreeSet<NodeId> {
 async fn a_silent_vendor_is_replaced_within_three_seconds() {
     let mirror = TestMirror::start(201, 3600, false).await;
     let mut running = Vec::new();
-    // The silent one has most to offer, so it is chosen first. The fifth has more than the fourth, in a zone that is used.
+    // Two share a zone, and a copy is due in each of the other zones.
     for (seed, zone, mib, silent) in
         [(1, "a", 90, true), (2, "b", 40, false), (3, "c", 40, false), (4, "d", 20, false), (5, "b", 30, false)]
     {
         running.push(FakeVendor::start(seed, zone, mib * MIB, silent, &mirror).await);
     }
     let user = key(50);
+    // Vendors are drawn by the request's nonce: one that draws the silent one.
+    let silent = node(&key(1));
+    let first =
+        (0..=u8::MAX).map(|nonce| AllocateRequest { nonce: Hash([nonce; 32]), ..request(&user, 3, 1, 8 * MIB) });
+    let first = first.into_iter().find(|request| {
+        let (_, actions) = Allocation::start(request.clone(), 0, &mirror.mirror.market_for(request));
+        actions.iter().any(|action| matches!(action, Action::Ask { share, .. } if share.vendor == silent))
+    });
     let asked = Instant::now();
-    let fat = provisional(mirror.ask(Request::Allocate(sign(request(&user, 3, 1, 8 * MIB), &user))).await);
+    let fat = provisional(mirror.ask(Request::Allocate(sign(first.unwrap(), &user))).await);
     let elapsed = asked.elapsed();
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
     assert!(elapsed >= Duration::from_millis(900), "the silent vendor was asked: {elapsed:?}");
-    assert_eq!(vendors(&fat), [2, 3, 4].map(|seed| node(&key(seed))).into());
+    let zone = |location: &Location| location.head.peek().unwrap().characteristics.zone.to_string();
+    assert_eq!(fat.locations.iter().map(zone).collect::<BTreeSet<_>>(), ["b", "c", "d"].map(str::to_owned).into());
     assert!(fat.warnings.is_empty(), "{:?}", fat.warnings);
     let mut columns: Vec<u8> = fat.locations.iter().map(|location| location.column).collect();
     columns.sort_unstable();
@@ -90,10 +103,26 @@ async fn a_vendor_that_gave_its_room_away_is_replaced_and_shortages_say_what_was
     let user = key(50);
     let fat = provisional(mirror.ask(Request::Allocate(sign(request(&user, 2, 1, 4 * MIB), &user))).await);
     assert_eq!(vendors(&fat), [2, 3].map(|seed| node(&key(seed))).into());
-    let refused = mirror.ask(Request::Allocate(sign(request(&user, 3, 1, 4 * MIB), &user))).await;
-    let Response::Refused(refusal) = refused else { panic!("{refused:?}") };
+    let again = request(&user, 3, 1, 4 * MIB);
+    let nonce = again.nonce;
+    let refused = mirror.ask(Request::Allocate(sign(again, &user))).await;
+    let Response::Short { refusal, asked } = refused else { panic!("{refused:?}") };
     assert_eq!(refusal.kind, RefusalKind::NoSpace);
     assert!(refusal.to_string().contains("1 of 3 vendors asked"), "{refusal}");
+    // What the others locked in vain goes back at once, by its user's word.
+    assert_eq!(asked.iter().copied().collect::<BTreeSet<_>>(), [2, 3].map(|seed| node(&key(seed))).into());
+    let leased = || [1, 2].map(|at: usize| running[at].answers.ledger.lock().unwrap().leased());
+    assert_eq!(leased(), [8 * MIB; 2]);
+    for vendor in asked.iter().copied() {
+        let cancel = Cancel { version: VERSION, authority: owner(&user).into(), vendor, request: nonce };
+        let forged = Signed::sign(Cancel { authority: owner(&key(51)).into(), ..cancel.clone() }, &key(51)).unwrap();
+        assert_eq!(mirror.ask(Request::Cancel(forged.into_carried())).await, Response::Done);
+        assert_eq!(leased().iter().max(), Some(&(8 * MIB)), "a stranger gives nothing back");
+        let cancel = Request::Cancel(Signed::sign(cancel, &user).unwrap().into_carried());
+        assert_eq!(mirror.ask(cancel.clone()).await, Response::Done);
+        assert_eq!(mirror.ask(cancel).await, Response::Done, "again, it does nothing");
+    }
+    assert_eq!(leased(), [4 * MIB; 2]);
     let few = mirror.ask(Request::Allocate(sign(request(&user, 4, 1, MIB), &user))).await;
     assert_eq!(kind(&few), Some(RefusalKind::TooFewVendors));
     let much = mirror.ask(Request::Allocate(sign(request(&user, 1, 1, 1000 * MIB), &user))).await;
@@ -146,7 +175,8 @@ async fn requests_are_checked_and_holders_are_kept_clear_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_23_of_a_hundred_users_exactly_one_gets_the_last_extent() {
     let (a, b) = (Arc::new(TestMirror::start(231, 1, false).await), Arc::new(TestMirror::start(232, 1, false).await));
-    let vendor = FakeVendor::start(1, "a", 8 * MIB, false, &a).await;
+    // Nobody may hold more than 9 MiB of it, and two do not fit.
+    let vendor = FakeVendor::start(1, "a", 12 * MIB, false, &a).await;
     super::support::acquaint(&a.net, &b.net).await;
     super::support::until("both know the vendor", || a.mirror.digest() == b.mirror.digest()).await;
     let mut users = tokio::task::JoinSet::new();

@@ -1,27 +1,59 @@
 //! Answers to users and vendors.
 
-use fathom_protocol::codec::Bounded;
+use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::ids::{ChunkId, FileId, Hash};
-use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::sign::Signed;
+use fathom_protocol::table::Key;
 use fathom_protocol::tags::VERSION;
-use fathom_protocol::wire::{OwnerQuery, RefusalKind, Request, Response, SyncRecord, Validation};
+use fathom_protocol::wire::{FilesPage, LogCursor, OwnerQuery, RefusalKind, Request, Response, SyncRecord, Validation};
 
-use super::support::{FakeVendor, MIB, TestMirror, fat, key, kind, moved, node, owner, plain_vendor, records, until};
+use super::support::{
+    self, FakeVendor, MIB, TestMirror, fat, key, kind, moved, node, owner, plain_vendor, records, until,
+};
 use crate::clock;
 
 const NO_LOG: Hash = Hash([0; 32]);
 
-fn query(mirror: &TestMirror, seed: u8, file: Option<u8>, after: Option<FileId>) -> Carried<OwnerQuery> {
+fn query(mirror: &TestMirror, seed: u8, file: Option<u8>, since: Option<LogCursor>, after: Option<Key>) -> Request {
     let user = key(seed);
     let query = OwnerQuery {
         version: VERSION,
         owner: owner(&user),
         mirror: mirror.net.me(),
         file: file.map(|file| FileId([file; 16])),
-        after,
+        since,
+        after: after.map(|key| Blob::new(key.to_bytes()).unwrap()),
         expires: clock::now().plus_seconds(60),
     };
-    Signed::sign(query, &user).unwrap().into_carried()
+    Request::FatsOf(Signed::sign(query, &user).unwrap().into_carried())
+}
+
+async fn page(mirror: &TestMirror, request: Request) -> FilesPage {
+    match mirror.ask(request).await {
+        Response::Files(page) => page,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything of a user's, page by page, and where its log was when that began.
+async fn whole(mirror: &TestMirror, seed: u8, file: Option<u8>) -> (Vec<SyncRecord>, LogCursor, usize) {
+    let (mut all, mut after, mut began, mut pages) = (Vec::new(), None, None, 0);
+    loop {
+        let page = page(mirror, query(mirror, seed, file, None, after)).await;
+        assert!(page.whole);
+        pages += 1;
+        all.extend(page.records);
+        let began = *began.get_or_insert(page.cursor);
+        if !page.more {
+            return (all, began, pages);
+        }
+        after = page.after.and_then(|after| Key::of_file(&after));
+    }
+}
+
+fn moves(records: &[SyncRecord]) -> usize {
+    records.iter().filter(|record| matches!(record, SyncRecord::Move(_))).count()
 }
 
 fn files(records: &[SyncRecord]) -> Vec<u8> {
@@ -44,27 +76,87 @@ async fn a_user_gets_all_its_files_page_by_page_with_their_moves() {
         let moved = moved(&user, 4, 0, chunk, &key(1), &key(2));
         assert_eq!(mirror.ask(Request::SubmitMove(moved)).await, Response::Done);
     }
-    let (mut seen, mut moves, mut after, mut pages) = (Vec::new(), 0, None, 0);
-    loop {
-        let Response::Page(page) = mirror.ask(Request::FatsOf(query(&mirror, 50, None, after))).await else { panic!() };
-        pages += 1;
-        let found = files(&page.records);
-        moves += page.records.iter().filter(|record| matches!(record, SyncRecord::Move(_))).count();
-        after = found.last().map(|file| FileId([*file; 16]));
-        seen.extend(found);
-        if !page.more {
-            break;
-        }
-    }
-    assert_eq!((seen, moves, pages), ((0..8).collect::<Vec<u8>>(), 3, 4));
-    let one = records(mirror.ask(Request::FatsOf(query(&mirror, 50, Some(4), None))).await);
+    let (all, _, pages) = whole(&mirror, 50, None).await;
+    assert_eq!((files(&all), moves(&all), pages), ((0..8).collect::<Vec<u8>>(), 3, 4));
+    let (one, ..) = whole(&mirror, 50, Some(4)).await;
     assert_eq!((files(&one), one.len()), (vec![4], 4));
     assert!(matches!(one[0], SyncRecord::Fat(_)), "the final FAT comes first");
-    assert!(records(mirror.ask(Request::FatsOf(query(&mirror, 50, Some(99), None))).await).is_empty());
+    assert!(whole(&mirror, 50, Some(99)).await.0.is_empty());
 
     let other = TestMirror::start(142, 3600, false).await;
-    let answer = mirror.ask(Request::FatsOf(query(&other, 50, None, None))).await;
+    let answer = mirror.ask(query(&other, 50, None, None, None)).await;
     assert_eq!(kind(&answer), Some(RefusalKind::NotAuthorised));
+}
+
+/// Once, a file with more moves than a page holds lost those that came after.
+#[tokio::test]
+async fn a_file_with_more_moves_than_a_page_holds_is_read_whole() {
+    let mirror = TestMirror::start(143, 3600, false).await;
+    let user = key(50);
+    assert_eq!(mirror.submit(fat(&user, 1, 1, 1, &[node(&key(1))], 10)).await, None);
+    let count = SYNC_RECORDS_MAX + 3;
+    for chunk in 0..count {
+        let moved = support::moved_chunk(&user, 1, 1, ChunkId::of(&chunk.to_be_bytes()), &key(1), &key(2));
+        assert_eq!(mirror.ask(Request::SubmitMove(moved)).await, Response::Done);
+    }
+    let (all, _, pages) = whole(&mirror, 50, Some(1)).await;
+    assert_eq!((files(&all), moves(&all), pages), (vec![1], count, 2));
+}
+
+/// A user's catalogue goes on from where it read a mirror's log, gets only its own, and everything where the log is another.
+#[tokio::test]
+async fn a_user_reads_what_came_since_it_read_last() {
+    let mirror = TestMirror::start(144, 3600, false).await;
+    let (user, vendor) = (key(50), node(&key(1)));
+    assert_eq!(mirror.submit(fat(&user, 1, 1, 1, &[vendor], 10)).await, None);
+    let (all, began, _) = whole(&mirror, 50, None).await;
+    assert_eq!(files(&all), [1]);
+    let nothing = page(&mirror, query(&mirror, 50, None, Some(began), None)).await;
+    assert_eq!((nothing.whole, nothing.records.len(), nothing.cursor, nothing.more), (false, 0, began, false));
+
+    assert_eq!(mirror.submit(fat(&key(51), 9, 1, 1, &[vendor], 10)).await, None);
+    assert_eq!(mirror.submit(fat(&user, 2, 1, 1, &[vendor], 10)).await, None);
+    assert_eq!(mirror.ask(Request::SubmitMove(moved(&user, 1, 1, 1, &key(1), &key(2)))).await, Response::Done);
+    let news = page(&mirror, query(&mirror, 50, None, Some(began), None)).await;
+    assert_eq!((news.whole, files(&news.records), moves(&news.records)), (false, vec![2], 1));
+    assert!(news.cursor.position > began.position);
+    for strange in [LogCursor { log: Hash([9; 32]), ..began }, LogCursor { position: u64::MAX, ..began }] {
+        let all = page(&mirror, query(&mirror, 50, None, Some(strange), None)).await;
+        assert_eq!((all.whole, files(&all.records)), (true, vec![1, 2]));
+    }
+}
+
+/// Two devices of one user store a file at the same time: both final FATs are kept and given out, whatever their order, after a
+/// restart too, and their vendors are told of both.
+#[tokio::test]
+async fn fault_47_a_mirror_keeps_and_shows_both_versions() {
+    let mirror = TestMirror::start(145, 3600, false).await;
+    let user = key(50);
+    let (a, b) = (node(&key(1)), node(&key(2)));
+    assert_eq!(mirror.submit(fat(&user, 1, 1, 1, &[a], 10)).await, None);
+    let other = fat(&user, 1, 1, 1, &[b], 10);
+    for _ in 0..2 {
+        let forked = mirror.submit(other.clone()).await;
+        assert_eq!(forked.map(|refusal| refusal.kind), Some(RefusalKind::Forked));
+    }
+    assert_eq!(files(&whole(&mirror, 50, Some(1)).await.0), [1, 1]);
+    for vendor in [a, b] {
+        let orders = records(mirror.ask(Request::Orders { vendor, log: NO_LOG, cursor: 0 }).await);
+        assert_eq!(files(&orders), [1, 1], "which of them names its chunks is the vendor's to see");
+    }
+    // What kill -9 at this moment would leave.
+    let left = tempfile::TempDir::new().unwrap();
+    let copy = left.path().join("fat.redb");
+    std::fs::copy(mirror.file(), &copy).unwrap();
+    let (_, content) = super::super::store::Store::open(&copy).unwrap();
+    assert_eq!(content.table.digest(), mirror.mirror.digest());
+    assert_eq!(content.table.versions(owner(&user), FileId([1; 16])).count(), 2);
+
+    assert_eq!(mirror.submit(fat(&user, 1, 2, 2, &[], 0)).await, None);
+    assert_eq!(whole(&mirror, 50, None).await.0.len(), 1, "a choice replaces both");
+    for vendor in [a, b] {
+        assert_eq!(files(&records(mirror.ask(Request::Orders { vendor, log: NO_LOG, cursor: 0 }).await)), [1]);
+    }
 }
 
 #[tokio::test]

@@ -1,15 +1,9 @@
 //! What is on disk, and when.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use fathom_protocol::ids::{FileId, Hash, NodeId};
-use fathom_protocol::table::{Key, Table};
+use fathom_protocol::table::Key;
 use fathom_protocol::wire::{RefusalKind, SyncRecord};
-use redb::backends::FileBackend;
-use redb::{Database, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
 use super::super::store::{Store, StoreError};
@@ -17,7 +11,7 @@ use super::super::writer::{Cursor, Kept, Writer};
 use super::support::{TestMirror, checked, fat, key, moved, node, owner, plain_vendor};
 
 fn all(store: &Store, cursor: u64) -> Vec<SyncRecord> {
-    let page = store.after(cursor, |key| Some(key.to_vec())).unwrap();
+    let page = store.after(cursor, |key| vec![key.to_vec()]).unwrap();
     assert!(!page.more);
     page.records
 }
@@ -72,7 +66,7 @@ async fn fault_04_a_final_fat_is_on_disk_before_it_is_acknowledged() {
         std::fs::copy(mirror.file(), &copy).unwrap();
         let (store, content) = Store::open(&copy).unwrap();
         assert!(content.table.fat(owner(&user), FileId([file; 16])).is_some());
-        assert!(store.record(Key::Fat(owner(&user), FileId([file; 16]))).unwrap().is_some());
+        assert!(store.records(&[Key::Fat(owner(&user), FileId([file; 16]))]).unwrap().0.len() == 1);
     }
     assert_eq!(mirror.submit(fat(&user, 3, 5, 5, &[], 0)).await, None);
     assert_eq!(mirror.submit(fat(&user, 3, 4, 4, &[], 0)).await.unwrap().kind, RefusalKind::Stale);
@@ -129,79 +123,4 @@ async fn a_damaged_record_is_removed_and_the_other_mirrors_are_read_again() {
     let writer = Writer::open(&path).unwrap();
     let outcomes = writer.keep(vec![checked(plain_vendor(2, 1))], None).await.unwrap();
     assert!(matches!(outcomes[0].kept, Ok(Kept::New { position: 3, .. })), "{outcomes:?}");
-}
-
-/// A disk whose writes fail on demand.
-#[derive(Debug)]
-struct Failing {
-    inner: FileBackend,
-    fails: Arc<AtomicBool>,
-}
-
-impl Failing {
-    fn check(&self) -> std::io::Result<()> {
-        if self.fails.load(Ordering::SeqCst) { Err(std::io::Error::other("the disk fails")) } else { Ok(()) }
-    }
-}
-
-impl StorageBackend for Failing {
-    fn len(&self) -> std::io::Result<u64> {
-        self.inner.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.inner.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.check()?;
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.check()?;
-        self.inner.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.check()?;
-        self.inner.write(offset, data)
-    }
-    fn close(&self) -> std::io::Result<()> {
-        self.inner.close()
-    }
-}
-
-fn failing(path: PathBuf, fails: Arc<AtomicBool>) -> Writer {
-    let opener = {
-        let path = path.clone();
-        move || {
-            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-            let inner = FileBackend::new(file.map_err(redb::StorageError::Io)?)?;
-            Database::builder().create_with_backend(Failing { inner, fails: Arc::clone(&fails) })
-        }
-    };
-    let (store, content) = Store::open_with(&path, Box::new(opener)).unwrap();
-    Writer::start(store, content).unwrap()
-}
-
-#[tokio::test]
-async fn a_failed_write_acknowledges_nothing_and_the_table_does_not_run_ahead() {
-    let dir = TempDir::new().unwrap();
-    let fails = Arc::new(AtomicBool::new(false));
-    let writer = failing(dir.path().join("fat.redb"), Arc::clone(&fails));
-    let first = checked(plain_vendor(1, 1));
-    writer.keep(vec![first.clone()], None).await.unwrap();
-    let before = writer.shared().state().digest();
-    fails.store(true, Ordering::SeqCst);
-    for _ in 0..2 {
-        // Asked twice: what was merged and not written must not turn into something known.
-        let outcomes = writer.keep(vec![checked(plain_vendor(2, 1))], None).await.unwrap();
-        assert_eq!(outcomes[0].kept.clone().unwrap_err().kind, RefusalKind::Internal);
-    }
-    fails.store(false, Ordering::SeqCst);
-    let outcomes = writer.keep(vec![first, checked(plain_vendor(3, 1))], None).await.unwrap();
-    assert_eq!(outcomes[0].kept, Ok(Kept::Known), "what was kept before the failure is still here");
-    assert!(matches!(outcomes[1].kept, Ok(Kept::New { .. })));
-    let state = writer.shared().state();
-    assert!(state.table.vendor(node(&key(2))).is_none());
-    let mut expected = Table::default();
-    expected.merge(&outcomes[0].record).unwrap();
-    assert_eq!(expected.digest(), before);
 }

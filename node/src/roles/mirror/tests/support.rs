@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::SigningKey;
 use fathom_overlay::{ConnectionCaps, Incoming, OverlayConfig};
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{FinalFat, Use};
+use fathom_protocol::fat::{FinalFat, Tag, Use};
 use fathom_protocol::head::{Address, Addresses, Characteristics, Label, VendorHead, VendorRecord};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NetworkId, NodeId, OwnerId};
 use fathom_protocol::ledger::{Ledger, Terms};
@@ -98,8 +98,8 @@ pub(super) fn fat(
         version: VERSION,
         owner: owner(user),
         file: FileId([file; 16]),
-        seq,
-        base,
+        seq: Tag::new(seq, 0).0,
+        base: Tag::new(base, 0).0,
         uses: Bounded::first(uses),
         frees: Bounded::default(),
         issued: clock::now(),
@@ -118,12 +118,24 @@ pub(super) fn moved(
     from: &SigningKey,
     to: &SigningKey,
 ) -> CarriedMove {
+    moved_chunk(user, file, seq, ChunkId([chunk; 32]), from, to)
+}
+
+/// As [`moved`], of any chunk.
+pub(super) fn moved_chunk(
+    user: &SigningKey,
+    file: u8,
+    seq: u64,
+    chunk: ChunkId,
+    from: &SigningKey,
+    to: &SigningKey,
+) -> CarriedMove {
     let body = Move {
         version: VERSION,
         owner: owner(user),
         file: FileId([file; 16]),
-        seq,
-        chunk: ChunkId([chunk; 32]),
+        seq: Tag::new(seq, 0).0,
+        chunk,
         length: 1,
         from: node(from),
         from_lease: LeaseId([1; 16]),
@@ -252,7 +264,7 @@ pub(super) fn file_in(dir: &Path) -> std::path::PathBuf {
 
 pub(super) fn kind(response: &Response) -> Option<RefusalKind> {
     match response {
-        Response::Refused(refusal) => Some(refusal.kind),
+        Response::Refused(refusal) | Response::Short { refusal, .. } => Some(refusal.kind),
         _ => None,
     }
 }
@@ -291,6 +303,10 @@ impl Handler for Ledgered {
             }
             Request::Order(fat) => {
                 self.orders.lock().unwrap().push(fat);
+                Response::Done
+            }
+            Request::Cancel(cancel) => {
+                self.ledger.lock().unwrap().cancel(&cancel.verify().unwrap()).unwrap();
                 Response::Done
             }
             Request::Unused(unused) => {

@@ -1,20 +1,26 @@
 //! Heads that prove their leases, and vendors that break their word.
 
+use std::sync::Arc;
+
 use fathom_overlay::Verdict;
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::head::{Addresses, VendorRecord};
-use fathom_protocol::ids::{FileId, LeaseId};
+use fathom_protocol::ids::{FileId, LeaseId, NodeId};
+use fathom_protocol::keys::Phrase;
 use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::ledger::{Ledger, Terms};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::table::DROPPED_GRACE_MS;
 use fathom_protocol::tags::VERSION;
-use fathom_protocol::wire::{Gossip, RefusalKind, Request, Response, SyncRecord};
+use fathom_protocol::wire::{Gossip, Refusal, RefusalKind, Request, Response, Roles, SyncRecord};
 
 use super::allocation::{request, sign};
-use super::support::{MIB, TestMirror, acquaint, fat, key, kind, node, owner, records, until, vendor_record};
+use super::support::{MIB, TestMirror, acquaint, fat, key, kind, node, owner, records, start, until, vendor_record};
 use crate::clock;
+use crate::net::{Handler, serve_rpc};
+use crate::roles::mirror::Mirror;
+use crate::roles::user::{User, UserSettings};
 
 /// Vendor 1 at head `seq` with committed leases called `ids`, in which the final FAT `named` is noted.
 fn vendor(seq: u64, zone: &str, ids: &[u8], named: Option<Named>) -> VendorRecord {
@@ -130,4 +136,52 @@ async fn fault_26_a_dropped_lease_is_proven_and_a_release_clears_it() {
     assert_eq!(b.submit(fat(&user, 1, 2, 2, &[], 0)).await, None);
     until("both have cleared the vendor", || a.mirror.digest().proofs + b.mirror.digest().proofs == 0).await;
     until("both are equal", || a.mirror.digest() == b.mirror.digest()).await;
+}
+
+/// A mirror that leaves the last lease of each vendor out.
+struct Liar(Arc<Mirror>);
+
+impl Handler for Liar {
+    async fn handle(&self, from: NodeId, request: Request) -> Response {
+        let Response::Page(mut page) = self.0.handle(from, request).await else {
+            return Response::Refused(Refusal::new(RefusalKind::Busy, "only pages"));
+        };
+        let cut = |record| match record {
+            SyncRecord::Vendor(mut record) => {
+                let mut leases = record.leases.into_vec();
+                leases.pop();
+                record.leases = Bounded::first(leases);
+                SyncRecord::Vendor(record)
+            }
+            other => other,
+        };
+        page.records = Bounded::first(page.records.into_vec().into_iter().map(cut));
+        Response::Page(page)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_28_a_lease_left_out_is_seen_and_the_client_goes_to_another_mirror() {
+    let honest = TestMirror::start(231, 3600, false).await;
+    report(&honest, vendor(1, "a", &[1, 2], None)).await;
+    let (liar, mut incoming) = start(232, Roles { mirror: true, ..Roles::default() }, false).await;
+    let lying = Arc::new(Liar(Arc::clone(&honest.mirror)));
+    tokio::spawn(async move {
+        while let Some(inbound) = incoming.streams.recv().await {
+            let lying = Arc::clone(&lying);
+            tokio::spawn(async move { serve_rpc(inbound.stream, &*lying).await });
+        }
+    });
+    let (net, _incoming) = start(233, Roles { user: true, ..Roles::default() }, false).await;
+    let dir = tempfile::tempdir().unwrap();
+    let keys = Phrase::from_entropy([7; 32]).user_keys();
+    let settings = UserSettings { copies: 1, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1000 };
+    let user = User::open(dir.path(), net.clone(), keys, settings).unwrap();
+    acquaint(&net, &liar).await;
+    let refused = user.explain(None).await.unwrap_err().to_string();
+    assert!(refused.contains("the leases are not those that the head commits to"), "{refused}");
+    acquaint(&net, &honest.net).await;
+    let ways = user.explain(None).await.unwrap();
+    assert_eq!(ways.len(), 1);
+    assert_eq!(ways[0].0.vendor, node(&key(1)));
 }

@@ -95,3 +95,23 @@ fn another_format_is_refused_untouched_and_the_message_says_what_to_do() {
         assert!(text.contains("format 2") && text.contains("move the file away"), "{text}");
     }
 }
+
+/// Keeps away: a release that cannot go on from the journal of an earlier one. The file is never edited: another layout is another
+/// [`FORMAT`], with a file of its own. A new one is written with `FATHOM_WRITE_GOLDEN=1 cargo test -p fathom --lib`.
+#[test]
+fn a_journal_of_format_1_opens_with_every_record() {
+    let golden = golden::file("journal-v1.redb", |path| {
+        golden_journal(path, Some(&[1, 0, 0, 0]));
+        let db = Database::open(path).unwrap();
+        let write = db.begin_write().unwrap();
+        write.open_table(PUTS).unwrap().insert(file().put.as_str(), &*codec::encode(&put())).unwrap();
+        write.commit().unwrap();
+    });
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("journal.redb");
+    std::fs::copy(golden, &path).unwrap();
+    let journal = Journal::open(&path).unwrap();
+    assert_eq!((journal.pending(), journal.put("a/b").unwrap()), (2, Some(put())));
+    assert_eq!(journal.file(FILE).unwrap(), Some(file()));
+    assert_eq!(journal.chunks(FILE).unwrap(), [(INDEX, chunk())]);
+}

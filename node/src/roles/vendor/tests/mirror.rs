@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::{VendorRecord, VerifiedVendor};
 use fathom_protocol::moves::Move;
 use fathom_protocol::wire::{Location, Page, ProvisionalFat, SyncRecord};
@@ -16,6 +17,8 @@ pub(super) struct TestMirror {
     pub(super) moves: Mutex<Vec<Move>>,
     pub(super) fats: Mutex<Vec<Carried<FinalFat>>>,
     pub(super) refuse_moves: std::sync::atomic::AtomicBool,
+    /// Against any vendor that asks.
+    pub(super) proof: Mutex<Option<ForkProof>>,
 }
 
 impl TestMirror {
@@ -28,6 +31,7 @@ impl TestMirror {
                 moves: Mutex::default(),
                 fats: Mutex::default(),
                 refuse_moves: std::sync::atomic::AtomicBool::new(false),
+                proof: Mutex::default(),
             });
             made = Some(Arc::clone(&mirror));
             Role::Mirror(mirror)
@@ -39,6 +43,26 @@ impl TestMirror {
     pub(super) async fn handle(&self, request: Request) -> Response {
         match request {
             Request::Report(record) => self.report(record),
+            Request::ReportDelta(delta) => {
+                let known =
+                    delta.head.peek().ok().and_then(|head| self.heads.lock().unwrap().get(&head.vendor).cloned());
+                match known.and_then(|known| delta.apply(&known).ok()) {
+                    Some(vendor) => self.report(vendor.to_record()),
+                    None => Response::Refused(Refusal::new(RefusalKind::NotFound, "the base is not known")),
+                }
+            }
+            Request::Heads(vendors) => {
+                let heads = self.heads.lock().unwrap();
+                let known = vendors.iter().filter_map(|vendor| Some(heads.get(vendor)?.head.carried().clone()));
+                Response::Heads(Bounded::first(known))
+            }
+            Request::VendorOf(vendor) => {
+                let record = self.heads.lock().unwrap().get(&vendor).map(VerifiedVendor::to_record);
+                Self::page(record.map(SyncRecord::Vendor))
+            }
+            Request::Proofs(_) => {
+                Self::page(self.proof.lock().unwrap().clone().map(|proof| SyncRecord::Proof(Box::new(proof))))
+            }
             Request::Allocate(request) => self.allocate(request).await,
             Request::SubmitMove(moved) => {
                 if self.refuse_moves.load(Ordering::SeqCst) {
@@ -64,6 +88,11 @@ impl TestMirror {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    fn page(records: impl IntoIterator<Item = SyncRecord>) -> Response {
+        let records = Bounded::first(records);
+        Response::Page(Page { log: Hash([1; 32]), next: 0, more: false, clock: clock::now(), records })
     }
 
     fn report(&self, record: VendorRecord) -> Response {

@@ -1,7 +1,7 @@
 //! Final FATs as orders (figures 15 and 22).
 
 use fathom_protocol::codec::Blob;
-use fathom_protocol::fat::{FinalFat, Use};
+use fathom_protocol::fat::{FinalFat, Tag, Use};
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::lease::LeaseState;
 use fathom_protocol::wire::{Renew, Unused};
@@ -14,8 +14,8 @@ impl TestUser {
             version: tags::VERSION,
             owner: self.owner(),
             file: FILE,
-            seq,
-            base,
+            seq: Tag::new(seq, 0).0,
+            base: Tag::new(base, 0).0,
             body: Blob::new(if uses.is_empty() { Vec::new() } else { vec![1; 40] }).unwrap(),
             uses: Bounded::new(uses).unwrap(),
             frees: Bounded::new(frees).unwrap(),
@@ -118,11 +118,24 @@ async fn fault_45_forged_foreign_and_expired_orders_change_nothing() {
     assert_eq!(stranger.order(&vendor, greedy).await.unwrap(), Response::Done);
     same();
     assert_eq!(vendor.vendor.fat.final_of(stranger.owner(), FILE).unwrap(), None, "kept for nobody");
+}
 
-    // Two final FATs with one sequence number: the first holds, nothing is erased.
-    let fork = user.fat(1, 1, vec![user.uses(&receipt, 7)], Vec::new());
-    assert_eq!(kind(user.order(&vendor, fork).await), RefusalKind::Conflict);
-    same();
+/// Keeps away: one of two devices that store a file at once loses what it stored, here by a release.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_47_an_order_of_a_fork_erases_nothing_until_one_is_chosen() {
+    let user = TestUser::start(68).await;
+    let vendor = TestVendor::start(69).await;
+    let body = bytes(400_000, 1);
+    let receipt = user.store(&vendor, &body).await;
+    let stored = user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new());
+    let removed = FinalFat { frees: Bounded::first([vendor.node()]), ..user.fat(1, 1, Vec::new(), Vec::new()) };
+    for fat in [&stored, &removed, &stored, &removed] {
+        assert_eq!(user.order(&vendor, fat.clone()).await.unwrap(), Response::Done);
+        assert_eq!((vendor.files(), lease_of(&vendor, receipt.lease).unwrap().used), (1, 400_000));
+    }
+    let chosen = user.fat(2, 2, Vec::new(), vec![vendor.node()]);
+    assert_eq!(user.order(&vendor, chosen).await.unwrap(), Response::Done);
+    assert_eq!((vendor.counts(), vendor.files()), ((0, 0, 0, 0), 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

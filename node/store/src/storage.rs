@@ -1,17 +1,77 @@
-//! The bytes under the local FAT: a file, and an overlay that keeps writes away from it.
+//! The bytes under a redb database: a file, and an overlay that keeps writes away from it.
+//!
+//! The vendor's local FAT and the mirror's records both lie on this, so that both can be tested on storage that fails, and both can
+//! be read while their disk cannot be written.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
+use redb::{
+    BackendError, Builder, Database, DatabaseError, Durability, StorageBackend, StorageError, WriteTransaction,
+};
 
-/// Where the bytes of a local FAT are.
+/// How a database is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Memory for cached pages, in bytes.
+    pub cache_bytes: usize,
+    /// Read every page and check it first.
+    pub check: bool,
+    /// Keep every write in memory, also those that opening makes after a crash: nothing reaches the storage.
+    pub overlay: bool,
+}
+
+/// Opens the database in `storage`, or makes it.
+///
+/// # Errors
+/// The database's; damage that makes it panic is [`StorageError::Corrupted`].
+pub fn open_database(storage: &dyn FatStorage, opening: Opening) -> Result<Database, DatabaseError> {
+    let io = |error| DatabaseError::Storage(StorageError::Io(error));
+    let base = storage.open().map_err(io)?;
+    let backend = Boxed(if opening.overlay { Box::new(Overlay::new(base)) } else { base });
+    // redb panics on some damage that it cannot tell from a bug of its own.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let mut builder = Builder::new();
+        builder.set_cache_size(opening.cache_bytes).set_check_integrity_on_open(opening.check);
+        builder.create_with_backend(backend)
+    }));
+    opened.unwrap_or_else(|_| {
+        Err(DatabaseError::Storage(StorageError::Corrupted("its pages contradict each other".to_owned())))
+    })
+}
+
+/// Begins a transaction whose commit is on the disk when it returns, in two phases: the new state is synced before it becomes
+/// the current one, so a crash never leaves a state that was pieced together, and a damaged page of the current state is
+/// seen and not stepped back from. A commit costs a second sync for that.
+///
+/// Measured on ext4 over a virtual disk, three rounds of 500 commits of one row of 300 bytes, medians: 4.0 ms in one phase, 8.0 ms in two.
+/// Writers put what waits into one commit, so that a busy node pays it once for many records.
+///
+/// # Errors
+/// The database's.
+pub fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    // No quick repair: it doubles the time of each commit, measured, and spares a walk through the file after kill -9 that
+    // checking and loading it make in any case.
+    Ok(transaction)
+}
+
+/// Whether an error means that there is no space.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Where the bytes of a database are.
 pub trait FatStorage: Debug + Send + Sync {
     /// The bytes, for one database at a time.
     ///
@@ -37,12 +97,14 @@ pub trait FatStorage: Debug + Send + Sync {
 
 /// A file.
 #[derive(Debug)]
-pub(crate) struct FileStorage {
+pub struct FileStorage {
     path: PathBuf,
 }
 
 impl FileStorage {
-    pub(crate) fn new(path: &Path) -> Self {
+    /// The file at `path`, which is made when it is opened.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
@@ -81,7 +143,7 @@ impl FatStorage for FileStorage {
 
 /// A backend behind a pointer, which redb does not take as such.
 #[derive(Debug)]
-pub(crate) struct Boxed(pub(crate) Box<dyn StorageBackend>);
+struct Boxed(Box<dyn StorageBackend>);
 
 macro_rules! delegate_locks {
     ($inner:tt) => {
@@ -133,7 +195,7 @@ const OVERLAY_PAGE: u64 = 4096;
 
 /// A backend whose writes stay in memory. What redb writes when it opens a file is a few pages, so this stays small.
 #[derive(Debug)]
-pub(crate) struct Overlay {
+struct Overlay {
     base: Box<dyn StorageBackend>,
     written: Mutex<Written>,
 }
@@ -145,7 +207,7 @@ struct Written {
 }
 
 impl Overlay {
-    pub(crate) fn new(base: Box<dyn StorageBackend>) -> Self {
+    fn new(base: Box<dyn StorageBackend>) -> Self {
         Self { base, written: Mutex::default() }
     }
 

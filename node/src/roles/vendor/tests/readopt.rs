@@ -1,0 +1,148 @@
+//! A vendor restored from a backup, and a vendor whose key signs elsewhere.
+
+use fathom_protocol::fork::ForkProof;
+use fathom_protocol::head::VerifiedVendor;
+use fathom_protocol::wire::FetchRequest;
+use fathom_store::ChunkKey;
+
+use super::migration::introduce;
+use super::mirror::TestMirror;
+use super::*;
+
+fn fetching(user: &TestUser, vendor: &TestVendor, body: &[u8]) -> FetchRequest {
+    FetchRequest {
+        version: tags::VERSION,
+        owner: user.owner(),
+        vendor: vendor.node(),
+        chunk: ChunkId::of(body),
+        offset: 0,
+        length: u32::try_from(body.len()).unwrap(),
+        expires: hour(),
+    }
+}
+
+/// The vendor's newest head at a mirror, once it says what `so` asks.
+async fn head_at(
+    mirror: &TestMirror,
+    vendor: &TestVendor,
+    what: &str,
+    so: impl Fn(&VerifiedVendor) -> bool,
+) -> VerifiedVendor {
+    let newest = || mirror.heads.lock().unwrap().get(&vendor.node()).cloned();
+    eventually(what, || newest().is_some_and(|head| so(&head))).await;
+    newest().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_vendor_restored_from_a_backup_takes_its_leases_back() {
+    let user = TestUser::start(141).await;
+    let (peer, mirror) = TestMirror::start(142).await;
+    let (kept, released, later) = (bytes(300_000, 1), bytes(200_000, 2), bytes(400_000, 3));
+    let vendor = TestVendor::start(143).await;
+    user.store(&vendor, &kept).await;
+    user.store(&vendor, &released).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    head_at(&mirror, &vendor, "the first head", |head| head.head.used == 500_000).await;
+
+    // The backup is made here; afterwards one chunk goes and one comes, which only devices and mirrors know.
+    let (dir, settings) = vendor.stop().await;
+    let (file, backup) = (dir.path().join(super::super::FAT_FILE), dir.path().join("backup"));
+    std::fs::copy(&file, &backup).unwrap();
+    let vendor = TestVendor::open(143, dir, settings).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let gone = ChunkKey { owner: user.owner(), chunk: ChunkId::of(&released) };
+    let erased = vendor.vendor.fat.erase_chunks(&[gone]).unwrap();
+    vendor.vendor.erased(&erased).unwrap();
+    user.store(&vendor, &later).await;
+    vendor.vendor.touch();
+    let before = head_at(&mirror, &vendor, "the last head", |head| head.head.used == 700_000).await;
+    assert_eq!(before.head.epoch, 1, "a restart is no new epoch");
+
+    let (dir, settings) = vendor.stop().await;
+    std::fs::copy(&backup, &file).unwrap();
+    let vendor = TestVendor::open(143, dir, settings).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let after = head_at(&mirror, &vendor, "a new epoch", |head| head.head.epoch == 2).await;
+    assert_eq!((after.head.seq, after.head.prev), (1, before.head.hash()));
+    assert_eq!(after.head.used, 700_000, "what the devices hold, and nothing else");
+    let leases =
+        |vendor: &VerifiedVendor| -> Vec<_> { vendor.leases.iter().map(|lease| (lease.id, lease.used)).collect() };
+    assert_eq!(leases(&after), leases(&before));
+    assert!(ForkProof::twins(&before.head, &after.head).is_none());
+    assert_eq!(vendor.counts().0, 2);
+    user.know(&vendor.peer.net).await;
+    for body in [&kept, &later] {
+        assert_eq!(user.fetch(fetching(&user, &vendor, body)).await.unwrap(), *body);
+    }
+    assert_eq!(vendor.vendor.status()["warning"], serde_json::Value::Null);
+    // From here on it is a vendor like any other.
+    user.store(&vendor, &bytes(100_000, 4)).await;
+    let next = head_at(&mirror, &vendor, "the next head", |head| head.head.used == 800_000).await;
+    assert_eq!(next.head.epoch, 2);
+}
+
+/// A local FAT that was lost altogether comes back the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_vendor_that_lost_its_local_fat_takes_its_leases_back() {
+    let user = TestUser::start(144).await;
+    let (peer, mirror) = TestMirror::start(145).await;
+    let body = bytes(300_000, 1);
+    let vendor = TestVendor::start(146).await;
+    user.store(&vendor, &body).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    head_at(&mirror, &vendor, "the first head", |head| head.head.used == 300_000).await;
+    let (dir, settings) = vendor.stop().await;
+    std::fs::remove_file(dir.path().join(super::super::FAT_FILE)).unwrap();
+    let vendor = TestVendor::open(146, dir, settings).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let after = head_at(&mirror, &vendor, "a new epoch", |head| head.head.epoch == 2).await;
+    assert_eq!(after.head.used, 300_000);
+    user.know(&vendor.peer.net).await;
+    assert_eq!(user.fetch(fetching(&user, &vendor, &body)).await.unwrap(), body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_25_a_vendor_whose_key_signs_elsewhere_stops_and_says_so() {
+    let user = TestUser::start(147).await;
+    let (peer, mirror) = TestMirror::start(148).await;
+    let vendor = TestVendor::start(149).await;
+    let body = bytes(300_000, 1);
+    user.store(&vendor, &body).await;
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let own = head_at(&mirror, &vendor, "the first head", |_| true).await;
+    // Another node with this key begins an epoch of its own, now.
+    let mut other = (*own.head).clone();
+    (other.epoch, other.seq, other.issued) = (2, 1, clock::now());
+    let other = VerifiedVendor { head: Signed::sign(other, vendor.peer.net.key()).unwrap(), ..own };
+    mirror.heads.lock().unwrap().insert(vendor.node(), other);
+    vendor.vendor.touch();
+    let warning = || vendor.vendor.status()["warning"].as_str().unwrap_or_default().to_owned();
+    eventually("it notices", || warning().contains("another node runs with this vendor's key")).await;
+    assert!(warning().contains("Run only one node with a key") && warning().contains("fathom init"));
+    let head = mirror.heads.lock().unwrap()[&vendor.node()].clone();
+    assert_eq!((head.head.epoch, head.head.seq), (2, 1), "it signs nothing more");
+    assert_eq!(kind(vendor.vendor.may_offer()), RefusalKind::Busy);
+    assert_eq!(user.fetch(fetching(&user, &vendor, &body)).await.unwrap(), body, "what it stores can be fetched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_25_a_quarantined_vendor_tells_its_operator() {
+    let (peer, mirror) = TestMirror::start(151).await;
+    let vendor = TestVendor::start(152).await;
+    let first = vendor.vendor.next_head(Default::default());
+    let mut body = (*first.head).clone();
+    body.used += 1;
+    let second = Signed::sign(body, vendor.peer.net.key()).unwrap();
+    *mirror.proof.lock().unwrap() = ForkProof::twins(&first.head, &second);
+    vendor.run();
+    introduce(&vendor, &peer).await;
+    let warning = || vendor.vendor.status()["warning"].as_str().unwrap_or_default().to_owned();
+    eventually("it hears of the proof", || warning().contains("two nodes ran with this vendor's key")).await;
+    assert!(warning().contains("Run only one node with a key"));
+}

@@ -1,0 +1,86 @@
+//! A local FAT of format 1 as a file: it opens for ever, with everything that is in it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{FILE, LEASE, OWNER, device_id, entry};
+use fathom_protocol::fat::Tag;
+use fathom_protocol::ids::LeaseId;
+use fathom_protocol::time::UnixMs;
+use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, LocalFat};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/local-fat-v1.redb")
+}
+
+fn open(path: &Path) -> LocalFat {
+    LocalFat::open(path, FatConfig { headroom_bytes: 0, ..FatConfig::default() }).unwrap()
+}
+
+/// Writes a local FAT with at least one row in every table.
+fn write(path: &Path) {
+    let fat = open(path);
+    fat.put_lease(LEASE, b"a signed lease", 10_000).unwrap();
+    fat.put_lease(LeaseId([9; 16]), b"another one", 77).unwrap();
+    for n in 0..4 {
+        fat.insert_chunk(&entry(n, 1 + n, 100), None, Some(b"the head")).unwrap();
+    }
+    let commit = CommitFile {
+        owner: OWNER,
+        file: FILE,
+        base: Tag::new(2, 0).0,
+        seq: Tag::new(3, 0).0,
+        record: b"a final FAT".to_vec(),
+        now: UnixMs(1),
+    };
+    assert!(matches!(fat.commit_and_erase(&commit).unwrap(), CommitOutcome::Applied { committed: 2, .. }));
+    let leaving = entry(2, 3, 100).key();
+    fat.write(|tx| {
+        tx.put_move(&leaving, b"a move")?;
+        tx.set_state(&leaving, ChunkState::Leaving { moved: b"a move".to_vec() })
+    })
+    .unwrap();
+    fat.put_device("/srv/disk".as_ref(), device_id(1)).unwrap();
+}
+
+/// Keeps away: a release that cannot read what an earlier one wrote. The file is never edited: another layout is another format,
+/// with a file of its own beside this one. A new one is written with
+/// `FATHOM_WRITE_GOLDEN=1 cargo test -p fathom-store --test golden`.
+#[test]
+fn a_local_fat_of_format_1_opens_with_everything_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    if !golden().exists() && std::env::var_os("FATHOM_WRITE_GOLDEN").is_some_and(|value| value == "1") {
+        std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
+        write(&golden());
+    }
+    let path = dir.path().join("local-fat.redb");
+    std::fs::copy(golden(), &path).unwrap();
+    for _ in 0..2 {
+        let fat = open(&path);
+        let chunks = fat.chunks_of_file(OWNER, FILE).unwrap();
+        let mut expected: Vec<_> = (1..4).map(|n| entry(n, 1 + n, 100)).collect();
+        expected[0].state = ChunkState::Committed;
+        expected[1].state = ChunkState::Leaving { moved: b"a move".to_vec() };
+        assert_eq!(chunks, expected);
+        assert_eq!(fat.chunks_of_lease(LEASE).unwrap().len(), 3);
+        assert_eq!(fat.totals().unwrap(), FatTotals { chunks: 3, bytes: 300 });
+        let leases = fat.leases().unwrap();
+        assert_eq!(
+            leases.iter().map(|(_, lease)| (lease.bytes, lease.used)).collect::<Vec<_>>(),
+            [(10_000, 300), (77, 0)]
+        );
+        assert_eq!((leases[0].1.signed.as_slice(), leases[1].0), (&b"a signed lease"[..], LeaseId([9; 16])));
+        let last = fat.final_of(OWNER, FILE).unwrap().unwrap();
+        assert_eq!(
+            (last.seq, last.base, last.record.as_slice()),
+            (Tag::new(3, 0).0, Tag::new(2, 0).0, &b"a final FAT"[..])
+        );
+        assert_eq!(fat.moves().unwrap(), [(entry(2, 3, 100).key(), b"a move".to_vec())]);
+        assert_eq!(fat.kv("head").unwrap().unwrap(), b"the head");
+        assert_eq!(fat.device_at("/srv/disk".as_ref()).unwrap(), Some(device_id(1)));
+        // It takes new rows, too.
+        fat.put_many(&[("epoch", b"7")]).unwrap();
+    }
+}
