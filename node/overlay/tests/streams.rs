@@ -163,7 +163,8 @@ async fn a_full_backlog_resets_and_counts() {
     let mut streams = Vec::new();
     for _ in 0..20 {
         let mut stream = client.overlay.open(id, &addresses, Proto::Chunk, SOON).await.unwrap();
-        write_frame(&mut stream, b"x").await.unwrap();
+        // One that is reset may be so before it was written to.
+        let _ = write_frame(&mut stream, b"x").await;
         streams.push(stream);
     }
     // One in the queue and two in the backlog.

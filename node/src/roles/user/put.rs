@@ -252,6 +252,9 @@ impl User {
         }
         let heads: Heads =
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
+        for (vendor, head) in &heads {
+            self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
+        }
         self.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
         Ok(())
