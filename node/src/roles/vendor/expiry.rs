@@ -66,7 +66,7 @@ impl Vendor {
 
     /// Erases chunks that no final FAT named within the time that a lease is locked, by the clocks here and at the
     /// mirrors (invariant 6). Blocks.
-    fn sweep(&self, now: UnixMs, agreed: Option<UnixMs>) -> Result<(), Refusal> {
+    pub(super) fn sweep(&self, now: UnixMs, agreed: Option<UnixMs>) -> Result<(), Refusal> {
         let Some(agreed) = agreed.filter(|_| self.has_caught_up()) else { return Ok(()) };
         let clock = now.min(agreed);
         let limit = self.settings.terms.lock_ms;

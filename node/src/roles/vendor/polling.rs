@@ -112,7 +112,8 @@ impl Vendor {
         self.fat.put_many(&pairs).map_err(|error| fat_refusal(&error))
     }
 
-    fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
+    /// Notes what a mirror's clock says.
+    pub(super) fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
         let elapsed = self.elapsed_ms();
         lock(&self.clocks).heard(mirror, theirs, elapsed);
     }

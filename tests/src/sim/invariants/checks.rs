@@ -207,7 +207,8 @@ impl Oracle {
         let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
         let file = (key.owner, held.file);
         let released = self.finals.get(&file).into_iter().flatten().any(|fat| {
-            Tag(held.seq).is_past(Tag(fat.base)) || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
+            Tag(held.seq).is_past(Tag(fat.base))
+                || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
         });
         if released {
             return;

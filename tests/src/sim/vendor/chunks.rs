@@ -1,8 +1,8 @@
 //! A chunk in, and on; a chunk out.
 
 use fathom_protocol::codec::{self, Bounded};
-use fathom_protocol::header::{Arrived, Header, Hop};
 use fathom_protocol::fat::Tag;
+use fathom_protocol::header::{Arrived, Header, Hop};
 use fathom_protocol::ids::{ChunkId, DeviceId, Hash};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, FIRST_FRAME_BYTES_MAX, HEADER_BYTES_MAX};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};

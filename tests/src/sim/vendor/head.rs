@@ -36,8 +36,7 @@ pub(in crate::sim) struct HeadState {
 
 impl HeadState {
     pub(super) fn read(fat: &LocalFat) -> Result<Self, FatError> {
-        let none =
-            Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), record: None, acknowledged: true };
+        let none = Self { epoch: 1, seq: 0, hash: Hash([0; Hash::LEN]), record: None, acknowledged: true };
         let Some(bytes) = fat.kv(HEAD_KEY)? else { return Ok(none) };
         let head: Carried<VendorHead> = codec::decode(&bytes, 2 * VendorHead::BYTES_MAX).expect("its own head decodes");
         let hash = head.hash();
