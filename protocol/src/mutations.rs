@@ -1,7 +1,7 @@
 //! Lines that keep an invariant, to be taken away one at a time: the simulator must see each of them missing.
 //!
 //! Only with the feature `mutations`, which nothing but the simulator's mutation check turns on, can a line be taken away;
-//! without it [`without`] is `false` when this is compiled, and the lines are as if this module were not there.
+//! without it `without` is `false` when this is compiled, and the lines are as if this module were not there.
 
 /// A line that can be taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -81,7 +81,10 @@ impl Vendor {
         match inserted {
             Ok(_) => cx.oracle.took(cx.at, cx.me, hop, lease, allowed),
             Err(error) => {
-                self.data.remove(&key);
+                // Without power nothing is taken back, and the row may be on disk although nobody heard so.
+                if !self.disk.is_dead() {
+                    self.data.remove(&key);
+                }
                 return Err(internal(&error));
             }
         }
