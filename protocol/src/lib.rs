@@ -10,6 +10,7 @@
 
 pub mod allocate;
 pub mod allocation;
+pub mod clocks;
 pub mod codec;
 pub mod delta;
 pub mod fat;
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod limits;
 pub mod market;
 pub mod moves;
+pub mod mutations;
 pub mod receipt;
 pub mod reconcile;
 pub mod reporter;

@@ -16,6 +16,7 @@ mod network;
 mod proxy;
 pub mod samples;
 mod scratch;
+pub mod sim;
 pub mod sync_bytes;
 mod user;
 mod wait;

@@ -180,6 +180,21 @@ fn nothing_is_left_to_do() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// Lines that keep an invariant can be taken away in the simulator's mutation check only.
+#[test]
+fn no_node_is_built_with_mutations() {
+    let word = concat!("muta", "tions");
+    for folder in ["node", "node/overlay", "node/store", "bootstrap", "testnet"] {
+        let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains(word), "{folder} speaks of {word}");
+    }
+    let tests: toml::Table = std::fs::read_to_string(root().join("tests/Cargo.toml")).unwrap().parse().unwrap();
+    // By default it is off, so that a build of the whole workspace leaves the node without it.
+    assert!(tests["features"].get("default").is_none());
+    assert_eq!(tests["dependencies"]["fathom-protocol"]["workspace"].as_bool(), Some(true));
+    assert!(tests["dependencies"]["fathom-protocol"].get("features").is_none());
+}
+
 #[test]
 fn every_crate_takes_the_workspace_lints() {
     for folder in ["protocol", "node", "node/overlay", "node/store", "bootstrap", "testnet", "tests"] {

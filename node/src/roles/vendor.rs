@@ -42,6 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::delta::HeadId;
 use fathom_protocol::fork::Offence;
@@ -137,8 +138,11 @@ pub struct Vendor {
     /// Something that the head tells has changed.
     changed: Notify,
     transfers: Transfers,
-    /// Milliseconds by which each mirror's clock is ahead of this one's.
-    clocks: Mutex<BTreeMap<NodeId, i64>>,
+    /// What the mirrors say the time is; it goes on by `started`.
+    clocks: Mutex<Clocks>,
+    started: std::time::Instant,
+    /// When a mirror's orders were last read to their end, milliseconds since `started`; 0 if never.
+    caught_up: AtomicU64,
     /// Chunks whose bytes were found damaged in this run.
     damaged: Mutex<BTreeSet<ChunkKey>>,
     /// Whether a device is away: its capacity is missing, and its data is not.
@@ -251,6 +255,8 @@ impl Vendor {
             changed: Notify::new(),
             transfers: Transfers::new(),
             clocks: Mutex::default(),
+            started: std::time::Instant::now(),
+            caught_up: AtomicU64::new(0),
             damaged: Mutex::default(),
             device_away: AtomicBool::new(false),
             held_at: Mutex::default(),

@@ -17,6 +17,7 @@ use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::moves::{CarriedMove, Move};
+use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
@@ -259,7 +260,10 @@ impl Table {
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {
         if let Some(known) = self.vendors.get(&vendor.head.vendor) {
             let (new, old) = ((vendor.head.epoch, vendor.head.seq), (known.head.epoch, known.head.seq));
-            if new < old {
+            if without(Line::NoTime) && vendor.head.issued < known.head.issued {
+                return stale("head of this vendor");
+            }
+            if new < old && !without(Line::HigherHead) {
                 return stale("head of this vendor");
             }
             if new == old {

@@ -11,6 +11,7 @@ use crate::fork::{Dropped, ForkProof, Offence, VerifiedProof};
 use crate::head::{LeaseEvidence, VerifiedVendor};
 use crate::ids::{FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::limits::{SUSPICIONS_MAX, SUSPICIONS_PER_HEAD_MAX};
+use crate::mutations::{Line, without};
 use crate::sign::Carried;
 use crate::time::UnixMs;
 use crate::wire::{Refusal, RefusalKind};
@@ -98,6 +99,9 @@ impl Table {
     /// The proof that `record` makes together with what is known: a head that contradicts the one here.
     #[must_use]
     pub fn twins(&self, record: &Verified) -> Option<VerifiedProof> {
+        if without(Line::Twins) {
+            return None;
+        }
         let Verified::Vendor(new) = record else { return None };
         let known = self.vendor(new.head.vendor)?;
         ForkProof::twins(&known.head, &new.head)?.verify().ok()

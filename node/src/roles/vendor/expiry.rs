@@ -33,7 +33,7 @@ impl Vendor {
             }
             let done = self.blocking(move |vendor| {
                 let now = clock::now();
-                let agreed = vendor.agreed_clock(now);
+                let agreed = vendor.agreed_clock();
                 vendor.lapse(now, agreed)?;
                 if due { vendor.sweep(now, agreed) } else { Ok(()) }
             });
@@ -66,8 +66,8 @@ impl Vendor {
 
     /// Erases chunks that no final FAT named within the time that a lease is locked, by the clocks here and at the
     /// mirrors (invariant 6). Blocks.
-    fn sweep(&self, now: UnixMs, agreed: Option<UnixMs>) -> Result<(), Refusal> {
-        let Some(agreed) = agreed else { return Ok(()) };
+    pub(super) fn sweep(&self, now: UnixMs, agreed: Option<UnixMs>) -> Result<(), Refusal> {
+        let Some(agreed) = agreed.filter(|_| self.has_caught_up()) else { return Ok(()) };
         let clock = now.min(agreed);
         let limit = self.settings.terms.lock_ms;
         let lapsed = |entry: &ChunkEntry| entry.state == ChunkState::Stored && clock.since_ms(entry.stored_at) > limit;

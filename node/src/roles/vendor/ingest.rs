@@ -139,7 +139,7 @@ impl Vendor {
             if known.is_some_and(|known| Tag(hop.seq).is_past(Tag(known.base))) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
-            let now = clock::now();
+            let now = vendor.dating_clock();
             lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {
                 // This vendor signed the lease, so one that is unknown by now has lapsed.
                 RefusalKind::UnknownLease if lease.room_expires < now => {
@@ -215,7 +215,7 @@ impl Vendor {
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         let split = SplitPolicy { part_bytes_max: hop.split.part_bytes_max, parts_min: hop.split.parts_min };
         let parts = self.devices.store_chunk(&tag, bytes, split).map_err(|error| store_refusal(&error))?;
-        let now = clock::now();
+        let now = self.dating_clock();
         let insert = || {
             let receipt = self.sign_receipt(&tag, bytes, &parts, now)?;
             let entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), now);
@@ -272,10 +272,14 @@ impl Vendor {
 
     /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. Blocks.
     fn hold_on(&self, entry: &ChunkEntry) -> Result<(), Refusal> {
-        let now = clock::now();
+        let now = self.dating_clock();
         let old = now.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
         if old && entry.state == ChunkState::Stored {
             self.durable(|tx| tx.set_stored_at(&entry.key(), now))?;
+        }
+        // A crash may have come between the chunk and its lease's prolongation: then the lease would lapse under it.
+        if entry.state == ChunkState::Stored && lock(&self.ledger).settle(now, entry.lease, 0, true)? {
+            self.settle_accounts()?;
         }
         Ok(())
     }

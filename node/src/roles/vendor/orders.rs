@@ -9,7 +9,6 @@ use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk}
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
-use crate::clock;
 
 impl Vendor {
     /// Acts on a final FAT, from whomever it comes: its owner's signature is what counts. Showing it again changes nothing,
@@ -19,11 +18,21 @@ impl Vendor {
     /// A [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
     pub(super) fn order(&self, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
         let fat = fat.verify()?;
-        if fat.order_expires < clock::now() {
-            return Err(Refusal::new(
-                RefusalKind::LeaseExpired,
-                "this final FAT is too old to act on; submit a new one",
-            ));
+        // By two clocks: an order that a clock which is ahead refuses is not heard again, and its chunks would be swept.
+        match self.has_passed(fat.order_expires) {
+            Some(false) => {}
+            Some(true) => {
+                return Err(Refusal::new(
+                    RefusalKind::LeaseExpired,
+                    "this final FAT is too old to act on; submit a new one",
+                ));
+            }
+            None => {
+                return Err(Refusal::new(
+                    RefusalKind::Internal,
+                    "this vendor does not know what time it is yet; ask again",
+                ));
+            }
         }
         // One at a time: the same order may be on its way twice, and what it gives back counts once.
         let turn = lock(&self.ordering);
@@ -58,7 +67,7 @@ impl Vendor {
 
     /// Commits and forgets chunks, and commits their leases, in one durable transaction.
     fn apply(&self, fat: &Signed<FinalFat>, record: Vec<u8>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
-        let now = clock::now();
+        let now = self.dating_clock();
         let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
         let freed = self.freed(fat)?;
         let outcome = self.durable(|tx| {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fathom_protocol::codec;
@@ -18,6 +19,8 @@ use super::returns::Return;
 use super::{Vendor, fat_refusal, lock};
 use crate::clock;
 
+/// Orders read so long ago are news no more, milliseconds.
+const CAUGHT_UP_MS: u64 = 10_000;
 /// How often mirrors are asked.
 const POLL: Duration = Duration::from_secs(3);
 /// How often a mirror is looked for while none is known.
@@ -26,8 +29,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const MIRRORS_ASKED: usize = 2;
 /// Pages taken from one mirror before the next one has its turn.
 const PAGES_AT_ONCE: usize = 64;
-/// Mirrors whose clocks are remembered.
-const CLOCKS_MAX: usize = 64;
 /// Largest cursor as stored, in bytes.
 const CURSOR_BYTES_MAX: usize = 128;
 
@@ -81,6 +82,7 @@ impl Vendor {
                 }
             }
             if !more || next == cursor {
+                self.caught_up.store(self.elapsed_ms().max(1), Ordering::Relaxed);
                 return;
             }
         }
@@ -110,20 +112,36 @@ impl Vendor {
         self.fat.put_many(&pairs).map_err(|error| fat_refusal(&error))
     }
 
-    fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
-        let ahead = i128::from(theirs.0) - i128::from(clock::now().0);
-        let mut clocks = lock(&self.clocks);
-        if clocks.len() < CLOCKS_MAX || clocks.contains_key(&mirror) {
-            clocks.insert(mirror, i64::try_from(ahead).unwrap_or(i64::MAX));
-        }
+    /// Notes what a mirror's clock says.
+    pub(super) fn note_clock(&self, mirror: NodeId, theirs: UnixMs) {
+        let elapsed = self.elapsed_ms();
+        lock(&self.clocks).heard(mirror, theirs, elapsed);
     }
 
-    /// The median of the mirrors' clocks, if any was heard; of an even number the earlier one, so that nothing is
-    /// reclaimed early.
-    pub(super) fn agreed_clock(&self, now: UnixMs) -> Option<UnixMs> {
-        let mut ahead: Vec<i64> = lock(&self.clocks).values().copied().collect();
-        ahead.sort_unstable();
-        let median = *ahead.get(ahead.len().checked_sub(1)? / 2)?;
-        Some(UnixMs(now.0.saturating_add_signed(median)))
+    /// Whether a mirror's orders were read to their end a moment ago: before that, a chunk may be named by a final FAT that is
+    /// not known here yet.
+    pub(super) fn has_caught_up(&self) -> bool {
+        let at = self.caught_up.load(Ordering::Relaxed);
+        at > 0 && self.elapsed_ms().saturating_sub(at) <= CAUGHT_UP_MS
+    }
+
+    /// Milliseconds that this vendor has been running, by a clock that nobody can set.
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The median of the mirrors' clocks, once enough of them were heard.
+    pub(super) fn agreed_clock(&self) -> Option<UnixMs> {
+        lock(&self.clocks).median(self.net.book().mirrors().len(), self.elapsed_ms())
+    }
+
+    /// Whether a deadline has passed by both clocks, see [`fathom_protocol::clocks::Clocks::passed`].
+    pub(super) fn has_passed(&self, deadline: UnixMs) -> Option<bool> {
+        lock(&self.clocks).passed(deadline, clock::now(), self.net.book().mirrors().len(), self.elapsed_ms())
+    }
+
+    /// The time by which promises are dated.
+    pub(super) fn dating_clock(&self) -> UnixMs {
+        lock(&self.clocks).dating(clock::now(), self.net.book().mirrors().len(), self.elapsed_ms())
     }
 }

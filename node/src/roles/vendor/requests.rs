@@ -14,7 +14,6 @@ use fathom_store::{ChunkKey, ChunkState};
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
-use crate::clock;
 
 fn refused(kind: RefusalKind, reason: &str) -> Refusal {
     Refusal::new(kind, reason)
@@ -48,7 +47,8 @@ impl Vendor {
         let mut fresh = [0; LeaseId::LEN];
         getrandom::fill(&mut fresh)
             .map_err(|error| refused(RefusalKind::Internal, &format!("no randomness for a lease: {error}")))?;
-        let (lease, granted) = self.account(|ledger| ledger.offer(clock::now(), &request, bytes, LeaseId(fresh)))?;
+        let (lease, granted) =
+            self.account(|ledger| ledger.offer(self.dating_clock(), &request, bytes, LeaseId(fresh)))?;
         Ok(Response::Offered { lease: lease.into_carried(), granted })
     }
 
@@ -56,7 +56,7 @@ impl Vendor {
     fn cosign(&self, moved: CarriedMove) -> Result<Response, Refusal> {
         let body = moved.proposal()?;
         self.holds(&body)?;
-        let now = clock::now();
+        let now = self.dating_clock();
         let cosigned = moved.cosign(self.net.key());
         let key = ChunkKey { owner: body.owner, chunk: body.chunk };
         self.durable(|tx| {
@@ -107,7 +107,7 @@ impl Vendor {
         if unused.vendor != self.me {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
-        self.account(|ledger| ledger.give_back(clock::now(), &unused))?;
+        self.account(|ledger| ledger.give_back(self.dating_clock(), &unused))?;
         Ok(Response::Done)
     }
 
@@ -127,7 +127,7 @@ impl Vendor {
         if renew.vendor != self.me {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
-        let lease = self.account(|ledger| ledger.renew(clock::now(), &renew))?;
+        let lease = self.account(|ledger| ledger.renew(self.dating_clock(), &renew))?;
         Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
     }
 }

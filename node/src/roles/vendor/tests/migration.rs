@@ -70,6 +70,44 @@ async fn chunks_that_no_final_fat_names_are_erased_in_the_end() {
     eventually("the chunk is erased", || vendor.counts() == (0, 0, 0, 0) && vendor.files() == 0).await;
 }
 
+/// Keeps away: a vendor that comes back sweeps chunks whose final FAT it has not read yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_swept_before_the_orders_were_read() {
+    let user = TestUser::start(91).await;
+    let vendor = TestVendor::start(92).await;
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    let late = clock::now().plus_seconds(400 * 24 * 3_600);
+    vendor.vendor.sweep(late, Some(late)).unwrap();
+    assert_eq!(vendor.counts().0, 1, "no mirror's orders were read");
+    vendor.run();
+    let (peer, _mirror) = TestMirror::start(93).await;
+    introduce(&vendor, &peer).await;
+    eventually("orders were read", || vendor.vendor.has_caught_up()).await;
+    vendor.vendor.sweep(late, Some(clock::now())).unwrap();
+    assert_eq!(vendor.counts().0, 1, "the local clock alone erases nothing");
+    vendor.vendor.sweep(late, Some(late)).unwrap();
+    assert_eq!(vendor.counts(), (0, 0, 0, 0));
+}
+
+/// Keeps away: an order that a clock which is ahead takes for expired is never heard again.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_21_an_order_has_expired_only_by_both_clocks() {
+    let user = TestUser::start(94).await;
+    let vendor = TestVendor::start(95).await;
+    let receipt = user.store(&vendor, &bytes(300_000, 1)).await;
+    let (peer, _mirror) = TestMirror::start(96).await;
+    introduce(&vendor, &peer).await;
+    let now = clock::now();
+    let mut fat = user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new());
+    fat.order_expires = fathom_protocol::time::UnixMs(now.0 - 3_600_000);
+    let order = || vendor.vendor.order(user.sealed(fat.clone())).map_err(|refusal| refusal.kind);
+    assert_eq!(order(), Err(RefusalKind::Internal), "no mirror's clock is known: the order is asked for again");
+    vendor.vendor.note_clock(peer.net.me(), now);
+    assert_eq!(order(), Err(RefusalKind::LeaseExpired));
+    vendor.vendor.note_clock(peer.net.me(), fathom_protocol::time::UnixMs(now.0 - 7_200_000));
+    assert_eq!(order(), Ok(Response::Done));
+}
+
 /// A full vendor, an empty one, and a mirror; the full one holds eight committed chunks of 1 MiB.
 struct Move {
     user: TestUser,

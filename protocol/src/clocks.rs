@@ -1,0 +1,122 @@
+//! The mirrors' clocks as a vendor hears them: their median is the second opinion without which nothing is reclaimed
+//! (invariant 6), and without which no promise is dated.
+//!
+//! What was heard is carried on by a clock that only counts (`elapsed_ms`, milliseconds since any fixed moment, never set
+//! back or forth), and never by the wall clock: where that one jumps, so would every mirror's clock as remembered here, and
+//! the second opinion would be the first one again.
+
+use std::collections::BTreeMap;
+
+use crate::ids::NodeId;
+use crate::time::UnixMs;
+
+/// Mirrors whose clocks are remembered.
+const REMEMBERED_MAX: usize = 64;
+
+/// A mirror that was not heard for so long since the start counts no longer, milliseconds: else a network most of whose mirrors
+/// are gone for good would never reclaim anything.
+const AWAITED_MS: u64 = 10 * 60 * 1_000;
+/// Promises are dated no further ahead of the wall clock than this, milliseconds: mirrors whose clocks lie must not tie up
+/// space for good.
+const AHEAD_MAX_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
+
+/// What the mirrors' clocks said, and when.
+#[derive(Clone, Debug, Default)]
+pub struct Clocks {
+    heard: BTreeMap<NodeId, (UnixMs, u64)>,
+}
+
+impl Clocks {
+    /// The time by which promises are dated, where the wall clock says `now`: the later of it and the mirrors' median. A promise
+    /// dated by a clock that is behind would seem to have run out as soon as that clock is set right. At most 90 days ahead of `now`.
+    #[must_use]
+    pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> UnixMs {
+        self.median(known, elapsed_ms).map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS)))
+    }
+
+    /// A mirror's clock said `theirs` when `elapsed_ms` had passed here.
+    pub fn heard(&mut self, mirror: NodeId, theirs: UnixMs, elapsed_ms: u64) {
+        if self.heard.len() < REMEMBERED_MAX || self.heard.contains_key(&mirror) {
+            self.heard.insert(mirror, (theirs, elapsed_ms));
+        }
+    }
+
+    /// Whether `deadline` has passed by the wall clock, which says `now`, and by the mirrors' median; `None` where the one says
+    /// so and the other is not known yet. Where there is no mirror, the wall clock is all there is.
+    #[must_use]
+    pub fn passed(&self, deadline: UnixMs, now: UnixMs, known: usize, elapsed_ms: u64) -> Option<bool> {
+        if deadline >= now || known == 0 {
+            return Some(deadline < now);
+        }
+        self.median(known, elapsed_ms).map(|agreed| deadline < agreed)
+    }
+
+    /// The median of the clocks of `known` mirrors when `elapsed_ms` have passed; of an even number the earlier one. In the first
+    /// ten minutes a mirror that was not heard counts as one that is behind all others, so that a minority of wrong clocks never has
+    /// the last word because it was heard first; `None` where that leaves the median unknown.
+    #[must_use]
+    pub fn median(&self, known: usize, elapsed_ms: u64) -> Option<UnixMs> {
+        let awaited = if elapsed_ms < AWAITED_MS { known } else { 0 };
+        let all = awaited.max(self.heard.len());
+        let unheard = all - self.heard.len();
+        let now = |(theirs, at): &(UnixMs, u64)| theirs.plus_ms(elapsed_ms.saturating_sub(*at));
+        let mut clocks: Vec<UnixMs> = self.heard.values().map(now).collect();
+        clocks.sort_unstable();
+        clocks.get((all.checked_sub(1)? / 2).checked_sub(unheard)?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mirror(number: u8) -> NodeId {
+        NodeId([number; 32])
+    }
+
+    #[test]
+    fn one_of_three_is_no_median_and_a_liar_moves_nothing() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.median(0, 0), None);
+        clocks.heard(mirror(1), UnixMs(u64::MAX / 2), 0);
+        assert_eq!(clocks.median(3, 5), None);
+        clocks.heard(mirror(2), UnixMs(1_000), 10);
+        assert_eq!(clocks.median(3, 15), Some(UnixMs(1_005)));
+        clocks.heard(mirror(3), UnixMs(1_002), 10);
+        assert_eq!(clocks.median(3, 20), Some(UnixMs(1_012)));
+        // Two liars of five, heard first: the one honest clock that was heard says when.
+        assert_eq!(clocks.median(5, 20), Some(UnixMs(1_010)));
+        assert_eq!(clocks.median(6, 20), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_dates_nothing() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.dating(UnixMs(3), 1, 10), UnixMs(3));
+        clocks.heard(mirror(1), UnixMs(900), 10);
+        assert_eq!(clocks.dating(UnixMs(3), 1, 20), UnixMs(910));
+        assert_eq!(clocks.dating(UnixMs(1_000), 1, 20), UnixMs(1_000));
+        clocks.heard(mirror(1), UnixMs(u64::MAX), 30);
+        assert_eq!(clocks.dating(UnixMs(1_000), 1, 40), UnixMs(1_000 + AHEAD_MAX_MS));
+    }
+
+    #[test]
+    fn one_mirror_is_enough_where_there_is_one_and_gone_ones_are_awaited_for_a_while() {
+        let mut clocks = Clocks::default();
+        clocks.heard(mirror(1), UnixMs(1_000), 0);
+        assert_eq!(clocks.median(1, 0), Some(UnixMs(1_000)));
+        assert_eq!(clocks.median(2, AWAITED_MS - 1), None);
+        assert_eq!(clocks.median(5, AWAITED_MS), Some(UnixMs(1_000 + AWAITED_MS)));
+    }
+
+    #[test]
+    fn a_deadline_has_passed_only_by_both_clocks() {
+        let mut clocks = Clocks::default();
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 0, 0), Some(true));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 0), None);
+        clocks.heard(mirror(1), UnixMs(4), 0);
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 0), Some(false));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(9), 1, 2), Some(true));
+        assert_eq!(clocks.passed(UnixMs(5), UnixMs(3), 1, 2), Some(false));
+    }
+}

@@ -1,0 +1,261 @@
+//! Checks after every step of a node, and after every restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fathom_protocol::fat::Tag;
+use fathom_protocol::ids::FileId;
+use fathom_protocol::ids::{ChunkId, NodeId, OwnerId};
+use fathom_protocol::ledger::Terms;
+use fathom_protocol::limits::FIRST_FRAME_BYTES_MAX;
+use fathom_store::ChunkKey;
+
+use super::{Held, Oracle};
+use crate::sim::mirror::Mirror;
+use crate::sim::node::Known;
+use crate::sim::vendor::Vendor;
+
+/// Honest clocks differ by so much, milliseconds.
+const SLACK_MS: u64 = 5_000;
+
+/// What happened to a node before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sim) enum After {
+    /// An ordinary step.
+    Step,
+    /// A restart after a crash between two steps.
+    Restart,
+    /// A restart after a crash within a write, which may or may not have become durable.
+    RestartInWrite,
+}
+
+impl Oracle {
+    pub(in crate::sim) fn check_mirror(&mut self, me: usize, mirror: &Mirror, after: After, known: &Known) {
+        self.mirror_durable(me, mirror, after);
+        self.heads_only_grow(me, mirror);
+        self.time_orders_nothing(me, mirror);
+        self.twins_are_proven(me, mirror);
+        self.signed_capacity_holds(me, mirror, known);
+        self.strangers_cost_little(me, mirror.frames.values());
+    }
+
+    pub(in crate::sim) fn check_vendor(&mut self, me: usize, vendor: &Vendor, after: After, at: u64, known: &Known) {
+        let Some(run) = &vendor.running else { return };
+        self.strangers_cost_little(me, run.frames.values());
+        self.capacity_holds(me, vendor);
+        let unseen = self.views.get(&me).is_none_or(|view| view.writes != run.writes);
+        if after != After::Step || unseen {
+            self.leases_durable(me, vendor, after);
+            self.chunks_kept(me, vendor, after, at, &known.terms);
+        }
+    }
+
+    /// Invariant 4, at a mirror: what it acknowledged is there after a restart.
+    fn mirror_durable(&mut self, me: usize, mirror: &Mirror, after: After) {
+        if after == After::Step {
+            return;
+        }
+        let mut lost = Vec::new();
+        for ((node, owner, file), seq) in &self.mirror_finals {
+            if *node == me && mirror.table.fat(*owner, *file).is_none_or(|entry| entry.seq < *seq) {
+                lost.push(format!("mirror {me} lost final FAT {seq} of {} that it acknowledged", file.short()));
+            }
+        }
+        for ((node, vendor), (epoch, seq, _)) in &self.best {
+            let head = mirror.table.vendor(*vendor).map_or((0, 0), |known| (known.head.epoch, known.head.seq));
+            if *node == me && head < (*epoch, *seq) {
+                lost.push(format!("mirror {me} lost head {epoch}/{seq} of {} that it took", vendor.short()));
+            }
+        }
+        for what in lost {
+            self.broken(4, what);
+        }
+    }
+
+    /// Invariant 2: no node replaces a head with a lower one.
+    fn heads_only_grow(&mut self, me: usize, mirror: &Mirror) {
+        let mut fell = Vec::new();
+        for vendor in mirror.table.vendors() {
+            let now = (vendor.head.epoch, vendor.head.seq);
+            let before = self.heads.entry((me, vendor.head.vendor)).or_insert(now);
+            if now < *before {
+                fell.push(format!("mirror {me} replaced head {before:?} of {} by {now:?}", vendor.head.vendor.short()));
+            }
+            *before = now;
+        }
+        for what in fell {
+            self.broken(2, what);
+        }
+    }
+
+    /// Invariant 7: of all heads that came, the one with the highest (epoch, seq) is kept, whenever it was signed.
+    fn time_orders_nothing(&mut self, me: usize, mirror: &Mirror) {
+        let lower = mirror.table.vendors().find(|vendor| {
+            let best = self.best.get(&(me, vendor.head.vendor));
+            best.is_some_and(|(epoch, seq, _)| (vendor.head.epoch, vendor.head.seq) != (*epoch, *seq))
+        });
+        if let Some(vendor) = lower {
+            let vendor = vendor.head.vendor.short();
+            self.broken(7, format!("mirror {me} does not keep the highest head of {vendor} that it was shown"));
+        }
+    }
+
+    /// Invariant 10: two heads with one number are a proof against their signer, and nothing is one against who signed none.
+    fn twins_are_proven(&mut self, me: usize, mirror: &Mirror) {
+        let unseen =
+            self.twins_shown.iter().find(|(node, vendor)| *node == me && mirror.table.quarantined(*vendor).is_none());
+        let unseen =
+            unseen.map(|(_, vendor)| format!("mirror {me} was shown twins of {} and proves nothing", vendor.short()));
+        let framed = mirror.table.proofs().find(|(vendor, _)| !self.liars.contains(vendor));
+        let framed =
+            framed.map(|(vendor, _)| format!("mirror {me} holds a proof against {}, which is honest", vendor.short()));
+        if let Some(what) = unseen.or(framed) {
+            self.broken(10, what);
+        }
+    }
+
+    /// Invariant 3, as mirrors see it: an honest vendor's head never holds more than its devices.
+    fn signed_capacity_holds(&mut self, me: usize, mirror: &Mirror, known: &Known) {
+        let over = mirror.table.vendors().find(|vendor| {
+            let node = known.index.get(&vendor.head.vendor).copied();
+            let sum: u64 = vendor.leases.iter().map(|lease| lease.bytes).sum();
+            node.is_some() && sum > vendor.head.capacity
+        });
+        if let Some(vendor) = over {
+            self.broken(3, format!("mirror {me} keeps an oversubscribed head of {}", vendor.head.vendor.short()));
+        }
+    }
+
+    /// Invariant 3: the sum of live leases never exceeds the capacity.
+    fn capacity_holds(&mut self, me: usize, vendor: &Vendor) {
+        let Some(run) = &vendor.running else { return };
+        if run.ledger.leased() > vendor.capacity {
+            let leased = run.ledger.leased();
+            self.broken(3, format!("vendor {me} leased {leased} bytes and has {}", vendor.capacity));
+        }
+    }
+
+    /// Invariant 11: before it is known, a peer costs at most 64 KiB; the frame's deadline is a timer of the node.
+    fn strangers_cost_little<'a>(&mut self, me: usize, mut frames: impl Iterator<Item = &'a u64>) {
+        if let Some(length) = frames.find(|length| **length > FIRST_FRAME_BYTES_MAX as u64) {
+            self.broken(11, format!("node {me} lets a stranger send {length} bytes"));
+        }
+    }
+
+    /// Invariant 4, at a vendor: what it offered is there after a restart.
+    fn leases_durable(&mut self, me: usize, vendor: &Vendor, after: After) {
+        let Some(run) = &vendor.running else { return };
+        let now: BTreeMap<_, _> = run.ledger.leases().map(|lease| (lease.id, lease.revision)).collect();
+        let mut lost = Vec::new();
+        if after != After::Step {
+            for ((node, lease), revision) in &self.said_leases {
+                if *node == me && now.get(lease).is_some_and(|found| found < revision) {
+                    lost.push(format!(
+                        "vendor {me} forgot revision {revision} of lease {} that it signed",
+                        lease.short()
+                    ));
+                }
+            }
+        }
+        let view = self.views.entry(me).or_default();
+        if after == After::Restart
+            && let Some(lease) = view.leases.iter().find(|lease| !now.contains_key(lease))
+        {
+            lost.push(format!("vendor {me} forgot lease {} in a crash", lease.short()));
+        }
+        view.leases = now.keys().copied().collect::<BTreeSet<_>>();
+        for what in lost {
+            self.broken(4, what);
+        }
+    }
+
+    /// Invariants 5, 6 and 9: chunks lie within their leases, and none goes without its owner's release or its time.
+    fn chunks_kept(&mut self, me: usize, vendor: &Vendor, after: After, at: u64, terms: &Terms) {
+        let Some(run) = &vendor.running else { return };
+        let entries = run.fat.chunks_after(None, 4_096).unwrap_or_default();
+        let mut chunks = BTreeMap::new();
+        let mut used: BTreeMap<_, u64> = BTreeMap::new();
+        for entry in &entries {
+            *used.entry(entry.lease).or_default() += u64::from(entry.length);
+            let held = Held { lease: entry.lease, length: entry.length, seq: entry.seq, file: entry.file };
+            chunks.insert(entry.key(), held);
+        }
+        for (lease, bytes) in used {
+            match run.ledger.lease(lease) {
+                Some(lease) if bytes <= lease.bytes => {}
+                Some(lease) => {
+                    self.broken(5, format!("vendor {me} holds {bytes} bytes under a lease of {}", lease.bytes));
+                }
+                None => self.broken(5, format!("vendor {me} holds {bytes} bytes under no lease")),
+            }
+        }
+        if let Some(key) = chunks.keys().find(|key| !vendor.data.contains_key(key)) {
+            self.broken(9, format!("vendor {me} has no bytes of chunk {} that it says it has", key.chunk.short()));
+        }
+        let view = self.views.entry(me).or_default();
+        view.writes = run.writes;
+        let before = std::mem::replace(&mut view.chunks, chunks.clone());
+        for (key, held) in before {
+            if !chunks.contains_key(&key) {
+                self.chunk_went(me, vendor.id(), &key, &held, after, at, terms);
+            }
+        }
+    }
+
+    /// A chunk is gone: was it its owner's wish, or its time?
+    #[allow(clippy::too_many_arguments)]
+    fn chunk_went(&mut self, me: usize, id: NodeId, key: &ChunkKey, held: &Held, after: After, at: u64, terms: &Terms) {
+        let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
+        let file = (key.owner, held.file);
+        let released = self.finals.get(&file).into_iter().flatten().any(|fat| {
+            Tag(held.seq).is_past(Tag(fat.base))
+                || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
+        });
+        if released {
+            return;
+        }
+        let renewed = self.renewed.get(&(me, held.lease)).copied();
+        let past = |since: u64, ms: u64| at + SLACK_MS >= since + ms;
+        let expired = past(renewed.unwrap_or(0).max(stored_at), terms.commit_ms + terms.grace_ms);
+        let named = self.acked.get(&file).is_some_and(|acked| acked.base <= held.seq && held.seq <= acked.seq);
+        let unnamed = !named && past(stored_at, terms.lock_ms);
+        // Without a receipt, nothing was promised.
+        if expired || unnamed || !self.receipts.contains(&(me, *key)) {
+            return;
+        }
+        let chunk = key.chunk.short();
+        match (after, self.lapsing, named) {
+            (After::Step, false, true) => {
+                self.broken(9, format!("vendor {me} erased chunk {chunk} which a stored final FAT names"));
+            }
+            (After::Step, ..) => {
+                let age = at - renewed.unwrap_or(0).max(stored_at);
+                self.broken(
+                    6,
+                    format!("vendor {me} reclaimed chunk {chunk} early, {age} ms after it was last promised"),
+                );
+            }
+            _ => {
+                self.broken(4, format!("vendor {me} lost chunk {chunk} in a crash, after its receipt"));
+            }
+        }
+    }
+
+    /// Invariant 9: who gave a receipt answers for the chunk, as long as the file is stored and not released.
+    pub(in crate::sim) fn read(
+        &mut self,
+        vendor: usize,
+        (owner, file, seq): (OwnerId, FileId, u64),
+        chunk: ChunkId,
+        good: bool,
+    ) {
+        if good {
+            return;
+        }
+        let key = ChunkKey { owner, chunk };
+        let held = self.views.get(&vendor).is_some_and(|view| view.chunks.contains_key(&key));
+        let live = self.acked.get(&(owner, file)).is_some_and(|acked| acked.seq == seq && acked.stored.is_some());
+        if live && held {
+            self.broken(9, format!("vendor {vendor} does not give chunk {} that it holds", chunk.short()));
+        }
+    }
+}

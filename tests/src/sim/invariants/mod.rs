@@ -1,0 +1,239 @@
+//! What must hold, whatever happens: the twelve invariants of the design, each a checker of its own.
+//!
+//! The [`Oracle`] sees every node from outside. It knows what was truly signed, said, stored and released, and by the true
+//! time; no node reads it. A checker that finds a promise broken notes the first such violation, which ends the run.
+
+mod checks;
+mod end;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fathom_protocol::fat::{FinalFat, Place};
+use fathom_protocol::header::Hop;
+use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::lease::{Lease, LeaseState};
+use fathom_protocol::receipt::Receipt;
+use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::table::Verified;
+use fathom_protocol::time::UnixMs;
+use fathom_store::ChunkKey;
+
+pub(super) use checks::After;
+pub(super) use end::Quiet;
+
+/// A file of a user.
+pub(super) type FileKey = (OwnerId, FileId);
+/// Where a version of a file lies: chunks, lengths and holders.
+pub(super) type Stored = Vec<(ChunkId, u32, Vec<Place>)>;
+
+/// A final FAT that its owner signed.
+#[derive(Debug)]
+struct Final {
+    seq: u64,
+    base: u64,
+    uses: Vec<NodeId>,
+    frees: Vec<NodeId>,
+}
+
+/// A final FAT of which its user was told that it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Acked {
+    pub(super) seq: u64,
+    base: u64,
+    hash: Hash,
+    stored: Option<Stored>,
+}
+
+/// A chunk in a vendor's local FAT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    lease: LeaseId,
+    length: u32,
+    seq: u64,
+    file: FileId,
+}
+
+/// What a vendor had after its last step.
+#[derive(Debug, Default)]
+struct VendorView {
+    writes: u64,
+    chunks: BTreeMap<ChunkKey, Held>,
+    leases: BTreeSet<LeaseId>,
+    head: (u64, u64),
+}
+
+/// What is known of the world from outside.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    /// The first broken promise.
+    pub(super) violation: Option<(u8, String)>,
+    /// Whether the step under way reclaims expired leases.
+    pub(super) lapsing: bool,
+    /// Users that fork their own files: nothing is promised to them.
+    pub(super) forkers: BTreeSet<OwnerId>,
+    /// Twins that were shown to honest mirrors: (vendor, epoch, seq).
+    pub(super) twins: BTreeSet<(NodeId, u64, u64)>,
+    /// Vendors that lie.
+    pub(super) liars: BTreeSet<NodeId>,
+    /// Twins that were shown to a mirror while it held the other one.
+    twins_shown: BTreeSet<(usize, NodeId)>,
+    signed: BTreeSet<Hash>,
+    finals: BTreeMap<FileKey, Vec<Final>>,
+    pub(super) acked: BTreeMap<FileKey, Acked>,
+    heads: BTreeMap<(usize, NodeId), (u64, u64)>,
+    best: BTreeMap<(usize, NodeId), (u64, u64, Hash)>,
+    mirror_finals: BTreeMap<(usize, OwnerId, FileId), u64>,
+    said_leases: BTreeMap<(usize, LeaseId), u64>,
+    renewed: BTreeMap<(usize, LeaseId), u64>,
+    stored_at: BTreeMap<(usize, ChunkKey), u64>,
+    receipts: BTreeSet<(usize, ChunkKey)>,
+    sealed: BTreeMap<([u8; 32], u64, [u8; 8]), Hash>,
+    views: BTreeMap<usize, VendorView>,
+}
+
+impl Oracle {
+    pub(super) fn broken(&mut self, invariant: u8, what: String) {
+        if self.violation.is_none() {
+            self.violation = Some((invariant, what));
+        }
+    }
+
+    /// A key's holder signed the record with this hash.
+    pub(super) fn signed(&mut self, hash: Hash) {
+        self.signed.insert(hash);
+    }
+
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>) {
+        self.signed.insert(fat.hash());
+        self.finals.entry((fat.owner, fat.file)).or_default().push(Final {
+            seq: fat.seq,
+            base: fat.base,
+            uses: fat.uses.iter().map(|used| used.vendor).collect(),
+            frees: fat.frees.to_vec(),
+        });
+    }
+
+    /// Invariant 1: a record that a mirror takes was signed by its owner.
+    pub(super) fn mirror_took(&mut self, mirror: usize, record: &Verified) {
+        let hash = match record {
+            Verified::Vendor(vendor) => {
+                let (head, hash) = (&vendor.head, vendor.head.hash());
+                let best = self.best.entry((mirror, head.vendor)).or_insert((0, 0, hash));
+                let (new, old) = ((head.epoch, head.seq), (best.0, best.1));
+                if new == old && hash != best.2 {
+                    self.twins_shown.insert((mirror, head.vendor));
+                }
+                if new > old || new == old && hash < best.2 {
+                    *best = (head.epoch, head.seq, hash);
+                }
+                hash
+            }
+            Verified::Fat(fat) => fat.hash(),
+            _ => return,
+        };
+        if !self.signed.contains(&hash) {
+            self.broken(1, format!("mirror {mirror} took a record that nobody signed: {:?}", record.key()));
+        }
+    }
+
+    /// Invariant 1, at a vendor.
+    pub(super) fn vendor_acted(&mut self, vendor: usize, fat: &Signed<FinalFat>) {
+        if !self.signed.contains(&fat.hash()) {
+            self.broken(1, format!("vendor {vendor} acts on a final FAT that nobody signed"));
+        }
+    }
+
+    /// A mirror acknowledged a final FAT.
+    pub(super) fn mirror_said_final(&mut self, mirror: usize, owner: OwnerId, file: FileId, seq: u64) {
+        let known = self.mirror_finals.entry((mirror, owner, file)).or_default();
+        *known = (*known).max(seq);
+    }
+
+    pub(super) fn vendor_offered(&mut self, vendor: usize, _: u64, lease: &Lease) {
+        let said = self.said_leases.entry((vendor, lease.id)).or_default();
+        *said = (*said).max(lease.revision);
+    }
+
+    /// Invariant 2, at the vendor: its heads go up.
+    pub(super) fn vendor_signed(&mut self, vendor: usize, epoch: u64, seq: u64) {
+        let view = self.views.entry(vendor).or_default();
+        let before = view.head;
+        view.head = view.head.max((epoch, seq));
+        if (epoch, seq) <= before {
+            self.broken(2, format!("vendor {vendor} signed head {epoch}/{seq} after {}/{}", before.0, before.1));
+        }
+    }
+
+    /// Committed bytes under this lease were promised anew now.
+    pub(super) fn renewed(&mut self, vendor: usize, lease: LeaseId, at: u64) {
+        self.renewed.insert((vendor, lease), at);
+    }
+
+    /// A chunk came under this lease now.
+    pub(super) fn renewed_lock(&mut self, _: usize, _: LeaseId, _: u64) {}
+
+    pub(super) fn relied_again(&mut self, vendor: usize, key: ChunkKey, at: u64) {
+        self.stored_at.insert((vendor, key), at);
+    }
+
+    pub(super) fn receipt(&mut self, vendor: usize, receipt: &Carried<Receipt>) {
+        if let Ok(receipt) = receipt.peek() {
+            self.receipts.insert((vendor, ChunkKey { owner: receipt.owner, chunk: receipt.chunk }));
+        }
+    }
+
+    /// Whether the vendor may take this chunk: invariant 5, before the ledger is asked.
+    pub(super) fn may_take(&self, lease: Option<&Signed<Lease>>, hop: &Hop, now: UnixMs) -> bool {
+        lease.is_some_and(|lease| {
+            lease.owner == hop.owner
+                && lease.authority == hop.authority
+                && lease.state != LeaseState::Grace
+                && lease.room_expires >= now
+                && lease.room() >= u64::from(hop.length)
+        })
+    }
+
+    /// Invariant 5: bytes are taken only under a live lease of that user with room for them.
+    pub(super) fn took(&mut self, at: u64, vendor: usize, hop: &Hop, lease: LeaseId, allowed: bool) {
+        self.stored_at.insert((vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk }), at);
+        if !allowed {
+            self.broken(
+                5,
+                format!("vendor {vendor} took {} bytes that lease {} does not allow", hop.length, lease.short()),
+            );
+        }
+    }
+
+    /// Invariant 12: no key and nonce ever meet two plaintexts.
+    pub(super) fn sealed(&mut self, file_key: [u8; 32], index: u64, salt: [u8; 8], plain: &[u8]) {
+        let hash = Hash::of(plain);
+        if *self.sealed.entry((file_key, index, salt)).or_insert(hash) != hash {
+            self.broken(12, format!("two plaintexts were sealed under one key as chunk {index}"));
+        }
+    }
+
+    /// Invariant 8: a final FAT counts as stored at min(3, mirrors) acknowledgements, or a majority of those where one
+    /// does not answer.
+    pub(super) fn acknowledged(
+        &mut self,
+        mirrors: usize,
+        byzantine: &[bool],
+        fat: &Signed<FinalFat>,
+        stored: Option<Stored>,
+        acked: &BTreeSet<usize>,
+    ) {
+        let needed = mirrors.min(3) / 2 + 1;
+        let key = (fat.owner, fat.file);
+        let holding = acked.iter().filter(|mirror| {
+            byzantine[**mirror]
+                || self.mirror_finals.get(&(**mirror, fat.owner, fat.file)).is_some_and(|seq| *seq >= fat.seq)
+        });
+        let holding = holding.count();
+        if holding < needed {
+            self.broken(8, format!("a final FAT counts as stored, {holding} mirrors have it and {needed} must"));
+        }
+        if !self.forkers.contains(&fat.owner) && self.acked.get(&key).is_none_or(|known| known.seq < fat.seq) {
+            self.acked.insert(key, Acked { seq: fat.seq, base: fat.base, hash: fat.hash(), stored });
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! A vendor: the real ledger over the real local FAT on a disk that can fail, with what the vendor's role adds to them:
+//! whatever changes in the ledger is on disk before anybody hears of it.
+
+mod chunks;
+mod head;
+mod orders;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use fathom_protocol::clocks::Clocks;
+use fathom_protocol::codec;
+use fathom_protocol::ids::{Hash, LeaseId, NodeId};
+use fathom_protocol::lease::Lease;
+use fathom_protocol::ledger::Ledger;
+use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::sign::{Carried, Record};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
+use fathom_store::fat::FatTx;
+use fathom_store::{ChunkKey, FatConfig, FatError, LocalFat};
+
+use super::disk::Disk;
+use super::mutation::Mutation;
+use super::node::{Body, Cx, Known, Timer};
+use head::HeadState;
+
+const FRAME_MS: u64 = 5_000;
+const TICK: u8 = 0;
+const SWEEP: u8 = 1;
+const HEAD: u8 = 2;
+const POLL: u8 = 3;
+const SETTLE: u8 = 4;
+const TICK_MS: u64 = 2_000;
+
+/// A chain that a chunk goes along: who is told of receipts.
+#[derive(Clone, Copy, Debug)]
+struct Upstream {
+    node: usize,
+    call: u64,
+}
+
+/// A vendor.
+#[derive(Debug)]
+pub(super) struct Vendor {
+    pub(super) key: SigningKey,
+    pub(super) zone: String,
+    pub(super) capacity: u64,
+    pub(super) disk: Disk,
+    /// What lies on its devices; written before the local FAT says so.
+    pub(super) data: BTreeMap<ChunkKey, Vec<u8>>,
+    /// Nothing, after a crash.
+    pub(super) running: Option<Running>,
+}
+
+/// What a vendor has in memory while it runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) fat: LocalFat,
+    pub(super) ledger: Ledger,
+    pub(super) head: HeadState,
+    persisted: BTreeMap<LeaseId, Option<u64>>,
+    /// Grows with each change of the local FAT.
+    pub(super) writes: u64,
+    clocks: Clocks,
+    /// True time at which it started: what it measures from there, nobody can set.
+    started: u64,
+    polls: BTreeMap<u64, usize>,
+    reports: BTreeMap<u64, (u64, u64)>,
+    chains: BTreeMap<u64, Upstream>,
+    turn: usize,
+    /// When a mirror's orders were last read to their end.
+    caught_up: Option<u64>,
+    dirty: bool,
+    pub(super) frames: BTreeMap<u64, u64>,
+    next_frame: u64,
+}
+
+pub(super) fn refusal(kind: RefusalKind, reason: &str) -> Refusal {
+    Refusal::new(kind, reason)
+}
+
+fn config() -> FatConfig {
+    FatConfig { cache_bytes: 1 << 20, headroom_bytes: 0, check_on_open: false }
+}
+
+impl Vendor {
+    pub(super) fn new(key: SigningKey, zone: String, capacity: u64, known: &Known) -> Self {
+        let disk = Disk::new();
+        let mut vendor = Self { key, zone, capacity, disk, data: BTreeMap::new(), running: None };
+        vendor.open(known).expect("an empty disk opens");
+        vendor
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        NodeId(self.key.verifying_key().to_bytes())
+    }
+
+    /// Reads everything from disk, as the role does when it starts.
+    pub(super) fn open(&mut self, known: &Known) -> Result<(), FatError> {
+        let fat = LocalFat::open_in(Arc::new(self.disk.clone()), config())?;
+        let mut leases = Vec::new();
+        let mut persisted = BTreeMap::new();
+        for (id, entry) in fat.leases()? {
+            let carried: Carried<Lease> =
+                codec::decode(&entry.signed, 2 * Lease::BYTES_MAX).expect("a lease on disk decodes");
+            let mut lease = carried.peek().expect("a lease on disk is one");
+            // What is used follows the local FAT.
+            lease.bytes = lease.bytes.max(entry.used);
+            lease.used = entry.used;
+            persisted.insert(id, None);
+            leases.push(lease);
+        }
+        let ledger = Ledger::open(self.key.clone(), known.terms, self.capacity, leases).expect("its own leases sign");
+        let head = HeadState::read(&fat)?;
+        // Parts that no row names are removed, as the recovery does.
+        let kept: BTreeSet<ChunkKey> = fat.chunks_after(None, 4_096)?.iter().map(|entry| entry.key()).collect();
+        self.data.retain(|key, _| kept.contains(key));
+        self.running = Some(Running {
+            fat,
+            ledger,
+            head,
+            persisted,
+            writes: 0,
+            clocks: Clocks::default(),
+            started: 0,
+            polls: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            turn: 0,
+            caught_up: None,
+            dirty: false,
+            frames: BTreeMap::new(),
+            next_frame: 0,
+        });
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
+        if let Some(run) = &mut self.running {
+            run.started = cx.at;
+        }
+        let first = [500, TICK_MS, cx.known.terms.lock_ms / 8, 2_000].map(|bound| cx.random.within(1, bound));
+        for (every, first) in [HEAD, TICK, SWEEP, POLL].into_iter().zip(first) {
+            cx.wait(first, Timer::Every(every));
+        }
+    }
+
+    pub(super) fn timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
+        let Some(run) = &mut self.running else { return };
+        match timer {
+            Timer::Every(TICK) => {
+                let _ = self.lapse(cx);
+                cx.wait(TICK_MS, Timer::Every(TICK));
+            }
+            Timer::Every(SWEEP) => {
+                let _ = self.sweep(cx);
+                cx.wait(cx.known.terms.lock_ms / 8, Timer::Every(SWEEP));
+            }
+            Timer::Every(HEAD) => self.report(cx, true),
+            Timer::Every(POLL) => self.poll(cx),
+            Timer::Every(SETTLE) => {
+                let _ = self.durable(|_, _| Ok(()));
+            }
+            Timer::Every(_) => self.report(cx, false),
+            Timer::Call(call) => {
+                run.polls.remove(&call);
+                run.reports.remove(&call);
+                self.chain_silent(cx, call);
+            }
+            Timer::Frame(frame) => {
+                run.frames.remove(&frame);
+            }
+            Timer::Allocation(_) => {}
+        }
+    }
+
+    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, from: usize, body: Body) {
+        if self.running.is_none() {
+            return;
+        }
+        match body {
+            Body::Request { call, bytes } => {
+                let answer = match codec::decode::<Request>(&bytes, FRAME_BYTES_MAX) {
+                    Ok(request) => self.request(cx, request).unwrap_or_else(Response::Refused),
+                    Err(_) => Response::Refused(refusal(RefusalKind::BadRequest, "malformed")),
+                };
+                if let Response::Offered { lease, .. } = &answer
+                    && let Ok(lease) = lease.peek()
+                {
+                    cx.oracle.vendor_offered(cx.me, cx.at, &lease);
+                }
+                cx.reply(from, call, &answer);
+            }
+            Body::Response { call, bytes } => {
+                if let Ok(response) = codec::decode::<Response>(&bytes, FRAME_BYTES_MAX) {
+                    self.response(cx, from, call, response);
+                }
+            }
+            Body::Chunk { call, header, bytes } => self.chunk(cx, from, call, &header, &bytes),
+            Body::Answer { call, bytes } => self.chain_answer(cx, call, bytes),
+            Body::Fetch { call, bytes } => self.fetch(cx, from, call, &bytes),
+            Body::Opened { length } => self.open_frame(cx, length),
+            Body::Fetched { .. } | Body::Gossip { .. } => {}
+        }
+    }
+
+    fn open_frame(&mut self, cx: &mut Cx<'_>, length: u64) {
+        let max = if cx.known.broken(Mutation::StrangersUnbounded) { FRAME_BYTES_MAX } else { FIRST_FRAME_BYTES_MAX };
+        let Some(run) = &mut self.running else { return };
+        if length <= max as u64 {
+            run.next_frame += 1;
+            run.frames.insert(run.next_frame, length);
+            cx.wait(FRAME_MS, Timer::Frame(run.next_frame));
+        }
+    }
+
+    fn request(&mut self, cx: &mut Cx<'_>, request: Request) -> Result<Response, Refusal> {
+        let now = self.dating_clock(cx);
+        match request {
+            Request::Offer { request, bytes } => {
+                let request = request.verify()?;
+                let fresh = LeaseId(cx.random.bytes());
+                let (lease, granted) = self.account(cx, |ledger| ledger.offer(now, &request, bytes, fresh))?;
+                Ok(Response::Offered { lease: lease.into_carried(), granted })
+            }
+            Request::Order(fat) => self.order(cx, fat),
+            Request::Unused(unused) => {
+                let unused = unused.verify()?;
+                if unused.vendor != self.id() {
+                    return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
+                }
+                self.account(cx, |ledger| ledger.give_back(now, &unused))?;
+                Ok(Response::Done)
+            }
+            Request::Renew(renew) => {
+                let renew = renew.verify()?;
+                if renew.vendor != self.id() {
+                    return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
+                }
+                let lease = self.account(cx, |ledger| ledger.renew(now, &renew))?;
+                cx.oracle.renewed(cx.me, renew.lease, cx.at);
+                Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
+            }
+            _ => Err(refusal(RefusalKind::WrongRole, "a vendor does not answer this")),
+        }
+    }
+
+    fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
+        let Some(run) = &mut self.running else { return };
+        if run.polls.remove(&call).is_some() {
+            if let Response::Page(page) = response {
+                self.take_page(cx, from, page);
+            }
+        } else if let Some(sent) = run.reports.remove(&call) {
+            self.reported(cx, sent, response);
+        }
+    }
+
+    /// Runs `edit` and writes every lease that is not on disk as the ledger has it, in one durable transaction.
+    fn durable<T>(
+        &mut self,
+        edit: impl FnOnce(&mut FatTx<'_>, &mut Ledger) -> Result<T, FatError>,
+    ) -> Result<T, Refusal> {
+        let run = self.running.as_mut().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
+        run.writes += 1;
+        let (ledger, persisted) = (&mut run.ledger, &run.persisted);
+        let written = run.fat.write(|tx| {
+            let value = edit(tx, ledger)?;
+            let mut gone: BTreeSet<LeaseId> = persisted.keys().copied().collect();
+            let mut put = Vec::new();
+            for lease in ledger.leases() {
+                gone.remove(&lease.id);
+                if persisted.get(&lease.id).copied().flatten() != Some(lease.revision) {
+                    tx.put_lease(lease.id, &codec::encode(lease.carried()), lease.bytes)?;
+                    put.push((lease.id, lease.revision));
+                }
+            }
+            for id in &gone {
+                tx.remove_lease(*id)?;
+            }
+            Ok((value, put, gone))
+        });
+        let (value, put, gone) = written.map_err(|error| refusal(RefusalKind::Internal, &error.to_string()))?;
+        run.persisted.extend(put.into_iter().map(|(id, revision)| (id, Some(revision))));
+        run.persisted.retain(|id, _| !gone.contains(id));
+        Ok(value)
+    }
+
+    /// Changes the ledger; the change is durable when this returns.
+    fn account<T>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        edit: impl FnOnce(&mut Ledger) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let run = self.running.as_mut().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
+        let before: Vec<(LeaseId, u64)> = run.ledger.leases().map(|lease| (lease.id, lease.revision)).collect();
+        let value = edit(&mut run.ledger)?;
+        let after: Vec<(LeaseId, u64)> = run.ledger.leases().map(|lease| (lease.id, lease.revision)).collect();
+        if before != after {
+            if cx.known.broken(Mutation::VendorAnswersEarly) {
+                cx.wait(700, Timer::Every(SETTLE));
+            } else {
+                self.durable(|_, _| Ok(()))?;
+            }
+            self.touch(cx);
+        }
+        Ok(value)
+    }
+
+    /// Says that a new head is due.
+    fn touch(&mut self, cx: &mut Cx<'_>) {
+        if let Some(run) = &mut self.running
+            && !run.dirty
+        {
+            run.dirty = true;
+            cx.wait(head::DEBOUNCE_MS, Timer::Every(head::DUE));
+        }
+    }
+}
+
+/// A cursor as the local FAT keeps it.
+type Cursor = (Hash, u64);

@@ -1,0 +1,165 @@
+//! Final FATs as orders, and what lapses.
+
+use std::collections::BTreeMap;
+
+use fathom_protocol::codec;
+use fathom_protocol::fat::{Fate, FinalFat, Tag};
+use fathom_protocol::ids::{LeaseId, NodeId};
+use fathom_protocol::lease::Named;
+use fathom_protocol::ledger::{Lapse, Ledger};
+use fathom_protocol::sign::{Carried, Signed, SignerId};
+use fathom_protocol::time::UnixMs;
+use fathom_protocol::wire::{Refusal, RefusalKind, Response};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError};
+
+use super::{Vendor, refusal};
+use crate::sim::mutation::Mutation;
+use crate::sim::node::Cx;
+
+/// Orders read so long ago are news no more, milliseconds.
+const CAUGHT_UP_MS: u64 = 10_000;
+
+fn store_refusal(error: &FatError) -> Refusal {
+    refusal(RefusalKind::Internal, &error.to_string())
+}
+
+fn commit_leases(ledger: &mut Ledger, me: NodeId, fat: &Signed<FinalFat>, now: UnixMs) -> Result<(), Refusal> {
+    for used in fat.uses.iter().filter(|used| used.vendor == me) {
+        let Some(lease) = ledger.lease(used.lease).filter(|lease| lease.owner == fat.owner) else { continue };
+        let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
+        ledger.commit(now, used.lease, unused)?;
+        if used.bytes > 0 {
+            ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
+        }
+    }
+    Ok(())
+}
+
+impl Vendor {
+    pub(super) fn order(&mut self, cx: &mut Cx<'_>, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
+        let fat = fat.verify()?;
+        match self.has_passed(cx, fat.order_expires) {
+            Some(false) => {}
+            Some(true) => return Err(refusal(RefusalKind::LeaseExpired, "this final FAT is too old to act on")),
+            None => return Err(refusal(RefusalKind::Internal, "this vendor does not know what time it is yet")),
+        }
+        let me = self.id();
+        let Some(run) = &self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
+        let known = run.fat.versions_of(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
+        if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
+            return Ok(Response::Done);
+        }
+        let chunks = run.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
+        let leased = fat.uses.iter().any(|used| {
+            used.vendor == me && run.ledger.lease(used.lease).is_some_and(|lease| lease.owner == fat.owner)
+        });
+        if known.is_empty() && !leased && chunks.is_empty() {
+            return Ok(Response::Done);
+        }
+        cx.oracle.vendor_acted(cx.me, &fat);
+        let record = codec::encode(fat.carried());
+        let repeated = known.iter().any(|known| known.record == record);
+        let freed: Vec<ChunkKey> = if fat.frees.contains(&me) && !fat.uses.iter().any(|used| used.vendor == me) {
+            let own = |id| run.ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
+            let given = |chunk: &&ChunkEntry| {
+                let fate = Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
+                matches!(fate, Fate::Past | Fate::Live) && own(chunk.lease)
+            };
+            chunks.iter().filter(given).map(ChunkEntry::key).collect()
+        } else {
+            Vec::new()
+        };
+        let now = self.dating_clock(cx);
+        let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
+        let outcome = self.durable(|tx, ledger| {
+            let mut outcome = tx.commit_and_erase(&commit)?;
+            if let CommitOutcome::Applied { erased, .. } = &mut outcome {
+                for key in &freed {
+                    erased.extend(tx.erase_chunk(key)?);
+                }
+            }
+            let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
+            if held && !repeated {
+                commit_leases(ledger, me, &fat, now).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
+            }
+            Ok(outcome)
+        })?;
+        if !repeated {
+            for used in fat.uses.iter().filter(|used| used.vendor == me) {
+                cx.oracle.renewed(cx.me, used.lease, cx.at);
+            }
+        }
+        self.touch(cx);
+        match outcome {
+            CommitOutcome::Applied { erased, .. } => self.erased(cx, &erased).map(|()| Response::Done),
+            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Response::Done),
+            CommitOutcome::Full => Err(refusal(RefusalKind::Conflict, "this file has as many versions as are kept")),
+        }
+    }
+
+    /// After the local FAT has forgotten `erased`: removes the bytes, and only then gives the space back.
+    fn erased(&mut self, cx: &mut Cx<'_>, erased: &[ErasedChunk]) -> Result<(), Refusal> {
+        let mut bytes: BTreeMap<LeaseId, u64> = BTreeMap::new();
+        for chunk in erased {
+            self.data.remove(&chunk.key);
+            *bytes.entry(chunk.lease).or_default() += u64::from(chunk.length);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.account(cx, |ledger| {
+            for (lease, bytes) in bytes {
+                ledger.erased(lease, bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets the ledger's time pass and erases what it reclaims.
+    pub(super) fn lapse(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        let (now, agreed) = (cx.now, self.agreed_clock(cx));
+        let lapses = self.account(cx, |ledger| ledger.tick(now, agreed))?;
+        for lapse in lapses {
+            let Lapse::Reclaim(id) = lapse else { continue };
+            cx.oracle.lapsing = true;
+            let Some(run) = &self.running else { return Ok(()) };
+            let chunks = run.fat.chunks_of_lease(id).map_err(|error| store_refusal(&error))?;
+            let keys: Vec<ChunkKey> = chunks.iter().map(ChunkEntry::key).collect();
+            let erased = self.erase(&keys)?;
+            self.erased(cx, &erased)?;
+        }
+        Ok(())
+    }
+
+    /// Erases chunks that no final FAT named within the time that a lease is locked, by the clocks here and at the mirrors.
+    pub(super) fn sweep(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        let caught_up = self.running.as_ref().and_then(|run| run.caught_up);
+        let caught_up = caught_up.is_some_and(|at| cx.at - at <= CAUGHT_UP_MS);
+        let Some(agreed) = self.agreed_clock(cx).filter(|_| caught_up) else { return Ok(()) };
+        let clock = cx.now.min(agreed);
+        let limit = cx.known.terms.lock_ms;
+        let any = cx.known.broken(Mutation::SweepCommitted);
+        let Some(run) = &self.running else { return Ok(()) };
+        let chunks = run.fat.chunks_after(None, 4_096).map_err(|error| store_refusal(&error))?;
+        let old: Vec<ChunkKey> = chunks
+            .iter()
+            .filter(|entry| (any || entry.state == ChunkState::Stored) && clock.since_ms(entry.stored_at) > limit)
+            .map(ChunkEntry::key)
+            .collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let erased = self.erase(&old)?;
+        self.erased(cx, &erased)
+    }
+
+    fn erase(&mut self, keys: &[ChunkKey]) -> Result<Vec<ErasedChunk>, Refusal> {
+        self.durable(|tx, _| {
+            let mut erased = Vec::new();
+            for key in keys {
+                erased.extend(tx.erase_chunk(key)?);
+            }
+            Ok(erased)
+        })
+    }
+}
