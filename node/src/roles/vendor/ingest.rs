@@ -16,7 +16,7 @@ use fathom_protocol::sign::{Carried, RecordError, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{ALIVE_EVERY_MS, ChunkAnswer, Refusal, RefusalKind};
-use fathom_store::{ChunkEntry, ChunkState, ChunkTag, Inserted, SplitPolicy, StoredPart};
+use fathom_store::{ChunkEntry, ChunkState, ChunkTag, FatHealth, Inserted, SplitPolicy, StoredPart};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
@@ -232,10 +232,18 @@ impl Vendor {
                 self.receipt_of(&entry)
             }
             Err(refusal) => {
-                self.take_back(&parts);
+                if self.is_without(&tag) {
+                    self.take_back(&parts);
+                }
                 Err(refusal)
             }
         }
+    }
+
+    /// Whether the local FAT surely has no entry of a chunk. A commit that failed may have reached the disk all the same, and then
+    /// the entry needs its parts; parts that no entry names are removed at the next start.
+    fn is_without(&self, tag: &ChunkTag) -> bool {
+        matches!(self.fat.chunk(tag.owner, tag.chunk), Ok(None))
     }
 
     fn take_back(&self, parts: &[StoredPart]) {
@@ -286,6 +294,12 @@ impl Vendor {
 
     /// The receipt of a chunk that is here. One that a rebuild lost is signed anew over the bytes as they are. Blocks.
     fn receipt_of(&self, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
+        // After a sync that failed, what is read may never reach the disk.
+        if let FatHealth::Failed { reason } = self.fat.health() {
+            let reason =
+                format!("the local FAT's disk failed ({reason}); this vendor signs nothing until it is restarted");
+            return Err(Refusal::new(RefusalKind::Internal, reason));
+        }
         if matches!(entry.state, ChunkState::Leaving { .. }) {
             return Err(Refusal::new(
                 RefusalKind::Conflict,
