@@ -51,13 +51,13 @@ pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// Final FATs of one file with one counter that are kept: versions that devices of one user wrote at once.
 pub const VERSIONS_MAX: usize = 8;
 /// Final FATs that an owner may have at a mirror whatever it leases, if it leases anything.
-pub const FILES_FREE: usize = 1_024;
+pub const FILES_FREE: u64 = 1_024;
 /// Leased bytes that warrant one final FAT more, and one byte more of its manifest: about what one copy of a file of one byte takes.
 pub const FILE_LEASED_BYTES: u64 = 16;
 /// Sealed manifest of a final FAT that is taken whatever its owner leases, in bytes: that of a file of about 1,000 chunks.
 pub const FILE_BODY_FREE: u64 = 64 * 1024;
 /// Final FATs of an owner without any lease that the mirror knows.
-pub const STRANGER_FILES_MAX: usize = 64;
+pub const STRANGER_FILES_MAX: u64 = 64;
 /// Bytes of final FATs that a mirror takes within an hour from all owners without any lease that it knows.
 pub const STRANGER_BYTES_PER_HOUR: u64 = 64 * 1024 * 1024;
 /// Length of a file's name, in bytes.

@@ -74,6 +74,9 @@ impl Table {
             tell.extend(vendors);
         }
         let known = self.fats.insert((owner, file), new);
+        if known.is_none() {
+            self.accounts.entry(owner).or_default().files += 1;
+        }
         tell.extend(known.into_iter().flat_map(|known| known.vendors));
         self.drop_moves(owner, file, &mut drops, &mut tell);
         Merged::New { drops, tell }

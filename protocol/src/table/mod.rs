@@ -22,6 +22,7 @@ use crate::sign::{RecordError, Signed};
 pub use fats::FatEntry;
 use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
+use submit::Account;
 pub use submit::Strangers;
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
@@ -216,6 +217,8 @@ pub struct Table {
     proofs: BTreeMap<NodeId, ProofEntry>,
     /// The files that proofs of dropped leases are about, with the vendor.
     accused: BTreeSet<(OwnerId, FileId, NodeId)>,
+    /// What each owner has here, so that a submission costs no walk through all leases.
+    accounts: BTreeMap<OwnerId, Account>,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -279,7 +282,8 @@ impl Table {
                 }
             }
         }
-        self.vendors.insert(vendor.head.vendor, vendor.clone());
+        let before = self.vendors.insert(vendor.head.vendor, vendor.clone());
+        self.account_leases(before.as_ref(), vendor);
         Ok(Merged::New { drops: Vec::new(), tell: Vec::new() })
     }
 

@@ -347,9 +347,9 @@ fn a_final_fat_that_claims_more_than_its_leases_have_is_refused() {
 fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     let mut table = Table::default();
     let (mut strangers, now) = (Strangers::default(), UnixMs(1));
-    let nth = |number: usize| {
+    let nth = |number: u64| {
         let mut file = [0; 16];
-        file[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        file[..8].copy_from_slice(&number.to_be_bytes());
         FinalFat { file: FileId(file), ..samples::final_fat() }
     };
     let keep = |table: &mut Table, fat: &FinalFat| {
@@ -387,8 +387,15 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     let before: Vec<FileId> = (0..FILES_FREE).map(|number| nth(1_000 + number).file).collect();
     assert_eq!(table.admit(&nth(7_000), &before, &mut strangers, now), Ok(()), "its lease warrants more");
     let leased = table.vendor(node(1)).unwrap().leases.iter().map(|lease| lease.bytes).sum::<u64>();
-    let warranted = usize::try_from(leased / FILE_LEASED_BYTES).unwrap();
-    let before = vec![FileId([9; 16]); FILES_FREE + warranted];
-    let refused = table.admit(&nth(7_000), &before, &mut strangers, now).map_err(|refusal| refusal.kind);
-    assert_eq!(refused, Err(RefusalKind::Busy));
+    let before = vec![FileId([9; 16]); usize::try_from(FILES_FREE + leased / FILE_LEASED_BYTES).unwrap()];
+    let beyond = |table: &Table, strangers: &mut Strangers| {
+        table.admit(&nth(7_000), &before, strangers, now).map_err(|refusal| refusal.kind)
+    };
+    assert_eq!(beyond(&table, &mut strangers), Err(RefusalKind::Busy));
+    // The same leases under a newer head warrant no more.
+    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 2, variant: 0 }).unwrap();
+    assert_eq!(beyond(&table, &mut strangers), Err(RefusalKind::Busy));
+    // Another vendor's do.
+    merge(&mut table, &What::Vendor { vendor: 2, epoch: 0, seq: 1, variant: 0 }).unwrap();
+    assert_eq!(beyond(&table, &mut strangers), Ok(()));
 }
