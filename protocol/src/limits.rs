@@ -78,6 +78,8 @@ pub const MIRRORS_TOLD_MAX: usize = 3;
 pub const PEERS_MAX: usize = 256;
 /// Vendors that one allocation asks before it gives up.
 pub const ALLOCATE_ASKED_MAX: usize = 128;
+/// Announcements of nodes that a mirror's table keeps. They are no part of the FAT, and any key can sign one.
+pub const ANNOUNCEMENTS_MAX: usize = 4_096;
 /// Heads asked for at once: at their largest, they still fit a frame.
 pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.

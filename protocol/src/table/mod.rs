@@ -16,6 +16,7 @@ use crate::fat::FinalFat;
 use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use crate::limits::ANNOUNCEMENTS_MAX;
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
@@ -292,6 +293,9 @@ impl Table {
             Some(known) if known.hash() == peer.hash() => return Ok(Merged::Known),
             Some(known) if (known.issued, known.hash()) > (peer.issued, peer.hash()) => {
                 return stale("announcement of this node");
+            }
+            None if self.peers.len() >= ANNOUNCEMENTS_MAX => {
+                return Err(Refusal::new(RefusalKind::Busy, "this mirror keeps as many announcements as it can"));
             }
             _ => {}
         }

@@ -7,8 +7,8 @@ use fathom_protocol::fat::{Fate, FinalFat, Tag, Use};
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{
-    FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
-    VERSIONS_MAX,
+    ANNOUNCEMENTS_MAX, FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR,
+    STRANGER_FILES_MAX, VERSIONS_MAX,
 };
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::table::{Key, Merged, Strangers, Table, Verified, verify};
@@ -398,4 +398,25 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     // Another vendor's do.
     merge(&mut table, &What::Vendor { vendor: 2, epoch: 0, seq: 1, variant: 0 }).unwrap();
     assert_eq!(beyond(&table, &mut strangers), Ok(()));
+}
+
+/// Any key can sign an announcement: a million of them must not fill a mirror. Those that are known can still change.
+#[test]
+fn announcements_are_kept_up_to_a_limit() {
+    let mut table = Table::default();
+    let announce = |number: u64, issued: u64| {
+        let mut seed = [77; 32];
+        seed[..8].copy_from_slice(&number.to_le_bytes());
+        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
+        let node = NodeId(key.verifying_key().to_bytes());
+        let peer = PeerRecord { node, issued: UnixMs(issued), ..samples::peer() };
+        verify(SyncRecord::Peer(signed(peer, &key).into_carried())).unwrap()
+    };
+    for number in 0..ANNOUNCEMENTS_MAX as u64 {
+        assert!(table.merge(&announce(number, 1)).is_ok());
+    }
+    let refused = table.merge(&announce(ANNOUNCEMENTS_MAX as u64, 1)).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Busy);
+    assert!(matches!(table.merge(&announce(5, 2)), Ok(Merged::New { .. })));
+    assert_eq!(table.peers().count(), ANNOUNCEMENTS_MAX);
 }
