@@ -305,16 +305,25 @@ impl Ledger {
             return Ok(false);
         }
         let until = now.plus_ms(self.terms.lock_ms);
-        let first = entry.lease.state == LeaseState::Offered;
         // Progress prolongs the lock, yet not at every chunk: each prolongation is a durable write of its own.
         let half = now.plus_ms(self.terms.lock_ms / 2);
-        let prolong = first || (entry.lease.state == LeaseState::Locked && entry.lease.room_expires < half);
+        let prolong = match entry.lease.state {
+            LeaseState::Offered => true,
+            LeaseState::Locked => entry.lease.room_expires < half,
+            // Its room has lapsed, and a chunk that is sent again is relied on again: it must not lapse under it.
+            LeaseState::Committed | LeaseState::Grace => entry.lease.expires < half,
+        };
         self.change(id, |lease| {
             lease.used = (lease.used + length).min(lease.bytes);
             if prolong {
-                lease.state = LeaseState::Locked;
-                lease.room_expires = lease.room_expires.max(until);
                 lease.expires = lease.expires.max(until);
+                match lease.state {
+                    LeaseState::Offered | LeaseState::Locked => {
+                        lease.state = LeaseState::Locked;
+                        lease.room_expires = lease.room_expires.max(until);
+                    }
+                    LeaseState::Committed | LeaseState::Grace => lease.state = LeaseState::Committed,
+                }
             }
         })?;
         Ok(prolong)
