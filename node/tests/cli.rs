@@ -1,50 +1,20 @@
 //! The program as a person or a script meets it: files, modes, exit codes, output, and a running node.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod common;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{Dir, success};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);
 
-struct Dir {
-    temp: tempfile::TempDir,
-}
-
 impl Dir {
-    fn new() -> Self {
-        Self { temp: tempfile::tempdir().unwrap() }
-    }
-
-    fn node(&self) -> PathBuf {
-        self.temp.path().join("node")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fathom"));
-        command.arg("--dir").arg(self.node()).args(args).stdin(Stdio::null());
-        for name in ["FATHOM_DIR", "FATHOM_LOG", "FATHOM_PARENT_PID"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn fathom(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// A node that founded a network and listens where the system lets it.
-    fn founded(role: &str) -> Self {
-        let dir = Self::new();
-        let listen = "/ip4/127.0.0.1/udp/0/quic-v1";
-        success(&dir.fathom(&["init", "--role", role, "--new-network", "test", "--listen", listen]));
-        dir
-    }
-
     fn run(&self) -> Running {
         self.run_with(&[])
     }
@@ -101,10 +71,6 @@ fn stdout(output: &Output) -> &str {
 
 fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
-}
-
-fn success(output: &Output) {
-    assert!(output.status.success(), "{}{}", stdout(output), stderr(output));
 }
 
 fn json(output: &Output) -> Value {

@@ -1,43 +1,16 @@
 //! `fathom fat check` and `fathom fat export` on databases as earlier builds left them, sound and damaged.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::Dir;
 use serde_json::Value;
 
-/// A node's directory with databases on file.
-struct Dir {
-    temp: tempfile::TempDir,
-}
-
 impl Dir {
-    fn new(role: &str) -> Self {
-        let dir = Self { temp: tempfile::tempdir().unwrap() };
-        let listen = "/ip4/127.0.0.1/udp/0/quic-v1";
-        let output = dir.fathom(&["init", "--role", role, "--new-network", "test", "--listen", listen]);
-        assert!(output.status.success(), "{output:?}");
-        dir
-    }
-
-    fn node(&self) -> PathBuf {
-        self.temp.path().join("node")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fathom"));
-        command.arg("--dir").arg(self.node()).args(args).stdin(Stdio::null());
-        for name in ["FATHOM_DIR", "FATHOM_LOG", "FATHOM_PARENT_PID"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn fathom(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
     /// Puts a golden file in the place of a database.
     fn place(&self, golden: &str, file: &str) -> PathBuf {
         let to = self.node().join(file);
@@ -63,7 +36,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn sound_databases_are_said_to_be_sound_and_stay_as_they_are() {
-    let dir = Dir::new("mirror");
+    let dir = Dir::founded("mirror");
     assert_eq!(dir.check(0), serde_json::json!({ "sound": true, "databases": [] }));
     let files = [MIRROR, USER].map(|(golden, file)| dir.place(golden, file));
     let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
@@ -84,7 +57,7 @@ fn sound_databases_are_said_to_be_sound_and_stay_as_they_are() {
 /// Keeps away: a record that nobody signed, in a database that is whole as such, being taken for sound.
 #[test]
 fn fault_07_what_is_wrong_is_listed_with_what_to_do_about_it() {
-    let dir = Dir::new("vendor");
+    let dir = Dir::founded("vendor");
     dir.place(VENDOR.0, VENDOR.1);
     let report = dir.check(7);
     // The store's golden file has placeholders where a vendor has signed records: 2 leases, a final FAT, a move (twice), a head
@@ -102,7 +75,7 @@ fn fault_07_what_is_wrong_is_listed_with_what_to_do_about_it() {
 /// Keeps away: a damaged page that goes unseen, or a check that ends at the first one without a list.
 #[test]
 fn fault_07_a_check_finds_every_flipped_bit_in_a_record() {
-    let dir = Dir::new("mirror");
+    let dir = Dir::founded("mirror");
     let file = dir.place(MIRROR.0, MIRROR.1);
     let sound = std::fs::read(&file).unwrap();
     // The zone of the vendor's head, somewhere in the middle of a signed record.
@@ -123,7 +96,7 @@ fn fault_07_a_check_finds_every_flipped_bit_in_a_record() {
 
 #[test]
 fn an_export_is_a_line_a_record_and_shows_no_secret() {
-    let dir = Dir::new("mirror");
+    let dir = Dir::founded("mirror");
     for (golden, file) in [MIRROR, USER] {
         dir.place(golden, file);
     }
@@ -178,7 +151,7 @@ fn a_running_node_is_not_checked() {
             let _ = self.0.wait();
         }
     }
-    let dir = Dir::new("mirror");
+    let dir = Dir::founded("mirror");
     let node = Running(dir.command(&["run"]).stderr(Stdio::null()).spawn().unwrap());
     let end = Instant::now() + Duration::from_secs(30);
     while !dir.node().join("ready.json").exists() {

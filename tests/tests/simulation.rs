@@ -73,7 +73,7 @@ fn the_fixed_seeds_keep_every_promise() {
 }
 
 #[test]
-#[ignore = "about one seed in fifty meets the gap that ARCHITECTURE.md names: a chunk sent again under a lease whose room lapsed"]
+#[ignore = "about one seed in seventy meets the gap that ARCHITECTURE.md names: a vendor restarted with a clock that is behind"]
 fn fresh_seeds_keep_every_promise() {
     let first = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() * 1_000;
     println!("fresh seeds: {first} to {}", first + FRESH - 1);
@@ -93,13 +93,19 @@ fn one_seed_is_one_history() {
 #[test]
 fn seeds_that_found_something_once() {
     let found = [
+        // A lease whose room had lapsed, and then its time, was reclaimed under a chunk whose receipt had just been given again
+        // (`Ledger::settle`).
+        1_795_381_297,
         // A mirror's clock was remembered as so far ahead of the local one: a jump of that one took it along, and both
         // clocks seemed to be past the expiry of everything (`protocol/src/clocks.rs`). So did seeds 1 to 8, run above.
         15,
         // An order that the local clock alone took for expired was not heard again, and its chunks were swept
         // (`vendor/orders.rs`, `fault_21_an_order_has_expired_only_by_both_clocks`).
         16, // Promises were dated by a clock that was behind, and had run out when it was set right.
-        17, 24, 41, 42,
+        17,
+        24,
+        41,
+        42,
         // A crash between a chunk and its lease's prolongation left a lease that lapsed under it (`vendor/ingest.rs`).
         48,
     ];

@@ -352,6 +352,27 @@ fn fault_22_a_lease_that_expired_takes_nothing() {
     assert_eq!(ledger.admit(late, &chunk(1), ID).unwrap_err().kind, RefusalKind::UnknownLease);
 }
 
+/// Once, a lease in grace was reclaimed under a chunk whose receipt had just been given again.
+#[test]
+fn a_chunk_that_is_sent_again_prolongs_its_lease_even_in_grace() {
+    let mut ledger = ledger();
+    let terms = Terms::default();
+    let (lease, _) = ledger.offer(NOW, &request(1, 100), 100, ID).unwrap();
+    ledger.admit(NOW, &chunk(60), ID).unwrap();
+    ledger.settle(NOW, ID, 60, true).unwrap();
+    assert_eq!(lease.state, LeaseState::Offered);
+    let late = NOW.plus_ms(terms.lock_ms + terms.grace_ms / 2);
+    // First the room lapses, then the time of what is stored.
+    ledger.tick(late, Some(late)).unwrap();
+    ledger.tick(late, Some(late)).unwrap();
+    assert_eq!(ledger.lease(ID).unwrap().state, LeaseState::Grace);
+    assert!(ledger.settle(late, ID, 0, true).unwrap(), "it changed, and must be made durable");
+    let lease = ledger.lease(ID).unwrap();
+    assert_eq!((lease.state, lease.room()), (LeaseState::Committed, 0));
+    assert!(lease.expires >= late.plus_ms(terms.lock_ms));
+    assert!(!ledger.settle(late, ID, 0, true).unwrap(), "once is enough");
+}
+
 #[test]
 fn fault_23_of_100_users_that_ask_for_the_last_extent_one_gets_it() {
     let mut ledger = ledger();
