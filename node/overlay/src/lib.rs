@@ -23,15 +23,16 @@ mod gossip;
 mod handle;
 mod identity;
 mod names;
+mod quic;
 mod stream;
 mod streams;
 mod swarm;
 
-pub use config::{ConnectionCaps, OverlayConfig};
+pub use config::{Cipher, Congestion, ConnectionCaps, OverlayConfig, Tuning};
 pub use error::OverlayError;
 pub use frame::{FrameError, read_frame, read_frame_within, write_frame, write_frame_within};
 pub use gossip::{GossipId, GossipMessage, Verdict};
-pub use handle::{Incoming, Overlay, start};
+pub use handle::{Incoming, Overlay, start, start_tuned};
 pub use names::Proto;
 pub use stream::PeerStream;
 pub use streams::InboundStream;
