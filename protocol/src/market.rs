@@ -199,6 +199,11 @@ impl Market {
         self.vendors.insert(head.vendor, entry);
     }
 
+    /// Forgets a vendor that the table keeps no more.
+    pub fn forget(&mut self, vendor: NodeId) {
+        self.vendors.remove(&vendor);
+    }
+
     /// Notes that `bytes` were locked at a vendor since its newest head.
     pub fn offered(&mut self, vendor: NodeId, bytes: u64) {
         if let Some(entry) = self.vendors.get_mut(&vendor) {

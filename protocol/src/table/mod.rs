@@ -3,11 +3,14 @@
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
 //! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
-//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`]. Only where vendors take more memory
+//! than they may does it take an exchange of what was put out until they agree (`room`).
 
+mod claims;
 mod fats;
 pub mod index;
 mod proofs;
+mod room;
 mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +23,14 @@ use crate::limits::ANNOUNCEMENTS_MAX;
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
+use claims::Claims;
 pub use fats::FatEntry;
 use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
+use room::Room;
+pub use room::weight;
 use submit::Account;
-pub use submit::Strangers;
+pub use submit::{Strangers, Submission};
 
 use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
 
@@ -220,6 +226,8 @@ pub struct Table {
     accused: BTreeSet<(OwnerId, FileId, NodeId)>,
     /// What each owner has here, so that a submission costs no walk through all leases.
     accounts: BTreeMap<OwnerId, Account>,
+    claims: Claims,
+    room: Room,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -230,7 +238,8 @@ impl Table {
     /// Keeps `record` if it is newer than what is known.
     ///
     /// # Errors
-    /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
+    /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins, or `Busy` if it is a
+    /// vendor's and there is no room for it.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
         let merged = match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
@@ -283,9 +292,7 @@ impl Table {
                 }
             }
         }
-        let before = self.vendors.insert(vendor.head.vendor, vendor.clone());
-        self.account_leases(before.as_ref(), vendor);
-        Ok(Merged::New { drops: Vec::new(), tell: Vec::new() })
+        Ok(Merged::New { drops: self.house(vendor)?, tell: Vec::new() })
     }
 
     fn merge_peer(&mut self, peer: &Signed<PeerRecord>) -> Result<Merged, Refusal> {

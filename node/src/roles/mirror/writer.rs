@@ -284,6 +284,12 @@ impl Task {
                             let others = tell.iter().copied().filter(|vendor| !named.contains(vendor)).collect();
                             steps.extend(also(&mut state, (fat.owner, fat.file), others, false));
                         }
+                        for key in drops.iter() {
+                            if let Key::Vendor(vendor) = key {
+                                state.market.forget(*vendor);
+                                state.heard.remove(vendor);
+                            }
+                        }
                         let (drops, tell) = (std::mem::take(drops), std::mem::take(tell));
                         let (key, demoted) = fork.unwrap_or((record.key(), None));
                         steps.push(Step::Keep { job, at, key, demoted, drops, tell });
