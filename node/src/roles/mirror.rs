@@ -355,8 +355,13 @@ impl Mirror {
 
     async fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
         let cancel = self.off_reactor(move || cancel.verify()).await??;
-        let vendor = cancel.vendor;
-        self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await
+        let (vendor, request) = (cancel.vendor, (cancel.authority, cancel.request));
+        let answer = self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await?;
+        if answer == Response::Done {
+            // Its next head is seconds away, and others look for room now.
+            self.writer.shared().state().market.withdrawn(vendor, request);
+        }
+        Ok(answer)
     }
 
     async fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {

@@ -137,7 +137,7 @@ impl Mirror {
             return Err(Refusal::new(RefusalKind::BadRequest, "the vendor did not answer with an offer"));
         };
         let lease = self.off_reactor(move || lease.verify()).await??;
-        self.writer.shared().state().market.offered(share.vendor, granted);
+        self.writer.shared().state().market.offered(share.vendor, (request.authority, request.nonce), granted);
         Ok((lease, granted))
     }
 }
