@@ -4,7 +4,7 @@ use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
 use redb::ReadableTable;
 
-use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, decode, nodes, parse_key, u64_of};
+use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, decode, nodes, parse_key, suspicions, u64_of};
 
 /// Bytes of records read at a time.
 const LOAD_BYTES: usize = 32 * 1024 * 1024;
@@ -39,6 +39,7 @@ impl Store {
                     content.also.insert((owner, file), nodes(vendors.value()).collect());
                 }
             }
+            content.suspicions = suspicions::read(transaction)?;
             Ok(())
         })?;
         Ok(content)
