@@ -103,6 +103,7 @@ impl NodeCommands {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
             ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
+            ControlRequest::Repair { names, without } => json(&self.user()?.repair(&names, &without, events).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),
@@ -175,7 +176,11 @@ impl NodeCommands {
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
+            return if only_digest {
+                json(&digest_result(own.digest()))
+            } else {
+                Ok(complete(&self.net, own.view()).await)
+            };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -227,7 +232,7 @@ impl NodeCommands {
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
         let proofs = fat::proofs(&self.net, mirror).await?;
-        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)).await)
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
