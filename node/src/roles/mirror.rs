@@ -128,9 +128,6 @@ impl Mirror {
                 let addresses = vendor.head.addresses.iter().map(ToString::to_string);
                 net.book().learn_addresses(vendor.head.vendor, addresses);
             }
-            for peer in state.table.peers() {
-                net.book().learn(peer.clone());
-            }
         }
         let settings = Settings {
             me: net.me(),
@@ -252,9 +249,6 @@ impl Mirror {
                 Verified::Vendor(vendor) => {
                     let addresses = vendor.head.addresses.iter().map(ToString::to_string);
                     self.net.book().learn_addresses(vendor.head.vendor, addresses);
-                }
-                Verified::Peer(peer) => {
-                    self.net.book().learn(peer.clone());
                 }
                 Verified::Fat(fat) if origin == Origin::Author => self.order(fat.owner, fat.file, tell.clone()),
                 Verified::Fat(_) | Verified::Move(..) | Verified::Proof(_) => {}

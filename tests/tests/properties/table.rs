@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{Fate, FinalFat, Tag, Use};
 use fathom_protocol::head::{VendorHead, VendorRecord};
-use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{
-    ANNOUNCEMENTS_MAX, FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR,
-    STRANGER_FILES_MAX, VERSIONS_MAX,
+    FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
+    VERSIONS_MAX,
 };
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::table::{FatEntry, Key, Merged, Strangers, Submission, Table, Verified, verify};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{PeerRecord, RefusalKind, SyncRecord};
+use fathom_protocol::wire::{RefusalKind, SyncRecord};
 use fathom_tests::samples::{self, key, node, signed};
 use proptest::prelude::*;
 
@@ -43,11 +43,6 @@ enum What {
         tag: (u64, u16),
         to: u8,
     },
-    Peer {
-        node: u8,
-        issued: u64,
-        mirror: bool,
-    },
 }
 
 fn what() -> impl Strategy<Value = What> {
@@ -59,7 +54,6 @@ fn what() -> impl Strategy<Value = What> {
         2 => fat(4..5, 1..2),
         3 => (1..3u8, 1..3u8, 1..3u8, (0..6u64, 0..3u16), 5..8u8)
             .prop_map(|(file, chunk, lease, tag, to)| What::Move { file, chunk, lease, tag, to }),
-        1 => (1..3u8, 0..3u64, any::<bool>()).prop_map(|(node, issued, mirror)| What::Peer { node, issued, mirror }),
     ]
 }
 
@@ -107,11 +101,6 @@ fn record(what: &What) -> SyncRecord {
                 ..samples::move_body()
             };
             SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
-        }
-        What::Peer { node: number, issued, mirror } => {
-            let mut peer = PeerRecord { node: node(number), issued: UnixMs(issued), ..samples::peer() };
-            peer.roles.mirror = mirror;
-            SyncRecord::Peer(signed(peer, &key(number)).into_carried())
         }
     }
 }
@@ -170,10 +159,6 @@ impl Mirror {
         });
         vendors.chain(fats).collect()
     }
-
-    fn peers(&self) -> Vec<(NodeId, Hash)> {
-        self.table.peers().map(|peer| (peer.node, peer.hash())).collect()
-    }
 }
 
 /// What files and moves claim of each lease, added up from the start.
@@ -213,7 +198,6 @@ fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
     prop_assert_eq!(a.table.digest(), b.table.digest());
     claims_add_up(&a.table)?;
     claims_add_up(&b.table)?;
-    prop_assert_eq!(a.peers(), b.peers());
     prop_assert_eq!(a.store.keys().collect::<Vec<_>>(), b.store.keys().collect::<Vec<_>>());
     for number in 1..3u8 {
         let of = |mirror: &Mirror| -> Vec<_> {
@@ -443,25 +427,4 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     // Another vendor's do.
     merge(&mut table, &What::Vendor { vendor: 2, epoch: 0, seq: 1, variant: 0 }).unwrap();
     assert_eq!(beyond(&table, &mut strangers), Ok(()));
-}
-
-/// Any key can sign an announcement: a million of them must not fill a mirror. Those that are known can still change.
-#[test]
-fn announcements_are_kept_up_to_a_limit() {
-    let mut table = Table::default();
-    let announce = |number: u64, issued: u64| {
-        let mut seed = [77; 32];
-        seed[..8].copy_from_slice(&number.to_le_bytes());
-        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-        let node = NodeId(key.verifying_key().to_bytes());
-        let peer = PeerRecord { node, issued: UnixMs(issued), ..samples::peer() };
-        verify(SyncRecord::Peer(signed(peer, &key).into_carried())).unwrap()
-    };
-    for number in 0..ANNOUNCEMENTS_MAX as u64 {
-        assert!(table.merge(&announce(number, 1)).is_ok());
-    }
-    let refused = table.merge(&announce(ANNOUNCEMENTS_MAX as u64, 1)).unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::Busy);
-    assert!(matches!(table.merge(&announce(5, 2)), Ok(Merged::New { .. })));
-    assert_eq!(table.peers().count(), ANNOUNCEMENTS_MAX);
 }

@@ -80,7 +80,7 @@ pub(in crate::cli) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_M
 /// Write this node's databases as JSON lines while it does not run.
 ///
 /// Each line is one record, an object with `part` (mirror, vendor or user) and `type`: `vendor`, `head`, `lease`, `final_fat`,
-/// `move`, `node`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
+/// `move`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
 /// `pending_erase` of a vendor; `put`, `file`, `chunk` of a user. Identifiers are hexadecimal, sizes bytes, times Unix
 /// milliseconds. Keys of files are never written.
 #[derive(Debug, Args)]

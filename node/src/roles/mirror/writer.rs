@@ -428,7 +428,6 @@ pub(super) fn encoded_max(record: &Verified) -> usize {
         Verified::Vendor(vendor) => vendor_max(vendor),
         Verified::Fat(fat) => fat.carried().body_len() + AROUND,
         Verified::Move(..) => fathom_protocol::moves::MOVE_BYTES_MAX + AROUND,
-        Verified::Peer(peer) => peer.carried().body_len() + AROUND,
         Verified::Proof(proof) => codec::encode(proof.carried()).len() + AROUND,
     }
 }
