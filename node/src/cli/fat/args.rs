@@ -9,7 +9,7 @@ use crate::offline::Part;
 
 /// Show the table of all storage (the FAT).
 ///
-/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, and an age is the
+/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, made when they are older than a minute, and an age is the
 /// time since the vendor signed what is shown.
 #[derive(Debug, Args)]
 #[command(
