@@ -347,6 +347,18 @@ impl Manifest {
         (0..self.chunk_count()).filter_map(|index| self.chunk(index))
     }
 
+    /// Whether `other` is the same file with the same chunks, wherever their copies are.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        (&self.name, self.size, &self.file_key, &self.chunks)
+            == (&other.name, other.size, &other.file_key, &other.chunks)
+    }
+
+    /// Where the copies of `chunk`, one of this manifest, are.
+    pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
+        chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+    }
+
     /// Length of chunk `index` before sealing, bytes.
     #[must_use]
     pub fn plain_len(&self, index: usize) -> u32 {
@@ -376,6 +388,14 @@ impl Manifest {
                 !done
             });
         }
+        self.placed(places, &chunks)
+    }
+
+    /// The same file with its chunks at other `places`.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn placed(&self, places: Vec<Place>, chunks: &[ChunkRef]) -> Result<Self, ManifestError> {
         let meta = FileMeta {
             name: self.name.clone(),
             size: self.size,
@@ -383,7 +403,7 @@ impl Manifest {
             modified: self.modified,
             chunk_plain: self.chunk_plain,
         };
-        Self::new(meta, self.file_key, places, self.copies_per_chunk, &chunks)
+        Self::new(meta, self.file_key, places, self.copies_per_chunk, chunks)
     }
 }
 
