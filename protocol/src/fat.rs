@@ -347,6 +347,11 @@ impl Manifest {
         (0..self.chunk_count()).filter_map(|index| self.chunk(index))
     }
 
+    /// Where the copies of `chunk`, one of this manifest, are.
+    pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
+        chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+    }
+
     /// Length of chunk `index` before sealing, bytes.
     #[must_use]
     pub fn plain_len(&self, index: usize) -> u32 {
@@ -376,6 +381,14 @@ impl Manifest {
                 !done
             });
         }
+        self.placed(places, &chunks)
+    }
+
+    /// The same file with its chunks at other `places`.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn placed(&self, places: Vec<Place>, chunks: &[ChunkRef]) -> Result<Self, ManifestError> {
         let meta = FileMeta {
             name: self.name.clone(),
             size: self.size,
@@ -383,7 +396,7 @@ impl Manifest {
             modified: self.modified,
             chunk_plain: self.chunk_plain,
         };
-        Self::new(meta, self.file_key, places, self.copies_per_chunk, &chunks)
+        Self::new(meta, self.file_key, places, self.copies_per_chunk, chunks)
     }
 }
 

@@ -19,6 +19,7 @@ mod resolve;
 mod send;
 mod source;
 mod store;
+mod successor;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

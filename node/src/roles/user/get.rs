@@ -271,7 +271,7 @@ impl User {
 }
 
 fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
-    chunk.copies.iter().filter_map(|place| manifest.places.get(usize::from(*place)).map(|place| place.vendor)).collect()
+    manifest.places_of(chunk).map(|place| place.vendor).collect()
 }
 
 /// A name as a path below a directory; names that would leave it are refused.

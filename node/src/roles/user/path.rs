@@ -193,4 +193,4 @@ impl User {
 
 #[cfg(test)]
 #[path = "path_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -31,7 +31,8 @@ impl Handler for Knows {
     }
 }
 
-async fn start(seed: u8, mirror: bool, knows: Option<Carried<VendorHead>>) -> Net {
+/// A node, which answers with the head that it knows, if any.
+pub(in crate::roles::user) async fn start(seed: u8, mirror: bool, knows: Option<Carried<VendorHead>>) -> Net {
     let config = OverlayConfig {
         key_seed: [seed; 32],
         network: NetworkId([9; 16]),
