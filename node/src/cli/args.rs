@@ -354,6 +354,9 @@ pub(super) struct BenchOptions {
     /// Where the history of all runs is kept [default: bench.jsonl in the user's data directory]
     #[arg(long, value_name = "FILE")]
     pub(super) history: Option<PathBuf>,
+    /// Measure another system with the same work, in turn with Fathom; its program must be in PATH
+    #[arg(long, value_name = "SYSTEM", value_parser = ["garage"])]
+    pub(super) beside: Option<String>,
     /// Leave the directory with the nodes behind
     #[arg(long)]
     pub(super) keep: bool,

@@ -55,6 +55,7 @@ pub(super) fn bench(options: BenchOptions, dir: Option<PathBuf>, output: Output)
             out,
             compare,
             history,
+            beside,
             keep,
         } = options;
         let json = output.json;
@@ -73,6 +74,7 @@ pub(super) fn bench(options: BenchOptions, dir: Option<PathBuf>, output: Output)
             out,
             compare,
             history,
+            beside_garage: beside.is_some(),
             keep,
             cancel,
         };

@@ -20,7 +20,7 @@ pub(super) const COPIES: usize = 3;
 const HOPS: usize = COPIES;
 const MIRRORS: usize = 3;
 /// Small files on their way at a time.
-const IN_FLIGHT: &str = "8";
+pub(super) const IN_FLIGHT: usize = 8;
 /// Bytes of a file for the latencies.
 const LATENCY_FILE: u64 = 16 << 10;
 /// How long idle nodes are watched.
@@ -46,19 +46,19 @@ pub(super) struct Bed<'a> {
 }
 
 /// Files that are stored and fetched together.
-struct Files {
+pub(super) struct Files {
     /// Where they are, and the first part of their names on the network.
-    name: &'static str,
+    pub(super) name: &'static str,
     count: u32,
     bytes: u64,
 }
 
 impl Files {
-    fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         u64::from(self.count) * self.bytes
     }
 
-    fn each(&self) -> impl Iterator<Item = String> {
+    pub(super) fn each(&self) -> impl Iterator<Item = String> {
         (0..self.count).map(|number| format!("{number:06}"))
     }
 }
@@ -102,13 +102,13 @@ impl<'a> Bed<'a> {
             Work::GetSmall => self.get_each(Work::PutSmall, &self.small(), IN_FLIGHT),
             Work::PutTree => self.put_tree(),
             Work::GetTree => self.get_tree(),
-            Work::LatencyPut => Ok(latency(self.put_each(&self.latency_files(), "1")?)),
-            Work::LatencyGet => Ok(latency(self.get_each(Work::LatencyPut, &self.latency_files(), "1")?)),
+            Work::LatencyPut => Ok(latency(self.put_each(&self.latency_files(), 1)?)),
+            Work::LatencyGet => Ok(latency(self.get_each(Work::LatencyPut, &self.latency_files(), 1)?)),
             Work::Resume => self.resume(),
         }
     }
 
-    fn small(&self) -> Files {
+    pub(super) fn small(&self) -> Files {
         Files { name: "small", count: self.options.files, bytes: SMALL_FILE }
     }
 
@@ -116,8 +116,13 @@ impl<'a> Bed<'a> {
         Files { name: "tree", ..self.small() }
     }
 
-    fn latency_files(&self) -> Files {
+    pub(super) fn latency_files(&self) -> Files {
         Files { name: "latency", count: self.options.operations, bytes: LATENCY_FILE }
+    }
+
+    /// Bytes of the large file.
+    pub(super) fn size(&self) -> u64 {
+        self.options.size
     }
 
     fn cancel(&self) -> &'a Cancel {
@@ -201,7 +206,7 @@ impl<'a> Bed<'a> {
     }
 
     /// The large file's source, made when it is first needed.
-    fn large(&self) -> Result<PathBuf, BenchError> {
+    pub(super) fn large(&self) -> Result<PathBuf, BenchError> {
         let path = self.dir.join("large.source");
         if !path.exists() {
             data::generate(&path, self.options.size, self.number.into(), self.cancel())?;
@@ -209,7 +214,7 @@ impl<'a> Bed<'a> {
         Ok(path)
     }
 
-    fn fetched(&self, name: &str) -> PathBuf {
+    pub(super) fn fetched(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.fetched"))
     }
 
@@ -221,14 +226,14 @@ impl<'a> Bed<'a> {
     }
 
     /// Compares what was fetched with its source, and removes it.
-    fn check(&self, name: &str, source: &Path) -> Result<(), BenchError> {
+    pub(super) fn check(&self, name: &str, source: &Path) -> Result<(), BenchError> {
         let fetched = self.fetched(name);
         data::compare(source, &fetched, self.cancel())?;
         remove(&fetched)
     }
 
     /// The sources of `files`, below one directory.
-    fn sources(&self, files: &Files) -> Result<PathBuf, BenchError> {
+    pub(super) fn sources(&self, files: &Files) -> Result<PathBuf, BenchError> {
         let dir = self.dir.join(format!("{}.source", files.name));
         if !dir.exists() {
             create_dir(&dir)?;
@@ -241,16 +246,16 @@ impl<'a> Bed<'a> {
     }
 
     /// Each file as a put of its own, `jobs` at a time.
-    fn put_each(&mut self, files: &Files, jobs: &str) -> Result<Sample, BenchError> {
+    fn put_each(&mut self, files: &Files, jobs: usize) -> Result<Sample, BenchError> {
         let dir = self.sources(files)?;
         let line = |file: String| json!({ "command": "put", "path": dir.join(&file), "name": format!("{}/{file}", files.name) });
         let sample = self.batch("put", files.each().map(line), files, jobs)?;
-        self.stored.insert(if jobs == "1" { Work::LatencyPut } else { Work::PutSmall });
+        self.stored.insert(if jobs == 1 { Work::LatencyPut } else { Work::PutSmall });
         Ok(sample)
     }
 
     /// Each file as a get of its own, `jobs` at a time; `put` is what stores them.
-    fn get_each(&mut self, put: Work, files: &Files, jobs: &str) -> Result<Sample, BenchError> {
+    fn get_each(&mut self, put: Work, files: &Files, jobs: usize) -> Result<Sample, BenchError> {
         if !self.stored.contains(&put) {
             self.put_each(files, jobs)?;
         }
@@ -270,12 +275,12 @@ impl<'a> Bed<'a> {
         what: &'static str,
         lines: impl Iterator<Item = Value>,
         files: &Files,
-        jobs: &str,
+        jobs: usize,
     ) -> Result<Sample, BenchError> {
         let stdin: String = lines.map(|line| format!("{line}\n")).collect();
         let (mut times, mut failure) = (Vec::with_capacity(files.count as usize), None);
-        let meter = self.meter()?;
-        let ended = self.cli(&["--progress", "batch", "--jobs", jobs], stdin.as_bytes(), files.total(), |event| {
+        let (meter, jobs) = (self.meter()?, jobs.to_string());
+        let ended = self.cli(&["--progress", "batch", "--jobs", &jobs], stdin.as_bytes(), files.total(), |event| {
             match event["error"]["message"].as_str() {
                 Some(message) => failure = failure.take().or(Some(message.to_owned())),
                 None => times.extend(event["seconds"].as_f64().map(|seconds| seconds * 1e3)),
@@ -372,7 +377,7 @@ impl<'a> Bed<'a> {
 }
 
 /// The figures of moving `bytes` bytes of the user's data.
-fn bulk(cost: Cost, bytes: u64) -> Sample {
+pub(super) fn bulk(cost: Cost, bytes: u64) -> Sample {
     vec![
         ("mb_per_s", bytes as f64 / MB / cost.time.as_secs_f64()),
         ("cpu_s_per_gb", cost.cpu_s * GB / bytes as f64),
@@ -387,7 +392,7 @@ fn counted(cost: Cost, files: &Files) -> Sample {
 }
 
 /// What of a batch is of interest where one file follows another: megabytes per second are not.
-fn latency(mut sample: Sample) -> Sample {
+pub(super) fn latency(mut sample: Sample) -> Sample {
     sample.retain(|(unit, _)| matches!(*unit, "p50_ms" | "p99_ms" | "ops_per_s"));
     sample
 }

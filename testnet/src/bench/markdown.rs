@@ -108,7 +108,11 @@ fn markdown(report: &Report, former: Option<&Former>, plots: &[(&str, &str)]) ->
 
 /// The works in the order in which they are measured; then whatever else there is.
 fn ordered(works: &Figures) -> impl Iterator<Item = (&str, &std::collections::BTreeMap<String, Summary>)> {
-    let place = |name: &str| Work::ALL.iter().position(|work| work.name() == name).unwrap_or(Work::ALL.len());
+    // Another system's figures follow those of Fathom's same work.
+    let place = |name: &str| {
+        let other = name.strip_prefix("garage_");
+        (Work::ALL.iter().position(|work| work.name() == other.unwrap_or(name)), other.is_some())
+    };
     let mut ordered: Vec<_> = works.iter().map(|(name, units)| (name.as_str(), units)).collect();
     ordered.sort_by_key(|(name, _)| place(name));
     ordered.into_iter()

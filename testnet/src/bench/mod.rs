@@ -11,11 +11,13 @@ mod bed;
 mod compare;
 mod data;
 mod floor;
+mod garage;
 mod machine;
 mod markdown;
 mod meter;
 mod plot;
 mod report;
+mod s3;
 mod stats;
 mod work;
 
@@ -26,6 +28,7 @@ use crate::files::{create_dir, remove_dir};
 use crate::stage::Stage;
 use crate::{Cancel, TestnetError};
 use bed::Bed;
+use garage::Garage;
 use report::{Parameters, Report};
 use work::Work;
 
@@ -65,6 +68,8 @@ pub struct BenchOptions {
     pub compare: Option<PathBuf>,
     /// The file to which a line is added for each benchmark; `None` is `fathom/bench.jsonl` in the user's data directory.
     pub history: Option<PathBuf>,
+    /// Measure Garage beside, if its program is in `PATH`.
+    pub beside_garage: bool,
     /// Leave the directory with the nodes behind.
     pub keep: bool,
     /// Set by the caller, on Ctrl-C say, to end early: processes are killed and files removed.
@@ -119,6 +124,9 @@ pub enum BenchError {
     /// The floor's processes failed.
     #[error("the floor failed: {0}")]
     Floor(String),
+    /// The system that is measured beside Fathom failed.
+    #[error("{0}")]
+    Beside(String),
     /// The request cannot be fulfilled as it stands.
     #[error("{0}")]
     Usage(String),
@@ -137,7 +145,7 @@ impl BenchError {
             Self::Usage(_) => 2,
             Self::NoRoom { .. } => 4,
             Self::Differs { .. } => 7,
-            Self::File { .. } | Self::Operation { .. } | Self::Floor(_) => 1,
+            Self::File { .. } | Self::Operation { .. } | Self::Floor(_) | Self::Beside(_) => 1,
         }
     }
 }
@@ -160,12 +168,13 @@ pub fn run(options: &BenchOptions) -> Result<(), BenchError> {
     let former = options.compare.as_deref().map(|path| compare::Former::load(path, &history)).transpose()?;
     let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     data::check_room(&base, room_needed(options))?;
+    let beside = if options.beside_garage { Some(garage::program()?) } else { None };
     let parameters = Parameters::of(options);
     let began = report::Began::now();
     let work = base.join(format!("fathom-bench-{:08x}", getrandom::u32().unwrap_or_else(|_| std::process::id())));
     create_dir(&work)?;
     stage.print(&format!("{}\n{}", began.line(), parameters.line()));
-    let measured = measure(options, &works, &stage, &work);
+    let measured = measure(options, &works, beside.as_deref(), &stage, &work);
     if options.keep {
         stage.print(&format!("\nThe nodes' directories are kept in {}", work.display()));
     } else {
@@ -200,40 +209,57 @@ fn check(options: &BenchOptions) -> Result<(), BenchError> {
 }
 
 /// Bytes on disk at most at a time: the large file, once more as fetched and as the disk's floor, and three copies of it from the
-/// put and from the one that is interrupted; the small ones likewise, singly and as a tree.
+/// put and from the one that is interrupted; the small ones likewise, singly and as a tree. Another system stores them as well.
 fn room_needed(options: &BenchOptions) -> u64 {
     let small = u64::from(options.files) * SMALL_FILE;
-    options.size.saturating_mul(9).saturating_add(small.saturating_mul(9)).saturating_add(ROOM_BESIDE)
+    let copies = if options.beside_garage { 13 } else { 9 };
+    options.size.saturating_add(small).saturating_mul(copies).saturating_add(ROOM_BESIDE)
 }
 
-/// Runs everything `options.runs` times.
-fn measure(options: &BenchOptions, works: &[Work], stage: &Stage, dir: &Path) -> Result<Samples, BenchError> {
+/// Runs everything `options.runs` times, each work at once followed by the same on the system beside.
+fn measure(
+    options: &BenchOptions,
+    works: &[Work],
+    beside: Option<&Path>,
+    stage: &Stage,
+    dir: &Path,
+) -> Result<Samples, BenchError> {
     let mut samples = Samples::new();
     for number in 1..=options.runs {
         stage.print(&format!("\nRun {number} of {}", options.runs));
         let dir = dir.join(format!("run-{number}"));
         create_dir(&dir)?;
         let mut bed = Bed::new(options, dir.clone(), number);
+        let starting = stage.spinner("starting the nodes");
         if works.iter().any(|work| work.needs_nodes()) {
-            let starting = stage.spinner("starting a network");
             bed.start_nodes()?;
-            starting.finish_and_clear();
         }
+        let garage = beside.map(|program| Garage::start(program, dir.join("garage"), &options.cancel)).transpose()?;
+        starting.finish_and_clear();
         for work in works {
             options.cancel.check()?;
             let running = stage.spinner(work.name());
-            let sample = bed.measure(*work)?;
+            let ours = bed.measure(*work)?;
             running.finish_and_clear();
-            stage.print(&report::line(work.name(), &sample));
-            let units = samples.entry(work.name().to_owned()).or_default();
-            for (unit, value) in sample {
-                units.entry(unit).or_default().push(value);
+            note(stage, &mut samples, work.name().to_owned(), ours);
+            if let Some(garage) = &garage
+                && let Some(theirs) = garage.measure(*work, &bed)?
+            {
+                note(stage, &mut samples, format!("garage_{}", work.name()), theirs);
             }
         }
-        drop(bed);
+        drop((garage, bed));
         if !options.keep {
             remove_dir(&dir)?;
         }
     }
     Ok(samples)
+}
+
+fn note(stage: &Stage, samples: &mut Samples, name: String, sample: Sample) {
+    stage.print(&report::line(&name, &sample));
+    let units = samples.entry(name).or_default();
+    for (unit, value) in sample {
+        units.entry(unit).or_default().push(value);
+    }
 }

@@ -11,10 +11,10 @@ const ROW: u32 = 34;
 const TITLE: u32 = 44;
 const FOOT: u32 = 12;
 /// Columns left of the bars, for names, and right of them, for values.
-const NAMES: i32 = 130;
+const NAMES: i32 = 150;
 const VALUES: i32 = 150;
 const BAR: i32 = 16;
-/// Floors are grey, what is measured against them is blue.
+/// Floors and other systems are grey, what is measured beside them is blue.
 const FLOOR: RGBColor = RGBColor(150, 155, 165);
 const OURS: RGBColor = RGBColor(45, 105, 175);
 const INK: RGBColor = RGBColor(40, 40, 45);
@@ -51,7 +51,8 @@ fn draw(svg: &mut String, title: &str, bars: &[Bar<'_>], greatest: f64, height: 
     for (row, bar) in bars.iter().enumerate() {
         let middle = TITLE as i32 + row as i32 * ROW as i32 + ROW as i32 / 2;
         let Summary { median, min, max, .. } = bar.summary;
-        let color = if bar.name.starts_with("floor") { FLOOR } else { OURS };
+        let ours = !bar.name.starts_with("floor") && !bar.name.starts_with("garage");
+        let color = if ours { OURS } else { FLOOR };
         area.draw(&Text::new(bar.name.to_owned(), (NAMES - 8, middle), style(13, &INK, HPos::Right)))?;
         let corners = [(NAMES, middle - BAR / 2), (at(median).max(NAMES + 1), middle + BAR / 2)];
         area.draw(&Rectangle::new(corners, color.filled()))?;

@@ -27,12 +27,16 @@ use crate::wait::unix_seconds;
 /// Figures by work, and for each by unit.
 pub(super) type Figures = BTreeMap<String, BTreeMap<String, Summary>>;
 
-/// Which figures stand beside which floor.
-const BESIDE: [(&str, &str); 4] = [
+/// Which figures stand beside which others.
+const BESIDE: [(&str, &str); 8] = [
     ("put_large", "floor_chain"),
     ("get_large", "floor_single"),
     ("put_large", "floor_disk"),
     ("floor_chain", "floor_single"),
+    ("put_large", "garage_put_large"),
+    ("get_large", "garage_get_large"),
+    ("put_small", "garage_put_small"),
+    ("get_small", "garage_get_small"),
 ];
 const RATIO_UNITS: [&str; 2] = ["mb_per_s", "cpu_s_per_gb"];
 
@@ -200,7 +204,7 @@ pub(super) fn history_path(named: Option<&Path>) -> Result<PathBuf, BenchError> 
 pub(super) fn line(work: &str, sample: &Sample) -> String {
     let figures: Vec<String> =
         sample.iter().map(|(unit, value)| format!("{} {}", round(*value), words(unit))).collect();
-    format!("  {work:13} {}", figures.join(", "))
+    format!("  {work:18} {}", figures.join(", "))
 }
 
 /// A unit as it is read.
