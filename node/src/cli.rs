@@ -86,6 +86,7 @@ fn execute(cli: Cli) -> u8 {
         Command::Get(options) => files::get(&context, options),
         Command::Ls { name } => files::ls(&context, name),
         Command::Rm { names } => files::rm(&context, names),
+        Command::Repair { names, without } => files::repair(&context, names, without),
         Command::Status => show::status(&context),
         Command::Fat(options) => fat::fat(&context, options),
         Command::Path { name } => show::path(&context, name),

@@ -347,6 +347,13 @@ impl Manifest {
         (0..self.chunk_count()).filter_map(|index| self.chunk(index))
     }
 
+    /// Whether `other` is the same file with the same chunks, wherever their copies are.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        (&self.name, self.size, &self.file_key, &self.chunks)
+            == (&other.name, other.size, &other.file_key, &other.chunks)
+    }
+
     /// Where the copies of `chunk`, one of this manifest, are.
     pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
         chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())

@@ -92,6 +92,18 @@ pub(super) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Make copies again that vendors lost, from the copies that are left
+    ///
+    /// A node that runs does so by itself when a vendor says, or is proven, to have lost a copy. A vendor that is merely silent is
+    /// not given up: name it with --without if it will not come back.
+    Repair {
+        /// Files or trees; all if left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Give this vendor up: what it has is copied to others (the first digits of its id, as in `fathom fat`)
+        #[arg(long, value_name = "VENDOR")]
+        without: Vec<String>,
+    },
     /// Describe the running node
     Status,
     /// Show the table of all storage (the FAT): who offers how much, and what is locked

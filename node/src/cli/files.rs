@@ -1,4 +1,4 @@
-//! `fathom put`, `get`, `ls`, `rm` and `fat resolve`.
+//! `fathom put`, `get`, `ls`, `rm`, `repair` and `fat resolve`.
 
 use std::path::{Path, PathBuf};
 
@@ -68,6 +68,21 @@ pub(super) fn resolve(context: &Context, name: String, keep: Option<u8>) -> Resu
     let request = ControlRequest::Resolve { name, keep: keep.map(usize::from) };
     let result = execute(context, request, Alone::AsUser, "asking")?;
     Ok(Answer::of(result, |result| render::resolve(&result)))
+}
+
+pub(super) fn repair(context: &Context, names: Vec<String>, without: Vec<String>) -> Result<Answer, CommandError> {
+    names.iter().try_for_each(|name| check_name(name))?;
+    let result = execute(context, ControlRequest::Repair { names, without }, Alone::AsUser, "looking")?;
+    let failed = result["failed"].as_array().is_some_and(|failed| !failed.is_empty());
+    let answer = Answer::of(result, |result| render::repair(&result));
+    Ok(match failed {
+        false => answer,
+        true => {
+            answer.failed(CommandError::new(ErrorKind::Other, "not every lost copy was made again").hint(
+                "what could be repaired was; run the same command again when more vendors are there (`fathom fat`)",
+            ))
+        }
+    })
 }
 
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CommandError> {

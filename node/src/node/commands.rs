@@ -103,6 +103,7 @@ impl NodeCommands {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
             ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
+            ControlRequest::Repair { names, without } => json(&self.user()?.repair(&names, &without, events).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),

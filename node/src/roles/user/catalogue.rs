@@ -89,7 +89,19 @@ impl StoredFile {
     /// Whether one of several versions has to be chosen.
     #[must_use]
     pub fn is_forked(&self) -> bool {
-        self.versions.len() > 1
+        self.contents() > 1
+    }
+
+    /// How many contents its versions have: two devices that repaired it at the same time, or one that handed the same in twice,
+    /// leave nothing to choose.
+    fn contents(&self) -> usize {
+        let same = |a: &Version, b: &Version| match (&a.manifest, &b.manifest) {
+            (Some(a), Some(b)) => a.same_content(b),
+            (None, None) => true,
+            _ => false,
+        };
+        let is_first = |at: usize| !self.versions[..at].iter().any(|before| same(before, &self.versions[at]));
+        (0..self.versions.len()).filter(|at| is_first(*at)).count()
     }
 
     /// What a `get` takes unless told otherwise: the newest version that holds data.
@@ -154,7 +166,7 @@ impl StoredFile {
 
     fn listed(&self) -> Option<Listed> {
         let manifest = self.manifest()?;
-        Some(listed(self.file, manifest, self.counter(), self.versions.len() as u64))
+        Some(listed(self.file, manifest, self.counter(), self.contents() as u64))
     }
 }
 

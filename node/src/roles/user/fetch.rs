@@ -174,7 +174,13 @@ impl User {
     }
 
     /// Bytes `offset..offset + length` of a chunk from one vendor, verified against the chunk's identity alone.
-    async fn fetch_range(&self, vendor: NodeId, chunk: ChunkId, offset: u32, length: u32) -> Result<Vec<u8>, Refusal> {
+    pub(super) async fn fetch_range(
+        &self,
+        vendor: NodeId,
+        chunk: ChunkId,
+        offset: u32,
+        length: u32,
+    ) -> Result<Vec<u8>, Refusal> {
         let request = FetchRequest {
             version: fathom_protocol::tags::VERSION,
             owner: self.owner(),

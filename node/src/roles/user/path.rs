@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
+use fathom_protocol::fork::VerifiedProof;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::HEADS_MAX;
@@ -130,18 +131,22 @@ impl User {
 
     /// Those of `vendors` against which a proof is known that verifies here. They are asked last for what they have.
     pub(super) async fn quarantined(&self, vendors: &[NodeId]) -> BTreeSet<NodeId> {
-        let mut proven = BTreeSet::new();
+        self.proofs(vendors).await.iter().map(VerifiedProof::vendor).collect()
+    }
+
+    /// Proofs against `vendors` that verify here.
+    pub(super) async fn proofs(&self, vendors: &[NodeId]) -> Vec<VerifiedProof> {
+        let mut proven = Vec::new();
         for some in vendors.chunks(HEADS_MAX) {
             // No answer is no proof.
             let answers =
                 self.ask_two(&Request::Proofs(Bounded::first(some.iter().copied()))).await.unwrap_or_default();
             for answer in answers {
                 let Response::Page(page) = answer else { continue };
-                let proofs = page.records.into_iter().filter_map(|record| match record {
+                proven.extend(page.records.into_iter().filter_map(|record| match record {
                     SyncRecord::Proof(proof) => proof.verify().ok(),
                     _ => None,
-                });
-                proven.extend(proofs.map(|proof| proof.vendor()));
+                }));
             }
         }
         proven

@@ -17,7 +17,9 @@ impl User {
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::NoVersion`], or what the mirrors say.
     pub async fn resolve(self: &Arc<Self>, name: &str, keep: Option<usize>) -> Result<ResolveResult, UserError> {
-        let file = self.newest(self.keys.file_id(name)).await?;
+        let id = self.keys.file_id(name);
+        let _turn = self.turns.of_command([id]).await;
+        let file = self.newest(id).await?;
         let file = file.filter(|file| file.manifest().is_some());
         let file = file.ok_or_else(|| UserError::NotFound(name.to_owned()))?;
         let versions = file.versions.iter().zip(1u64..).map(|(version, number)| entry(version, number)).collect();
@@ -36,7 +38,8 @@ impl User {
 
     /// The final FAT that keeps `chosen`: its chunks stay where they are, under their tags.
     pub(super) fn choice(&self, file: &StoredFile, chosen: &Version) -> Result<Signed<FinalFat>, UserError> {
-        let keep = chosen.manifest.as_ref().map(|manifest| Keep { manifest, base: chosen.fat.base });
+        let keep =
+            chosen.manifest.as_ref().map(|manifest| Keep { manifest, base: chosen.fat.base, failed: Vec::new() });
         self.successor(file, self.tag_after(file)?, keep.as_ref())
     }
 }

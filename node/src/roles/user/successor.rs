@@ -21,6 +21,8 @@ pub(super) struct Keep<'a> {
     /// The oldest tag of its chunks: that of the final FAT before, since what a file holds may have grown older than the one that
     /// names it now.
     pub(super) base: u64,
+    /// Vendors that failed on the way, and may hold copies that are named nowhere.
+    pub(super) failed: Vec<NodeId>,
 }
 
 impl User {
@@ -34,6 +36,9 @@ impl User {
     ) -> Result<Signed<FinalFat>, UserError> {
         let uses = keep.map(|keep| uses(keep.manifest)).unwrap_or_default();
         let mut frees: Vec<NodeId> = file.holders();
+        frees.extend(keep.iter().flat_map(|keep| &keep.failed));
+        frees.sort_unstable();
+        frees.dedup();
         frees.retain(|vendor| !uses.iter().any(|used| used.vendor == *vendor));
         let body = match keep {
             Some(keep) => self.keys.seal_manifest(keep.manifest, file.file, seq.0, random()?)?,
@@ -101,14 +106,22 @@ mod tests {
     async fn fault_47_a_choice_among_choices_keeps_the_chunks_of_the_first_put() {
         let dir = tempfile::tempdir().unwrap();
         let net = start(91, false, None).await;
-        let settings = UserSettings { copies: 2, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1_000 };
+        let settings = UserSettings {
+            copies: 2,
+            in_flight: 1,
+            part_bytes: 1 << 20,
+            trusted_ms: 1_000,
+            check: std::time::Duration::from_secs(600),
+        };
         let user = User::open(dir.path(), net, Phrase::from_entropy([8; 32]).user_keys(), settings).unwrap();
         let file = user.keys.file_id("file");
         // Two puts at once, of which each device chose its own.
         let version = |put: Tag, choice: Tag, vendors: &[u8]| {
             let manifest = manifest(vendors);
             let empty = StoredFile { file, versions: Vec::new(), moves: Vec::new() };
-            let fat = user.successor(&empty, choice, Some(&Keep { manifest: &manifest, base: put.0 })).unwrap();
+            let fat = user
+                .successor(&empty, choice, Some(&Keep { manifest: &manifest, base: put.0, failed: Vec::new() }))
+                .unwrap();
             Version { fat, manifest: Some(manifest) }
         };
         let (puts, choices) = ([Tag::new(3, 1), Tag::new(3, 2)], [Tag::new(4, 7), Tag::new(4, 8)]);
