@@ -250,3 +250,30 @@ fn free_ports(count: usize) -> Result<Vec<u16>, BenchError> {
     let bound = bound.map_err(failed)?;
     bound.iter().map(|listener| listener.local_addr().map(|address| address.port()).map_err(failed)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::{ProcessId, ProcessState};
+
+    #[test]
+    fn a_cluster_is_laid_out_and_ends_with_its_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/garage.sh");
+        let cancel = Cancel::default();
+        let garage = Garage::start(&program, dir.path().to_owned(), &cancel).unwrap();
+        assert_eq!((garage.bucket.key.as_str(), garage.bucket.secret.as_str()), ("GK42", "abcdef"));
+        let config = fs::read_to_string(garage.config(2)).unwrap();
+        assert!(config.contains("replication_factor = 3") && config.contains("s3_region = \"garage\""), "{config}");
+        assert!(fs::read_to_string(garage.config(0)).unwrap().contains(&garage.bucket.address.to_string()));
+        let told = fs::read_to_string(dir.path().join("commands")).unwrap();
+        for line in ["0 node connect aa2@127.0.0.1:1", "0 layout assign -z dc1 -c 60G aa1"] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        let nodes: Vec<ProcessId> = garage.nodes.iter().map(|node| ProcessId::of(node.id()).unwrap()).collect();
+        assert_eq!(nodes.len(), NODES);
+        drop(garage);
+        assert!(nodes.iter().all(|node| node.state() == ProcessState::Dead));
+    }
+}

@@ -1,9 +1,9 @@
 //! `fathom bench`: what storing and fetching cost on this machine, beside what libp2p and the disk cost without Fathom.
 //!
 //! Everything is measured between real processes, several times. Within a run the works follow each other in one order, each beside
-//! its floor ([`work`]), so that a ratio is one of figures of the same minute. Each run has a network of its own ([`bed`]), and
-//! what is fetched is compared byte by byte outside of the measured time. The figures go to people ([`markdown`]), to programs
-//! and to a history ([`report`]), against which a later run is compared.
+//! its floor (`work`), so that a ratio is one of figures of the same minute. Each run has a network of its own (`bed`), and
+//! what is fetched is compared byte by byte outside of the measured time. The figures go to people (`markdown`), to programs
+//! and to a history (`report`), against which a later run is compared.
 //!
 //! MB is 10^6 bytes, GB 10^9, MiB 2^20.
 
