@@ -125,6 +125,9 @@ pub enum ControlRequest {
     Lease {
         /// The lease, or the first digits of its identifier.
         lease: String,
+        /// The vendor, a node id in hexadecimal; with the whole identifier of a lease that is gone, its absence there is proven.
+        #[serde(default)]
+        vendor: Option<String>,
         /// Ask this mirror, a node id in hexadecimal.
         #[serde(default)]
         mirror: Option<String>,

@@ -67,12 +67,14 @@ fn samples_are_the_same_in_each_run_and_each_has_its_own_name() {
 }
 
 /// Messages of earlier builds that nobody sends any more. Their names and tags stay theirs.
-const RETIRED: [&str; 2] = ["key_peer", "sync_peer"];
+const RETIRED: [&str; 3] = ["key_peer", "response_page", "sync_peer"];
 
 /// What is not spoken any more is refused, and not taken for something else.
 #[test]
 fn retired_messages_are_refused() {
     assert!(decode::<SyncRecord>(&read("sync_peer"), FRAME_BYTES_MAX).is_err());
+    // It had one of each record.
+    assert!(decode::<Response>(&read("response_page"), FRAME_BYTES_MAX).is_err());
     assert_eq!(table::Key::of_file(&read("key_peer")), None);
     let tag = read("key_peer")[0];
     let used = samples::golden().into_iter().filter(|(name, _)| name.starts_with("key_"));

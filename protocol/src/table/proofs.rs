@@ -131,8 +131,9 @@ pub struct Suspicion {
 impl Suspicion {
     /// The proof, with the final FAT of the file as this mirror has it; none if that is not the one the vendor noted.
     #[must_use]
-    pub fn prove(self, fat: Carried<FinalFat>) -> Option<VerifiedProof> {
-        ForkProof::Dropped(Box::new(Dropped { older: self.older, newer: self.newer, fat })).verify().ok()
+    pub fn prove(&self, fat: Carried<FinalFat>) -> Option<VerifiedProof> {
+        let (older, newer) = (self.older.clone(), self.newer.clone());
+        ForkProof::Dropped(Box::new(Dropped { older, newer, fat })).verify().ok()
     }
 }
 
@@ -159,7 +160,7 @@ impl Suspicions {
                 continue;
             }
             let Some(named) = lease.named else { continue };
-            if table.fat(lease.owner, named.file).is_none_or(|fat| fat.hash != named.fat) {
+            if !table.versions(lease.owner, named.file).any(|fat| fat.hash == named.fat) {
                 continue;
             }
             if found.len() == SUSPICIONS_PER_HEAD_MAX || self.waiting.len() >= SUSPICIONS_MAX {
@@ -198,7 +199,9 @@ impl Suspicions {
         let mut due = Vec::new();
         while let Some(first) = self.waiting.pop_front_if(|first| first.due <= now) {
             let named = first.older.lease.as_ref().and_then(|lease| lease.peek().ok()?.named);
-            let fat = table.fat(first.owner, first.file).filter(|fat| named.is_some_and(|named| named.fat == fat.hash));
+            // Any version of a fork may be the one that the vendor noted.
+            let mut versions = table.versions(first.owner, first.file);
+            let fat = versions.find(|fat| named.is_some_and(|named| named.fat == fat.hash));
             let offence = |fat: &super::FatEntry| Offence::Dropped {
                 owner: first.owner,
                 file: first.file,

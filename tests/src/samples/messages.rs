@@ -102,7 +102,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
             Response::Offered { lease: signed(lease(1, 1), &key(1)).into_carried(), granted: 4_195_328 },
         ),
         ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
-        ("response_page", Response::Page(page)),
+        ("response_records", Response::Page(page)),
         ("response_files", Response::Files(files)),
         ("response_heads", Response::Heads(list(vec![vendor_record(1, 17).head]))),
         ("response_cosigned", Response::Cosigned(cosigned_move())),

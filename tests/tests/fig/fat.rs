@@ -114,6 +114,22 @@ fn fig_06_a_lease_is_told_with_its_proof() {
         assert!(told.contains(part), "{part} is not in\n{told}");
     }
     assert_eq!(text(&user.fails(3, &["fat", "--lease", "0123456789abcdef"]), "/kind"), "not_found");
+
+    // Once it is released nobody names it, and that the vendor holds it no more is proven wherever one asks.
+    user.ok(&["rm", "story"]);
+    let at = id(&net, "vendor-1");
+    for asked in ["user-1", "mirror-1", "vendor-1"] {
+        let story = wait_for("the lease is gone from the vendor's head", || {
+            let story = net.user(asked).ok(&["fat", "--lease", &lease, "--vendor", &at]);
+            if story["live"] == false { Ok(story) } else { Err(story.to_string()) }
+        });
+        assert_eq!((text(&story, "/lease"), text(&story, "/vendor")), (lease.as_str(), at.as_str()));
+        assert_eq!((&story["proof"]["verified"], &story["record"]), (&true.into(), &Value::Null), "{story}");
+        assert_eq!(text(&story, "/proof/proves"), "absent", "{story}");
+    }
+    let told = printed(&net, "user-1", &["fat", "--lease", &lease, "--vendor", &at]);
+    assert!(told.contains("gone: the vendor holds") && told.contains("no lease of this name is among them"), "{told}");
+    assert_eq!(text(&user.fails(3, &["fat", "--lease", &lease]), "/kind"), "not_found");
 }
 
 /// A change at a vendor is told to who follows, and Ctrl-C ends that cleanly.

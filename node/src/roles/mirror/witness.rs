@@ -41,12 +41,12 @@ impl Mirror {
             let shared = Arc::clone(self.writer.shared());
             let (vendor, lease) = (suspicion.vendor, suspicion.lease);
             let proof = self.off_reactor(move || {
-                let key = Key::Fat(suspicion.owner, suspicion.file);
-                let (records, _) = shared.store.records(&[key]).ok()?;
-                match records.into_iter().next() {
-                    Some(SyncRecord::Fat(fat)) => suspicion.prove(fat),
+                let keys: Vec<Key> = shared.state().table.version_keys(suspicion.owner, suspicion.file).collect();
+                let (records, _) = shared.store.records(&keys).ok()?;
+                records.into_iter().find_map(|record| match record {
+                    SyncRecord::Fat(fat) => suspicion.prove(fat),
                     _ => None,
-                }
+                })
             });
             let Ok(Some(proof)) = proof.await else { continue };
             tracing::warn!(vendor = %vendor.short(), lease = %lease, "a vendor dropped a lease that is in use: it is quarantined");
