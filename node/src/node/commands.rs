@@ -176,7 +176,11 @@ impl NodeCommands {
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
+            return if only_digest {
+                json(&digest_result(own.digest()))
+            } else {
+                Ok(complete(&self.net, own.view()).await)
+            };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -228,7 +232,7 @@ impl NodeCommands {
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
         let proofs = fat::proofs(&self.net, mirror).await?;
-        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)).await)
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {

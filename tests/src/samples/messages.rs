@@ -20,7 +20,6 @@ pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
         ("sync_fat", SyncRecord::Fat(by_user(final_fat()).into_carried())),
         ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
         ("sync_move", SyncRecord::Move(cosigned_move())),
-        ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
         ("sync_proof_twins", SyncRecord::Proof(Box::new(twins()))),
         ("sync_proof_dropped", SyncRecord::Proof(Box::new(dropped()))),
     ]

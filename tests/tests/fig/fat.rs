@@ -36,9 +36,15 @@ fn fig_04_the_fat_is_a_table_that_a_person_can_read() {
     for entry in list(&fat, "/vendors") {
         assert_eq!(text(entry, "/health"), "good", "{entry}");
     }
-    // The user sent chunks: it has measured whom it sent to.
-    let measured = |entry: &&Value| entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0);
-    assert!(list(&fat, "/vendors").iter().any(|entry| measured(&entry)), "{fat}");
+    // Whoever shows the table measures the way to each vendor: also a mirror, which sends them next to nothing by itself, and a
+    // vendor.
+    let measured = |entry: &Value| entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0);
+    for shown in ["user-1", "mirror-1"] {
+        let fat = net.user(shown).ok(&["fat"]);
+        assert!(list(&fat, "/vendors").iter().all(measured), "{shown}: {fat}");
+    }
+    let (fat, me) = (net.user("vendor-1").ok(&["fat"]), id(&net, "vendor-1"));
+    assert!(list(&fat, "/vendors").iter().filter(|entry| text(entry, "/vendor") != me).all(measured), "{fat}");
     assert_eq!(number(&fat, "/total/vendors"), 3);
     let sum: u64 = list(&fat, "/vendors").iter().map(|vendor| number(vendor, "/capacity")).sum();
     assert_eq!(number(&fat, "/total/capacity"), sum);

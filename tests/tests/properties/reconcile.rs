@@ -25,6 +25,10 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
+    pub(crate) fn of(table: Table) -> Self {
+        Self { table, store: BTreeMap::new() }
+    }
+
     pub(crate) fn take(&mut self, record: &Verified) -> bool {
         let Ok(Merged::New { drops, .. }) = self.table.merge(record) else { return false };
         for key in drops {

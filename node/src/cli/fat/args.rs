@@ -9,7 +9,7 @@ use crate::offline::Part;
 
 /// Show the table of all storage (the FAT).
 ///
-/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, and an age is the
+/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, made when they are older than a minute, and an age is the
 /// time since the vendor signed what is shown.
 #[derive(Debug, Args)]
 #[command(
@@ -80,7 +80,7 @@ pub(in crate::cli) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_M
 /// Write this node's databases as JSON lines while it does not run.
 ///
 /// Each line is one record, an object with `part` (mirror, vendor or user) and `type`: `vendor`, `head`, `lease`, `final_fat`,
-/// `move`, `node`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
+/// `move`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
 /// `pending_erase` of a vendor; `put`, `file`, `chunk` of a user. Identifiers are hexadecimal, sizes bytes, times Unix
 /// milliseconds. Keys of files are never written.
 #[derive(Debug, Args)]

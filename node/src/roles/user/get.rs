@@ -75,7 +75,7 @@ impl User {
         let named: Vec<NodeId> = holders.iter().copied().collect();
         let (heads, quarantined) = tokio::join!(self.heads(holders), self.quarantined(&named));
         let heads = heads?;
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::fork::VerifiedProof;
@@ -11,7 +10,6 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::HEADS_MAX;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
-use futures::StreamExt;
 
 use super::catalogue::StoredFile;
 use super::mirrors::{ANSWER, unexpected};
@@ -19,10 +17,6 @@ use super::{User, UserError};
 use crate::control::PathEntry;
 use crate::net::Net;
 
-/// Longest wait for a probe's answer.
-const PROBE: Duration = Duration::from_millis(700);
-/// Probes under way at a time.
-const PROBES: usize = 32;
 /// Round trip assumed of a vendor that did not answer, in milliseconds.
 const UNKNOWN_MS: f64 = 1_000.0;
 
@@ -152,16 +146,6 @@ impl User {
         proven
     }
 
-    /// Measures the round trip to each of `vendors`, in parallel. A silent one costs at most [`PROBE`] and is suspected.
-    pub(super) async fn probe(&self, vendors: impl IntoIterator<Item = NodeId>) {
-        futures::stream::iter(vendors)
-            .for_each_concurrent(PROBES, |vendor| async move {
-                // A failure is noted in the book of peers, which is all that is needed here.
-                let _ = self.net.call(vendor, &Request::Ping, PROBE).await;
-            })
-            .await;
-    }
-
     /// The vendors in order of preference, with the figures that made it.
     pub(super) fn order(&self, heads: &Heads) -> Vec<(NodeId, Way)> {
         let mut ways: Vec<(NodeId, Way)> =
@@ -179,7 +163,7 @@ impl User {
             Some(name) => self.heads(self.find(name).await?.iter().flat_map(StoredFile::sources).collect()).await?,
             None => self.vendors().await?,
         };
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         let order = self.order(&heads);
         Ok(order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way))).collect())
     }

@@ -256,7 +256,7 @@ impl User {
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
         Ok(())
     }
