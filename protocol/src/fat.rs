@@ -7,7 +7,7 @@
 //! Two final FATs of one file with one counter are a fork: two devices of one user wrote at once. All are kept, and nothing
 //! that one of them names is freed, until a final FAT with a higher counter says which one stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -357,6 +357,13 @@ impl Manifest {
     /// Where the copies of `chunk`, one of this manifest, are.
     pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
         chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+    }
+
+    /// The places where a copy of one of its chunks is.
+    #[must_use]
+    pub fn used_places(&self) -> BTreeSet<Place> {
+        let used: BTreeSet<u16> = self.chunks().flat_map(|chunk| chunk.copies).collect();
+        used.into_iter().filter_map(|place| self.places.get(usize::from(place)).copied()).collect()
     }
 
     /// Length of chunk `index` before sealing, bytes.

@@ -18,6 +18,7 @@ mod behaviour;
 mod build;
 mod config;
 mod error;
+mod floor;
 pub mod frame;
 mod gossip;
 mod handle;
@@ -29,6 +30,7 @@ mod swarm;
 
 pub use config::{ConnectionCaps, OverlayConfig};
 pub use error::OverlayError;
+pub use floor::{Floor, FloorError, FloorSender};
 pub use frame::{FrameError, read_frame, read_frame_within, write_frame, write_frame_within};
 pub use gossip::{GossipId, GossipMessage, Verdict};
 pub use handle::{Incoming, Overlay, start};

@@ -85,7 +85,7 @@ pub(super) fn repair(context: &Context, names: Vec<String>, without: Vec<String>
     })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     let usage = |text: String| CommandError::new(ErrorKind::Usage, text);
     let path = std::path::absolute(path).map_err(|error| usage(format!("`{}`: {error}", path.display())))?;
     if path.to_str().is_none() {
@@ -111,7 +111,7 @@ fn last_part(path: &Path) -> Result<String, CommandError> {
 }
 
 /// A name is a relative path that stays below where it is put: `get` writes to it.
-fn check_name(name: &str) -> Result<(), CommandError> {
+pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
     let stays_below = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     if stays_below && name.len() <= NAME_BYTES_MAX && !name.contains('\0') {
         return Ok(());

@@ -115,8 +115,7 @@ impl StoredFile {
     pub fn places(&self) -> BTreeSet<Place> {
         let mut places = BTreeSet::new();
         for manifest in self.versions.iter().filter_map(|version| version.manifest.as_ref()) {
-            let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
-            places.extend(used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()));
+            places.extend(manifest.used_places());
         }
         places
     }
@@ -183,7 +182,8 @@ fn listed(file: FileId, manifest: &Manifest, counter: u64, versions: u64) -> Lis
     }
 }
 
-fn open_manifest(keys: &UserKeys, fat: &FinalFat) -> Result<Manifest, UserError> {
+/// The manifest as a final FAT says it, without moves.
+pub(super) fn open_manifest(keys: &UserKeys, fat: &FinalFat) -> Result<Manifest, UserError> {
     keys.open_manifest(&fat.body, fat.file, fat.seq).map_err(|error| UserError::Integrity(error.to_string()))
 }
 

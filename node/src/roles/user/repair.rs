@@ -14,7 +14,7 @@ use fathom_protocol::seal::sealed_len;
 use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Wants};
 use futures::StreamExt;
 
-use super::catalogue::FILES_AT_ONCE;
+use super::catalogue::{FILES_AT_ONCE, open_manifest};
 use super::fetch::{Sources, lost as chunk_lost};
 use super::path::way;
 use super::placement::{Placement, Slot, check};
@@ -56,8 +56,10 @@ struct Broken {
     index: usize,
     chunk: ChunkId,
     length: u32,
-    /// Where it is, copies made by this step included.
+    /// Where it is still.
     good: Vec<Place>,
+    /// Where this step brought it.
+    made: Vec<Place>,
     /// Vendors that are given up and may have it still.
     given_up: Vec<NodeId>,
     /// Copies to be made.
@@ -66,7 +68,7 @@ struct Broken {
 
 impl Broken {
     fn holders(&self) -> BTreeSet<NodeId> {
-        self.good.iter().map(|place| place.vendor).collect()
+        self.good.iter().chain(&self.made).map(|place| place.vendor).collect()
     }
 }
 
@@ -288,7 +290,7 @@ impl User {
             for (at, copied) in copies {
                 match copied {
                     Ok(Some(place)) => {
-                        chunks[at].good.push(place);
+                        chunks[at].made.push(place);
                         chunks[at].missing -= 1;
                         made += 1;
                     }
@@ -348,8 +350,7 @@ impl User {
 
     /// Makes one copy of a chunk. `None`: there was no room, or its vendor failed, and another may do.
     async fn copy(&self, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
-        let avoid: Vec<NodeId> =
-            broken.good.iter().map(|place| place.vendor).chain(step.barred.iter().copied()).collect();
+        let avoid: Vec<NodeId> = broken.holders().into_iter().chain(step.barred.iter().copied()).collect();
         let length = u64::from(broken.length);
         let taken = lock(&step.placement).take(0, length, &avoid, |vendor| way(&self.net, vendor, None));
         let Some(slot) = taken else { return Ok(None) };
@@ -399,10 +400,16 @@ impl User {
         if newest.is_forked() || newest.counter() != step.file.counter() {
             return Err(changed());
         }
-        let manifest = with_copies(step.manifest, chunks, missing)?;
-        let base = step.file.versions.first().map_or(step.tag.0, |version| version.fat.base);
-        let failed = lock(&step.placement).failed().iter().copied().collect();
-        let keep = Keep { manifest: &manifest, base, failed };
+        let version = step.file.versions.first().ok_or_else(changed)?;
+        let named = open_manifest(&self.keys, &version.fat)?;
+        let manifest = with_copies(&named, step.manifest, chunks, missing)?;
+        let left = step.manifest.used_places().into_iter().map(|place| place.vendor);
+        let keep = Keep {
+            manifest: &manifest,
+            base: version.fat.base,
+            holders: left.filter(|vendor| !step.barred.contains(vendor)).collect(),
+            failed: lock(&step.placement).failed().iter().copied().collect(),
+        };
         let fat = self.successor(step.file, step.tag, Some(&keep))?;
         self.submit(vec![fat]).await.map(drop)
     }
@@ -429,13 +436,24 @@ fn broken(manifest: &Manifest, missing: &BTreeSet<(ChunkId, Place)>, gone: &Gone
             manifest.places_of(&chunk).partition(|place| missing.contains(&(chunk.id, *place)));
         let given_up = lost.iter().map(|place| place.vendor).filter(|vendor| gone.vendors.contains(vendor)).collect();
         let length = sealed_len(manifest.plain_len(index));
-        (!lost.is_empty()).then_some(Broken { index, chunk: chunk.id, length, good, given_up, missing: lost.len() })
+        (!lost.is_empty()).then_some(Broken {
+            index,
+            chunk: chunk.id,
+            length,
+            good,
+            made: Vec::new(),
+            given_up,
+            missing: lost.len(),
+        })
     };
     manifest.chunks().enumerate().filter_map(lacks).collect()
 }
 
-/// The manifest with the copies that were made in place of as many that are missing. Places that no chunk needs are left out.
+/// The manifest as the final FAT `named` it, with the copies that were made in place of as many that are missing; `manifest` is the
+/// same with the moves since. Copies stay in their order, so that a move still finds the one that it took along. Places that no
+/// chunk needs are left out.
 fn with_copies(
+    named: &Manifest,
     manifest: &Manifest,
     made: &[Broken],
     missing: &BTreeSet<(ChunkId, Place)>,
@@ -443,14 +461,16 @@ fn with_copies(
     let made: BTreeMap<usize, &Broken> = made.iter().map(|broken| (broken.index, broken)).collect();
     let mut places: Vec<Place> = Vec::new();
     let mut known: BTreeMap<Place, u16> = BTreeMap::new();
-    let mut chunks = Vec::with_capacity(manifest.chunk_count());
-    for (index, mut chunk) in manifest.chunks().enumerate() {
-        let mut copies: Vec<Place> = manifest.places_of(&chunk).collect();
-        if let Some(broken) = made.get(&index) {
+    let mut chunks = Vec::with_capacity(named.chunk_count());
+    for (index, (mut chunk, moved)) in named.chunks().zip(manifest.chunks()).enumerate() {
+        let mut new = made.get(&index).map(|broken| broken.made.iter()).into_iter().flatten();
+        let copies = named.places_of(&chunk).zip(manifest.places_of(&moved));
+        let copies = copies.map(|(named, now)| match missing.contains(&(moved.id, now)) {
             // What could not be made again stays named: its vendor may come back.
-            let lost = copies.iter().filter(|place| missing.contains(&(chunk.id, **place))).take(broken.missing);
-            copies = broken.good.iter().chain(lost).copied().collect();
-        }
+            true => new.next().copied().unwrap_or(named),
+            false => named,
+        });
+        let copies: Vec<Place> = copies.collect();
         chunk.copies.clear();
         for place in copies {
             let next = u16::try_from(places.len()).map_err(|_| UserError::Internal("too many places".to_owned()))?;
@@ -461,5 +481,9 @@ fn with_copies(
         }
         chunks.push(chunk);
     }
-    Ok(manifest.placed(places, &chunks)?)
+    Ok(named.placed(places, &chunks)?)
 }
+
+#[cfg(test)]
+#[path = "repair_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::sign::Signed;
 
-use super::catalogue::{StoredFile, Version};
+use super::catalogue::{StoredFile, Version, open_manifest};
 use super::successor::Keep;
 use super::{User, UserError};
 use crate::control::results::{ResolveResult, VersionEntry};
@@ -38,9 +38,11 @@ impl User {
 
     /// The final FAT that keeps `chosen`: its chunks stay where they are, under their tags.
     pub(super) fn choice(&self, file: &StoredFile, chosen: &Version) -> Result<Signed<FinalFat>, UserError> {
-        let keep =
-            chosen.manifest.as_ref().map(|manifest| Keep { manifest, base: chosen.fat.base, failed: Vec::new() });
-        self.successor(file, self.tag_after(file)?, keep.as_ref())
+        let Some(now) = &chosen.manifest else { return self.successor(file, self.tag_after(file)?, None) };
+        let manifest = open_manifest(&self.keys, &chosen.fat)?;
+        let holders = now.used_places().into_iter().map(|place| place.vendor).collect();
+        let keep = Keep { manifest: &manifest, base: chosen.fat.base, holders, failed: Vec::new() };
+        self.successor(file, self.tag_after(file)?, Some(&keep))
     }
 }
 

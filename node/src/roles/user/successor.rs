@@ -1,7 +1,7 @@
 //! The final FAT that follows what is stored of a file, where its chunks stay as they are: a choice among versions, a repair, a
 //! release.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{FinalFat, Manifest, Place, Tag, Use};
@@ -16,11 +16,13 @@ use crate::clock;
 
 /// What stays of a file.
 pub(super) struct Keep<'a> {
-    /// Names, keys and places.
+    /// Names, keys and places, as a final FAT says them: moves since live on beside the one that follows.
     pub(super) manifest: &'a Manifest,
     /// The oldest tag of its chunks: that of the final FAT before, since what a file holds may have grown older than the one that
     /// names it now.
     pub(super) base: u64,
+    /// Vendors that have copies, moves included.
+    pub(super) holders: BTreeSet<NodeId>,
     /// Vendors that failed on the way, and may hold copies that are named nowhere.
     pub(super) failed: Vec<NodeId>,
 }
@@ -35,13 +37,14 @@ impl User {
         keep: Option<&Keep<'_>>,
     ) -> Result<Signed<FinalFat>, UserError> {
         let uses = keep.map(|keep| uses(keep.manifest)).unwrap_or_default();
-        let mut frees: Vec<NodeId> = file.holders();
-        frees.extend(keep.iter().flat_map(|keep| &keep.failed));
-        frees.sort_unstable();
-        frees.dedup();
-        frees.retain(|vendor| !uses.iter().any(|used| used.vendor == *vendor));
+        let mut frees: BTreeSet<NodeId> = file.holders().into_iter().collect();
         let body = match keep {
-            Some(keep) => self.keys.seal_manifest(keep.manifest, file.file, seq.0, random()?)?,
+            Some(keep) => {
+                frees.extend(&keep.failed);
+                frees
+                    .retain(|vendor| !keep.holders.contains(vendor) && !uses.iter().any(|used| used.vendor == *vendor));
+                self.keys.seal_manifest(keep.manifest, file.file, seq.0, random()?)?
+            }
             None => Blob::default(),
         };
         let now = clock::now();
@@ -120,7 +123,11 @@ mod tests {
             let manifest = manifest(vendors);
             let empty = StoredFile { file, versions: Vec::new(), moves: Vec::new() };
             let fat = user
-                .successor(&empty, choice, Some(&Keep { manifest: &manifest, base: put.0, failed: Vec::new() }))
+                .successor(
+                    &empty,
+                    choice,
+                    Some(&Keep { manifest: &manifest, base: put.0, holders: BTreeSet::new(), failed: Vec::new() }),
+                )
                 .unwrap();
             Version { fat, manifest: Some(manifest) }
         };
