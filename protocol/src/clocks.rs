@@ -20,6 +20,23 @@ const AWAITED_MS: u64 = 10 * 60 * 1_000;
 /// space for good.
 const AHEAD_MAX_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
 
+/// A time by which a promise is dated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// The time.
+    pub at: UnixMs,
+    /// Whether the mirrors had a say in it. Else it is the wall clock's word alone, and that clock may be behind: the promise is
+    /// dated anew once they were heard ([`Ledger::redate`](crate::ledger::Ledger::redate)).
+    pub sure: bool,
+}
+
+impl From<UnixMs> for Dated {
+    /// A time that is beyond doubt.
+    fn from(at: UnixMs) -> Self {
+        Self { at, sure: true }
+    }
+}
+
 /// What the mirrors' clocks said, and when.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks {
@@ -29,9 +46,14 @@ pub struct Clocks {
 impl Clocks {
     /// The time by which promises are dated, where the wall clock says `now`: the later of it and the mirrors' median. A promise
     /// dated by a clock that is behind would seem to have run out as soon as that clock is set right. At most 90 days ahead of `now`.
+    ///
+    /// A mirror that was not heard counts here as one that is ahead of all others: a promise may last too long, and must not
+    /// end too early.
     #[must_use]
-    pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> UnixMs {
-        self.median(known, elapsed_ms).map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS)))
+    pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> Dated {
+        let (clocks, all) = self.clocks(known, elapsed_ms);
+        let agreed = all.checked_sub(1).and_then(|last| clocks.get(last / 2).copied());
+        Dated { at: agreed.map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS))), sure: agreed.is_some() }
     }
 
     /// A mirror's clock said `theirs` when `elapsed_ms` had passed here.
@@ -56,13 +78,19 @@ impl Clocks {
     /// the last word because it was heard first; `None` where that leaves the median unknown.
     #[must_use]
     pub fn median(&self, known: usize, elapsed_ms: u64) -> Option<UnixMs> {
+        let (clocks, all) = self.clocks(known, elapsed_ms);
+        let unheard = all - clocks.len();
+        clocks.get((all.checked_sub(1)? / 2).checked_sub(unheard)?).copied()
+    }
+
+    /// What the clocks that were heard say by now, in order, and how many there are with those that are awaited.
+    fn clocks(&self, known: usize, elapsed_ms: u64) -> (Vec<UnixMs>, usize) {
         let awaited = if elapsed_ms < AWAITED_MS { known } else { 0 };
-        let all = awaited.max(self.heard.len());
-        let unheard = all - self.heard.len();
         let now = |(theirs, at): &(UnixMs, u64)| theirs.plus_ms(elapsed_ms.saturating_sub(*at));
         let mut clocks: Vec<UnixMs> = self.heard.values().map(now).collect();
         clocks.sort_unstable();
-        clocks.get((all.checked_sub(1)? / 2).checked_sub(unheard)?).copied()
+        let all = awaited.max(clocks.len());
+        (clocks, all)
     }
 }
 
@@ -92,12 +120,31 @@ mod tests {
     #[test]
     fn a_clock_that_is_behind_dates_nothing() {
         let mut clocks = Clocks::default();
-        assert_eq!(clocks.dating(UnixMs(3), 1, 10), UnixMs(3));
+        let unsure = Dated { at: UnixMs(3), sure: false };
+        assert_eq!(clocks.dating(UnixMs(3), 0, 10), unsure);
+        assert_eq!(clocks.dating(UnixMs(3), 1, 10), unsure);
         clocks.heard(mirror(1), UnixMs(900), 10);
-        assert_eq!(clocks.dating(UnixMs(3), 1, 20), UnixMs(910));
-        assert_eq!(clocks.dating(UnixMs(1_000), 1, 20), UnixMs(1_000));
+        assert_eq!(clocks.dating(UnixMs(3), 1, 20), UnixMs(910).into());
+        assert_eq!(clocks.dating(UnixMs(1_000), 1, 20), UnixMs(1_000).into());
         clocks.heard(mirror(1), UnixMs(u64::MAX), 30);
-        assert_eq!(clocks.dating(UnixMs(1_000), 1, 40), UnixMs(1_000 + AHEAD_MAX_MS));
+        assert_eq!(clocks.dating(UnixMs(1_000), 1, 40), UnixMs(1_000 + AHEAD_MAX_MS).into());
+    }
+
+    #[test]
+    fn a_mirror_that_is_behind_and_was_heard_first_dates_nothing_too_early() {
+        let mut clocks = Clocks::default();
+        clocks.heard(mirror(1), UnixMs(5), 0);
+        assert_eq!(clocks.dating(UnixMs(3), 3, 0), Dated { at: UnixMs(3), sure: false });
+        clocks.heard(mirror(2), UnixMs(1_000), 0);
+        assert_eq!(
+            clocks.median(3, 0),
+            Some(UnixMs(5)),
+            "nothing is reclaimed by a clock that only one mirror bears out"
+        );
+        assert_eq!(clocks.dating(UnixMs(3), 3, 0), UnixMs(1_000).into());
+        clocks.heard(mirror(3), UnixMs(1_001), 0);
+        assert_eq!(clocks.dating(UnixMs(3), 3, 0), UnixMs(1_000).into());
+        assert_eq!(clocks.median(3, 0), Some(UnixMs(1_000)));
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //!
 //! The ledger decides and signs; its caller makes each changed lease durable before any signature leaves the vendor
 //! (invariant 4). `used` follows the local FAT and is recomputed from it on start. It knows nothing of devices.
+//!
+//! A promise that was made before the mirrors were asked what time it is may be dated by a clock that is behind. The ledger
+//! remembers under which leases there is one ([`Ledger::doubtful`]) and reclaims none of them until each was dated anew.
 
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 
+use crate::clocks::Dated;
 use crate::header::Hop;
 use crate::ids::{Hash, LeaseId, NodeId};
 use crate::lease::{Lease, LeaseState, Named};
@@ -63,6 +67,8 @@ struct Entry {
     lease: Signed<Lease>,
     /// Bytes admitted whose storing has not ended.
     inflight: u64,
+    /// Something was promised under it by a clock that may be behind.
+    doubtful: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +116,7 @@ impl Ledger {
         let vendor = NodeId(key.verifying_key().to_bytes());
         let mut ledger = Self { key, vendor, terms, capacity, leases: BTreeMap::new(), granted: BTreeMap::new() };
         for lease in leases {
-            let entry = Entry { lease: Signed::sign(lease, &ledger.key)?, inflight: 0 };
+            let entry = Entry { lease: Signed::sign(lease, &ledger.key)?, inflight: 0, doubtful: false };
             ledger.leases.insert(entry.lease.id, entry);
         }
         Ok(ledger)
@@ -164,11 +170,12 @@ impl Ledger {
     /// A [`Refusal`]: expired, no room, or too many leases.
     pub fn offer(
         &mut self,
-        now: UnixMs,
+        dated: impl Into<Dated>,
         request: &AllocateRequest,
         bytes: u64,
         fresh: LeaseId,
     ) -> Result<(Signed<Lease>, u64), Refusal> {
+        let Dated { at: now, sure } = dated.into();
         if request.expires < now {
             return refuse(RefusalKind::LeaseExpired, "the request for storage has expired; ask again");
         }
@@ -196,6 +203,7 @@ impl Ledger {
             return refuse(RefusalKind::Busy, "too many requests for storage at once");
         }
         let id = self.hold(now, request, bytes, fresh)?;
+        self.promised(id, sure);
         let forget = now.plus_ms(self.terms.offer_ms).max(request.expires);
         self.granted.insert(nonce, Granted { lease: id, bytes, forget, withdrawn: false });
         match self.leases.get(&id) {
@@ -261,7 +269,7 @@ impl Ledger {
             named: None,
         };
         let lease = Signed::sign(lease, &self.key)?;
-        self.leases.insert(fresh, Entry { lease, inflight: 0 });
+        self.leases.insert(fresh, Entry { lease, inflight: 0, doubtful: false });
         Ok(fresh)
     }
 
@@ -294,11 +302,12 @@ impl Ledger {
     }
 
     /// Ends an admission: the bytes are `stored` and durable, or they are not. Returns whether the lease's state or expiry
-    /// changed and must be made durable with the chunk.
+    /// changed, or came into doubt, and must be made durable with the chunk.
     ///
     /// # Errors
     /// A [`Refusal`] if the lease cannot be signed.
-    pub fn settle(&mut self, now: UnixMs, id: LeaseId, length: u64, stored: bool) -> Result<bool, Refusal> {
+    pub fn settle(&mut self, dated: impl Into<Dated>, id: LeaseId, length: u64, stored: bool) -> Result<bool, Refusal> {
+        let Dated { at: now, sure } = dated.into();
         let Some(entry) = self.leases.get_mut(&id) else { return Ok(false) };
         entry.inflight = entry.inflight.saturating_sub(length);
         if !stored {
@@ -309,7 +318,7 @@ impl Ledger {
         let half = now.plus_ms(self.terms.lock_ms / 2);
         let prolong = match entry.lease.state {
             LeaseState::Offered => true,
-            LeaseState::Locked => entry.lease.room_expires < half,
+            LeaseState::Locked => entry.lease.room_expires.min(entry.lease.expires) < half,
             // Its room has lapsed, and a chunk that is sent again is relied on again: it must not lapse under it.
             LeaseState::Committed | LeaseState::Grace => entry.lease.expires < half,
         };
@@ -326,7 +335,7 @@ impl Ledger {
                 }
             }
         })?;
-        Ok(prolong)
+        Ok(self.promised(id, sure) || prolong)
     }
 
     /// Chunks of `bytes` under this lease were named by a final FAT, which gives back `unused` bytes of room.
@@ -334,7 +343,8 @@ impl Ledger {
     ///
     /// # Errors
     /// A [`Refusal`] if the lease cannot be signed.
-    pub fn commit(&mut self, now: UnixMs, id: LeaseId, unused: u64) -> Result<bool, Refusal> {
+    pub fn commit(&mut self, dated: impl Into<Dated>, id: LeaseId, unused: u64) -> Result<bool, Refusal> {
+        let Dated { at: now, sure } = dated.into();
         let expires = now.plus_ms(self.terms.commit_ms);
         let inflight = self.leases.get(&id).map_or(0, |entry| entry.inflight);
         self.change(id, |lease| {
@@ -344,6 +354,7 @@ impl Ledger {
                 lease.state = LeaseState::Committed;
             }
         })?;
+        self.promised(id, sure);
         Ok(self.drop_empty(id))
     }
 
@@ -417,7 +428,8 @@ impl Ledger {
     ///
     /// # Errors
     /// A [`Refusal`]: expired request, unknown lease, or not its owner.
-    pub fn renew(&mut self, now: UnixMs, renew: &Renew) -> Result<Signed<Lease>, Refusal> {
+    pub fn renew(&mut self, dated: impl Into<Dated>, renew: &Renew) -> Result<Signed<Lease>, Refusal> {
+        let Dated { at: now, sure } = dated.into();
         if renew.expires < now {
             return refuse(RefusalKind::LeaseExpired, "the renewal has expired; sign a new one");
         }
@@ -434,6 +446,7 @@ impl Ledger {
                 lease.state = LeaseState::Committed;
             }
         })?;
+        self.promised(renew.lease, sure);
         match self.leases.get(&renew.lease) {
             Some(entry) => Ok(entry.lease.clone()),
             None => refuse(RefusalKind::UnknownLease, "no such lease here"),
@@ -441,7 +454,7 @@ impl Ledger {
     }
 
     /// Lets time pass. `now` is the local clock, `agreed` the median of the mirrors' clocks if any was heard: stored bytes
-    /// are reclaimed only when both are past expiry and grace (invariant 6).
+    /// are reclaimed only when both are past expiry and grace (invariant 6), and never while their dates are in doubt.
     ///
     /// # Errors
     /// A [`Refusal`] if a lease cannot be signed.
@@ -450,7 +463,7 @@ impl Ledger {
         let due: Vec<LeaseId> = self.leases.keys().copied().collect();
         for id in due {
             let Some(entry) = self.leases.get(&id) else { continue };
-            let (lease, inflight) = (&entry.lease, entry.inflight);
+            let (lease, inflight, doubtful) = (&entry.lease, entry.inflight, entry.doubtful);
             if lease.room_expires < now && lease.room() > inflight && lease.state != LeaseState::Grace {
                 self.change(id, |lease| {
                     lease.bytes = lease.used + inflight;
@@ -466,8 +479,8 @@ impl Ledger {
             if lease.used == 0 || !past(now, 0) || lease.room() > 0 {
                 continue;
             }
-            let agree = agreed.is_some_and(|clock| past(clock, self.terms.grace_ms)) || without(Line::AgreedClock);
-            if past(now, self.terms.grace_ms) && agree {
+            let agree = !doubtful && agreed.is_some_and(|clock| past(clock, self.terms.grace_ms));
+            if past(now, self.terms.grace_ms) && (agree || without(Line::AgreedClock)) {
                 lapses.push(Lapse::Reclaim(id));
             } else if lease.state != LeaseState::Grace {
                 self.change(id, |lease| lease.state = LeaseState::Grace)?;
@@ -475,6 +488,59 @@ impl Ledger {
             }
         }
         Ok(lapses)
+    }
+
+    /// Something was promised under this lease. Returns whether its dates came into doubt by it.
+    fn promised(&mut self, id: LeaseId, sure: bool) -> bool {
+        if sure { false } else { self.doubt(id) }
+    }
+
+    /// What was promised under this lease may have been dated too early: it is not reclaimed before [`Self::redate`]. Returns
+    /// whether that is new.
+    pub fn doubt(&mut self, id: LeaseId) -> bool {
+        self.leases.get_mut(&id).is_some_and(|entry| !std::mem::replace(&mut entry.doubtful, true))
+    }
+
+    /// Doubts the dates of all leases: those of a run that ended before it knew the time, or of an older state.
+    pub fn doubt_all(&mut self) {
+        self.leases.values_mut().for_each(|entry| entry.doubtful = true);
+    }
+
+    /// Whether any lease's dates are in doubt. The caller keeps this on disk beside the leases, so that a restart remembers it.
+    #[must_use]
+    pub fn doubts(&self) -> bool {
+        self.leases.values().any(|entry| entry.doubtful)
+    }
+
+    /// The leases whose dates are in doubt.
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<LeaseId> {
+        self.leases.iter().filter(|(_, entry)| entry.doubtful).map(|(id, _)| *id).collect()
+    }
+
+    /// The time is known to be `now`: what a clock that may have been behind promised under this lease is promised anew. Chunks
+    /// under it that no final FAT names are as good as stored now; their dates are the caller's.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the lease cannot be signed.
+    pub fn redate(&mut self, now: UnixMs, id: LeaseId) -> Result<(), Refusal> {
+        let terms = self.terms;
+        self.change(id, |lease| {
+            match lease.state {
+                LeaseState::Offered => lease.room_expires = lease.room_expires.max(now.plus_ms(terms.offer_ms)),
+                LeaseState::Locked => lease.room_expires = lease.room_expires.max(now.plus_ms(terms.lock_ms)),
+                LeaseState::Grace => lease.state = LeaseState::Committed,
+                LeaseState::Committed => {}
+            }
+            if lease.used > 0 {
+                // Whether it was a chunk, a commit or a renewal that was dated too early, nobody remembers.
+                lease.expires = lease.expires.max(now.plus_ms(terms.commit_ms));
+            }
+        })?;
+        if let Some(entry) = self.leases.get_mut(&id) {
+            entry.doubtful = false;
+        }
+        Ok(())
     }
 
     fn change(&mut self, id: LeaseId, edit: impl FnOnce(&mut Lease)) -> Result<(), Refusal> {

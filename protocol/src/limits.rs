@@ -78,10 +78,10 @@ pub const MIRRORS_TOLD_MAX: usize = 3;
 pub const PEERS_MAX: usize = 256;
 /// Vendors that one allocation asks before it gives up.
 pub const ALLOCATE_ASKED_MAX: usize = 128;
-/// Estimated bytes of memory that the vendors of a mirror's table take, heads and leases: a million leases of ten thousand
-/// vendors are about 860 MiB.
-pub const VENDOR_BYTES_MAX: u64 = 896 * 1024 * 1024;
-/// What each of them counts at least beside its leases, in bytes, so that there are at most some 37,000.
+/// Estimated bytes of memory that the vendors of a mirror's table take, heads and leases: enough for a million leases of ten
+/// thousand vendors, each of which names a final FAT.
+pub const VENDOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// What each of them counts at least beside its leases, in bytes, so that there are at most some 43,000.
 pub const VENDOR_BYTES_MIN: u64 = 24 * 1024;
 /// Heads asked for at once: at their largest, they still fit a frame.
 pub const HEADS_MAX: usize = 64;

@@ -108,6 +108,17 @@ fn seeds_that_found_something_once() {
         42,
         // A crash between a chunk and its lease's prolongation left a lease that lapsed under it (`vendor/ingest.rs`).
         48,
+        // A vendor that started with a clock which was behind promised before it had heard the mirrors, and reclaimed when it was set
+        // right (`Ledger::redate`, `fault_21_what_was_promised_before_the_time_was_known_is_promised_anew`).
+        1_795_381_371,
+        1_795_381_411,
+        5_161,
+        5_181,
+        // A chunk did not prolong a lease whose room was held for long enough, and which was empty (`Ledger::settle`).
+        20_148,
+        // Users handed in the final FATs of chunks that vendors kept no longer (the simulator's user; the node's sends them again).
+        20_059,
+        30_022,
     ];
     all(found.map(Options::seed).to_vec());
 }

@@ -231,11 +231,14 @@ impl Vendor {
     /// A vendor over an open local FAT and devices.
     fn over(net: Net, settings: VendorSettings, fat: LocalFat, devices: DeviceSet) -> Result<Arc<Self>, VendorError> {
         let head = report::read_head(&fat)?;
-        note_unadopted(&fat, &devices, head.seq == 0)?;
+        let entered = note_unadopted(&fat, &devices, head.seq == 0)?;
         let leases = read_leases(&fat)?;
         let capacity = capacity(&devices.report());
-        let ledger = Ledger::open(net.key().clone(), settings.terms, capacity, leases)?;
+        let mut ledger = Ledger::open(net.key().clone(), settings.terms, capacity, leases)?;
         let persisted = Persisted::of(&fat)?;
+        if entered || persisted.doubts() {
+            ledger.doubt_all();
+        }
         let migrations = fat.kv(MIGRATIONS_KEY)?.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
         Ok(Arc::new(Self {
             me: net.me(),
@@ -347,16 +350,18 @@ fn capacity(reports: &[DeviceReport]) -> u64 {
 }
 
 /// Finishes erases that were cut short, and notes if the local FAT was made after what the devices hold: what it has leases for
-/// is entered at once, the rest when mirrors have said which leases there were ([`readopt`]).
-fn note_unadopted(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<(), VendorError> {
+/// is entered at once, the rest when mirrors have said which leases there were ([`readopt`]). Returns whether anything may have
+/// been entered, dated by the wall clock.
+fn note_unadopted(fat: &LocalFat, devices: &DeviceSet, new: bool) -> Result<bool, VendorError> {
     if new && devices.report().iter().any(|report| report.parts > 0) {
         fat.put_many(&[(UNADOPTED_KEY, &[])])?;
     }
     fat.finish_erases(devices)?;
-    if fat.kv(UNADOPTED_KEY)?.is_some() {
+    let unadopted = fat.kv(UNADOPTED_KEY)?.is_some();
+    if unadopted {
         rebuild::enter(fat, devices)?;
     }
-    Ok(())
+    Ok(unadopted)
 }
 
 /// Removes parts that a crash left behind. Only once it is known that this local FAT is not older than the devices: what looks

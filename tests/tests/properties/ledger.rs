@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::header::Hop;
@@ -20,16 +21,54 @@ const CAPACITY: u64 = 10_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Offer { who: u8, bytes: u64, nonce: u8, life: u64 },
-    Admit { lease: Index, who: u8, length: u32 },
-    Settle { admission: Index, stored: bool },
-    Commit { lease: Index, unused: u64 },
-    Erase { lease: Index, bytes: u64 },
-    GiveBack { lease: Index, who: u8, bytes: u64, nonce: u8 },
-    Renew { lease: Index, who: u8 },
-    Tick { agreed: Option<u64> },
-    Wait { ms: u64 },
-    Capacity { bytes: u64 },
+    Offer {
+        who: u8,
+        bytes: u64,
+        nonce: u8,
+        life: u64,
+    },
+    Admit {
+        lease: Index,
+        who: u8,
+        length: u32,
+    },
+    Settle {
+        admission: Index,
+        stored: bool,
+    },
+    Commit {
+        lease: Index,
+        unused: u64,
+    },
+    Erase {
+        lease: Index,
+        bytes: u64,
+    },
+    GiveBack {
+        lease: Index,
+        who: u8,
+        bytes: u64,
+        nonce: u8,
+    },
+    Renew {
+        lease: Index,
+        who: u8,
+    },
+    Tick {
+        agreed: Option<u64>,
+    },
+    Wait {
+        ms: u64,
+    },
+    Capacity {
+        bytes: u64,
+    },
+    /// The clock by which promises are dated is behind, and nobody knows; with 0 it is set right.
+    Behind {
+        ms: u64,
+    },
+    /// The time is known: what is in doubt is dated anew.
+    Redate,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -48,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop::option::of(0..12_000u64).prop_map(|agreed| Step::Tick { agreed }),
         3 => prop_oneof![0..120u64, 0..3_000u64].prop_map(|ms| Step::Wait { ms }),
         1 => (1..2 * CAPACITY).prop_map(|bytes| Step::Capacity { bytes }),
+        1 => prop_oneof![Just(0), 1..20_000u64].prop_map(|ms| Step::Behind { ms }),
+        1 => Just(Step::Redate),
     ]
 }
 
@@ -61,6 +102,10 @@ fn owner_and_authority(who: u8) -> (fathom_protocol::ids::OwnerId, SignerId) {
 struct World {
     ledger: Ledger,
     now: UnixMs,
+    /// How far the clock by which promises are dated is behind, milliseconds.
+    behind: u64,
+    /// Until when each lease's bytes were truly promised.
+    promised: BTreeMap<LeaseId, UnixMs>,
     capacity: u64,
     fresh: u8,
     /// Bytes stored and not erased, by lease.
@@ -76,6 +121,8 @@ impl World {
         Self {
             ledger: Ledger::open(key(1), TERMS, CAPACITY, Vec::new()).unwrap(),
             now: NOW,
+            behind: 0,
+            promised: BTreeMap::new(),
             capacity: CAPACITY,
             fresh: 0,
             stored: BTreeMap::new(),
@@ -104,7 +151,11 @@ impl World {
             Step::Offer { who, bytes, nonce, life } => self.offer(who, bytes, nonce, life)?,
             Step::Admit { lease, who, length } => self.admit(&lease, who, length)?,
             Step::Settle { admission, stored } => self.settle(&admission, stored)?,
-            Step::Commit { lease, unused } => self.ledger.commit(self.now, self.pick(&lease), unused).is_err(),
+            Step::Commit { lease, unused } => {
+                let id = self.pick(&lease);
+                self.promise(id, TERMS.commit_ms);
+                self.ledger.commit(self.dated(), id, unused).is_err()
+            }
             Step::Erase { lease, bytes } => self.erase(&lease, bytes)?,
             Step::GiveBack { lease, who, bytes, nonce } => self.give_back(&lease, who, bytes, nonce)?,
             Step::Renew { lease, who } => self.renew(&lease, who)?,
@@ -118,12 +169,40 @@ impl World {
                 self.capacity = bytes;
                 false
             }
+            Step::Behind { ms } => {
+                self.behind = ms;
+                false
+            }
+            Step::Redate => self.redate()?,
         };
         if refused {
             prop_assert_eq!(&self.snapshot(), &before, "a refusal changed something");
         }
         prop_assert!(self.ledger.leased() <= leased.max(self.capacity), "more was leased than there is");
         self.invariants(&before)
+    }
+
+    fn dated(&self) -> Dated {
+        Dated { at: UnixMs(self.now.0 - self.behind), sure: self.behind == 0 }
+    }
+
+    fn promise(&mut self, id: LeaseId, ms: u64) {
+        let until = self.now.plus_ms(ms);
+        let promised = self.promised.entry(id).or_insert(until);
+        *promised = until.max(*promised);
+    }
+
+    fn redate(&mut self) -> Result<bool, TestCaseError> {
+        let doubtful = self.ledger.doubtful();
+        prop_assert_eq!(doubtful.is_empty(), !self.ledger.doubts());
+        for id in doubtful {
+            self.ledger.redate(self.now, id).unwrap();
+            let lease = self.ledger.lease(id).unwrap();
+            let promised = self.promised.get(&id).copied().unwrap_or(UnixMs(0));
+            prop_assert!(lease.used == 0 || lease.expires >= promised && lease.state != LeaseState::Grace);
+        }
+        prop_assert!(!self.ledger.doubts());
+        Ok(false)
     }
 
     fn offer(&mut self, who: u8, bytes: u64, nonce: u8, life: u64) -> Result<bool, TestCaseError> {
@@ -136,7 +215,8 @@ impl World {
         let (leased, free) = (self.ledger.leased(), self.ledger.free());
         let known = self.answered.get(&(authority, nonce)).copied();
         let known = known.filter(|(id, _, until)| self.ledger.lease(*id).is_some() && *until >= self.now);
-        match self.ledger.offer(self.now, &request, bytes, LeaseId([self.fresh; 16])) {
+        let dated = Dated { at: self.now, ..self.dated() };
+        match self.ledger.offer(dated, &request, bytes, LeaseId([self.fresh; 16])) {
             Err(refusal) => {
                 prop_assert!(known.is_none(), "a repeated request was refused: {refusal}");
                 prop_assert!(bytes == 0 || bytes > free, "an offer was refused for nothing: {refusal}");
@@ -188,14 +268,17 @@ impl World {
         }
         let (id, length) = self.flying.remove(admission.index(self.flying.len()));
         let state = self.ledger.lease(id).map(|lease| (lease.state, lease.expires, lease.room_expires));
-        let changed = self.ledger.settle(self.now, id, length, stored).unwrap();
+        let doubts = self.ledger.doubts();
+        let changed = self.ledger.settle(self.dated(), id, length, stored).unwrap();
         let after = self.ledger.lease(id).map(|lease| (lease.state, lease.expires, lease.room_expires));
         // The caller makes the lease durable only when told so.
-        prop_assert!(changed || state == after);
+        prop_assert!(changed || state == after && doubts == self.ledger.doubts());
         if stored {
+            // The lock is not prolonged at every chunk.
+            self.promise(id, TERMS.lock_ms / 2);
             *self.stored.entry(id).or_default() += length;
             let (state, expires, _) = after.unwrap();
-            prop_assert!(state != LeaseState::Offered && expires > self.now, "stored bytes are held");
+            prop_assert!(state != LeaseState::Offered && expires > self.dated().at, "stored bytes are held");
         }
         Ok(false)
     }
@@ -237,10 +320,11 @@ impl World {
         let id = self.pick(lease);
         let (owner, _) = owner_and_authority(who);
         let renew = Renew { owner, lease: id, expires: self.now, ..samples::renew() };
-        let renewed = self.ledger.renew(self.now, &renew);
+        let renewed = self.ledger.renew(self.dated(), &renew);
         if let Ok(lease) = &renewed {
             prop_assert!(lease.owner == owner && lease.state != LeaseState::Grace);
-            prop_assert!(lease.expires >= self.now.plus_ms(TERMS.commit_ms));
+            prop_assert!(lease.expires >= self.dated().at.plus_ms(TERMS.commit_ms));
+            self.promise(id, TERMS.commit_ms);
         }
         Ok(renewed.is_err())
     }
@@ -256,6 +340,7 @@ impl World {
                     let lease = self.ledger.lease(id).unwrap();
                     let end = lease.expires.plus_ms(TERMS.grace_ms);
                     prop_assert!(end < self.now && agreed.is_some_and(|agreed| end < agreed), "reclaimed early");
+                    prop_assert!(self.promised[&id] < self.now, "reclaimed before its promise was over");
                 }
                 Lapse::Dropped(id) => {
                     prop_assert!(self.ledger.lease(id).is_none());
@@ -458,6 +543,43 @@ fn progress_prolongs_the_lock() {
         ledger.tick(now, None).unwrap();
     }
     assert_eq!(ledger.lease(ID).unwrap().used, 100);
+}
+
+/// Once, a chunk that came under a lease whose room had just been dated anew did not prolong the lease, which lapsed under it.
+#[test]
+fn a_chunk_prolongs_its_lease_although_the_room_is_held_for_long_enough() {
+    let mut ledger = ledger();
+    ledger.offer(NOW, &request(1, 100), 100, ID).unwrap();
+    ledger.admit(NOW, &chunk(10), ID).unwrap();
+    ledger.settle(Dated { at: NOW, sure: false }, ID, 10, true).unwrap();
+    ledger.erased(ID, 10).unwrap();
+    let later = NOW.plus_seconds(20 * 3_600);
+    ledger.redate(later, ID).unwrap();
+    ledger.admit(later, &chunk(10), ID).unwrap();
+    assert!(ledger.settle(later, ID, 10, true).unwrap());
+    assert!(ledger.lease(ID).unwrap().expires >= later.plus_seconds(86_400));
+}
+
+/// What a clock that is behind promised seems to have run out once it is set right: it is promised anew before anything is
+/// reclaimed.
+#[test]
+fn fault_21_what_a_clock_that_was_behind_promised_is_dated_anew() {
+    let year = 365 * 86_400;
+    let (behind, now) = (Dated { at: NOW, sure: false }, NOW.plus_seconds(year));
+    let mut ledger = ledger();
+    ledger.offer(behind, &request(1, 100), 100, ID).unwrap();
+    ledger.admit(NOW, &chunk(100), ID).unwrap();
+    assert!(ledger.settle(behind, ID, 100, true).unwrap(), "that it is in doubt must be durable");
+    assert_eq!(ledger.doubtful(), [ID]);
+    assert_eq!(ledger.tick(now, Some(now)).unwrap(), vec![Lapse::Changed(ID)], "in grace, and not reclaimed");
+    assert_eq!(ledger.tick(now, Some(now)).unwrap(), vec![]);
+    ledger.redate(now, ID).unwrap();
+    assert!(!ledger.doubts());
+    let lease = ledger.lease(ID).unwrap();
+    assert_eq!((lease.state, lease.expires), (LeaseState::Committed, now.plus_seconds(31 * 86_400)));
+    assert_eq!(ledger.tick(now, Some(now)).unwrap(), vec![]);
+    let late = now.plus_seconds(39 * 86_400);
+    assert_eq!(ledger.tick(late, Some(late)).unwrap(), vec![Lapse::Reclaim(ID)]);
 }
 
 /// Invariant 6: a clock that is years ahead stops a lease from growing, and reclaims nothing.

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{FinalFat, Tag, Use};
 use fathom_protocol::head::{VendorHead, VerifiedVendor};
-use fathom_protocol::ids::{FileId, LeaseId, NodeId};
-use fathom_protocol::lease::Lease;
-use fathom_protocol::limits::VENDOR_BYTES_MIN;
+use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId};
+use fathom_protocol::lease::{Lease, Named};
+use fathom_protocol::limits::{VENDOR_BYTES_MAX, VENDOR_BYTES_MIN};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{Key, Merged, Table, Verified, weight};
 use fathom_protocol::wire::RefusalKind;
@@ -158,6 +158,18 @@ fn a_flood_of_vendors_takes_its_share_of_memory_and_puts_out_none_that_holds_dat
         assert!(mirror.table.vendor(node(held)).is_some());
     }
     assert_eq!(mirror.table.vendors().map(weight).sum::<u64>(), mirror.table.vendor_bytes());
+}
+
+#[test]
+fn a_million_leases_of_ten_thousand_vendors_fit() {
+    let named = Some(Named { file: FileId([1; 16]), fat: Hash([2; 32]) });
+    let with = |count: u8| {
+        let lease = |id| signed(Lease { id: LeaseId([id; 16]), named, ..samples::lease(1, 1) }, &key(1));
+        let leases: Vec<Signed<Lease>> = (1..=count).map(lease).collect();
+        weight(&VerifiedVendor { head: signed(samples::head(1, 1, &leases), &key(1)), leases })
+    };
+    let all = 10_000 * (with(1) + 99 * (with(2) - with(1)));
+    assert!(all <= VENDOR_BYTES_MAX, "{all} bytes");
 }
 
 /// Vendors that hold data do not give way to each other; the next one is refused until one of them holds none any more.

@@ -12,32 +12,55 @@ use fathom_store::{ErasedChunk, FatError, LocalFat};
 
 use super::{MIGRATIONS_KEY, Vendor, fat_refusal, lock};
 
+/// Name in the local FAT of the note that leases may be dated by a clock that was behind. Which, is not noted: after a restart all
+/// of them are in doubt.
+pub(super) const DOUBTS_KEY: &str = "doubts";
+
 /// Which revision of each lease is on disk. Held while the local FAT's leases are written, so that they follow the ledger
 /// in order.
 #[derive(Debug, Default)]
-pub(super) struct Persisted(BTreeMap<LeaseId, Option<u64>>);
+pub(super) struct Persisted {
+    leases: BTreeMap<LeaseId, Option<u64>>,
+    /// Whether [`DOUBTS_KEY`] is there.
+    doubts: bool,
+}
 
 struct Changes {
     put: Vec<(LeaseId, u64, u64, Vec<u8>)>,
     gone: Vec<LeaseId>,
+    /// What becomes of [`DOUBTS_KEY`], if anything does.
+    doubts: Option<bool>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.gone.is_empty() && self.doubts.is_none()
+    }
 }
 
 impl Persisted {
     /// The leases that the local FAT has, all to be written anew when they are next looked at.
     pub(super) fn of(fat: &LocalFat) -> Result<Self, FatError> {
-        Ok(Self(fat.leases()?.into_iter().map(|(id, _)| (id, None)).collect()))
+        let leases = fat.leases()?.into_iter().map(|(id, _)| (id, None)).collect();
+        Ok(Self { leases, doubts: fat.kv(DOUBTS_KEY)?.is_some() })
+    }
+
+    /// Whether the dates of the leases on disk are in doubt.
+    pub(super) fn doubts(&self) -> bool {
+        self.doubts
     }
 
     fn changes(&self, ledger: &Ledger) -> Changes {
-        let mut gone: BTreeSet<LeaseId> = self.0.keys().copied().collect();
+        let mut gone: BTreeSet<LeaseId> = self.leases.keys().copied().collect();
         let mut put = Vec::new();
         for lease in ledger.leases() {
             gone.remove(&lease.id);
-            if self.0.get(&lease.id).copied().flatten() != Some(lease.revision) {
+            if self.leases.get(&lease.id).copied().flatten() != Some(lease.revision) {
                 put.push((lease.id, lease.revision, lease.bytes, codec::encode(lease.carried())));
             }
         }
-        Changes { put, gone: gone.into_iter().collect() }
+        let doubts = ledger.doubts();
+        Changes { put, gone: gone.into_iter().collect(), doubts: (doubts != self.doubts).then_some(doubts) }
     }
 }
 
@@ -54,18 +77,19 @@ impl Vendor {
         });
         let (value, changes) = written.map_err(|error| fat_refusal(&error))?;
         for (id, revision, _, _) in changes.put {
-            persisted.0.insert(id, Some(revision));
+            persisted.leases.insert(id, Some(revision));
         }
         for id in changes.gone {
-            persisted.0.remove(&id);
+            persisted.leases.remove(&id);
         }
+        persisted.doubts = changes.doubts.unwrap_or(persisted.doubts);
         Ok(value)
     }
 
     /// Writes what changed in the ledger, if anything did. Blocks.
     pub(super) fn settle_accounts(&self) -> Result<(), Refusal> {
         let changes = lock(&self.persisted).changes(&lock(&self.ledger));
-        if changes.put.is_empty() && changes.gone.is_empty() {
+        if changes.is_empty() {
             return Ok(());
         }
         self.durable(|_| Ok(()))
@@ -121,7 +145,11 @@ fn write(tx: &mut FatTx<'_>, changes: &Changes) -> Result<(), FatError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    match changes.doubts {
+        Some(true) => tx.put_kv(DOUBTS_KEY, &[]),
+        Some(false) => tx.remove_kv(DOUBTS_KEY).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// The refusal for a ledger that could not sign, within a transaction.

@@ -9,6 +9,7 @@ use fathom_protocol::wire::Refusal;
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, FatError};
 use tokio::time::Instant;
 
+use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
 use crate::clock;
 
@@ -19,6 +20,8 @@ const SWEEP_MIN: Duration = Duration::from_secs(2);
 const SWEEP_MAX: Duration = Duration::from_secs(3_600);
 /// Chunks erased in one transaction.
 const ERASE_BATCH: usize = 1_024;
+/// Leases dated anew in one transaction.
+const REDATE_BATCH: usize = 16;
 
 impl Vendor {
     /// Lets time pass, for as long as the vendor runs.
@@ -33,6 +36,7 @@ impl Vendor {
             }
             let done = self.blocking(move |vendor| {
                 let now = clock::now();
+                vendor.redate()?;
                 let agreed = vendor.agreed_clock();
                 vendor.lapse(now, agreed)?;
                 if due { vendor.sweep(now, agreed) } else { Ok(()) }
@@ -41,6 +45,41 @@ impl Vendor {
                 tracing::warn!(%refusal, "what has lapsed was not dealt with; it is tried again");
             }
         }
+    }
+
+    /// Once the time is known, dates anew what was promised by a clock that may have been behind. Blocks.
+    pub(super) fn redate(&self) -> Result<(), Refusal> {
+        let dated = self.dating_clock();
+        if !dated.sure {
+            return Ok(());
+        }
+        let doubtful = lock(&self.ledger).doubtful();
+        for leases in doubtful.chunks(REDATE_BATCH) {
+            let done = self.durable(|tx| {
+                for id in leases {
+                    lock(&self.ledger).redate(dated.at, *id).map_err(|refusal| in_transaction(&refusal))?;
+                    for key in tx.keys_of_lease(*id)? {
+                        let held = |entry: ChunkEntry| entry.state == ChunkState::Stored && entry.stored_at < dated.at;
+                        if tx.chunk(&key)?.is_some_and(held) {
+                            tx.set_stored_at(&key, dated.at)?;
+                        }
+                    }
+                }
+                Ok(())
+            });
+            if let Err(refusal) = done {
+                let mut ledger = lock(&self.ledger);
+                for id in leases {
+                    ledger.doubt(*id);
+                }
+                return Err(refusal);
+            }
+        }
+        if !doubtful.is_empty() {
+            tracing::info!(leases = doubtful.len(), "leases were dated anew: the time is known now");
+            self.touch();
+        }
+        Ok(())
     }
 
     /// Lets the ledger's time pass and erases what it reclaims. Blocks.
@@ -68,6 +107,9 @@ impl Vendor {
     /// mirrors (invariant 6). Blocks.
     pub(super) fn sweep(&self, now: UnixMs, agreed: Option<UnixMs>) -> Result<(), Refusal> {
         let Some(agreed) = agreed.filter(|_| self.has_caught_up()) else { return Ok(()) };
+        if lock(&self.ledger).doubts() {
+            return Ok(());
+        }
         let clock = now.min(agreed);
         let limit = self.settings.terms.lock_ms;
         let lapsed = |entry: &ChunkEntry| entry.state == ChunkState::Stored && clock.since_ms(entry.stored_at) > limit;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fathom_overlay::{PeerStream, frame};
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::Tag;
 use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents};
@@ -59,10 +60,10 @@ struct Admission {
 
 impl Admission {
     /// The chunk is durable and counted. Blocks if the lease's state changed.
-    fn stored(mut self, now: UnixMs) -> Result<(), Refusal> {
+    fn stored(mut self, dated: Dated) -> Result<(), Refusal> {
         self.open = false;
         let vendor = Arc::clone(&self.vendor);
-        let changed = lock(&vendor.ledger).settle(now, self.lease, self.length, true)?;
+        let changed = lock(&vendor.ledger).settle(dated, self.lease, self.length, true)?;
         if changed {
             vendor.settle_accounts()?;
         }
@@ -139,7 +140,7 @@ impl Vendor {
             if known.is_some_and(|known| Tag(hop.seq).is_past(Tag(known.base))) {
                 return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
             }
-            let now = vendor.dating_clock();
+            let now = vendor.dating_clock().at;
             lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {
                 // This vendor signed the lease, so one that is unknown by now has lapsed.
                 RefusalKind::UnknownLease if lease.room_expires < now => {
@@ -215,16 +216,16 @@ impl Vendor {
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         let split = SplitPolicy { part_bytes_max: hop.split.part_bytes_max, parts_min: hop.split.parts_min };
         let parts = self.devices.store_chunk(&tag, bytes, split).map_err(|error| store_refusal(&error))?;
-        let now = self.dating_clock();
+        let dated = self.dating_clock();
         let insert = || {
-            let receipt = self.sign_receipt(&tag, bytes, &parts, now)?;
-            let entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), now);
+            let receipt = self.sign_receipt(&tag, bytes, &parts, dated.at)?;
+            let entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), dated.at);
             let inserted = self.fat.insert_chunk(&entry, None, None).map_err(|error| fat_refusal(&error))?;
             Ok::<_, Refusal>((receipt, inserted))
         };
         match insert() {
             Ok((receipt, Inserted::New)) => {
-                admission.stored(now)?;
+                admission.stored(dated)?;
                 Ok(receipt)
             }
             Ok((_, Inserted::AlreadyThere(entry))) => {
@@ -280,13 +281,13 @@ impl Vendor {
 
     /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. Blocks.
     fn hold_on(&self, entry: &ChunkEntry) -> Result<(), Refusal> {
-        let now = self.dating_clock();
-        let old = now.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
+        let dated = self.dating_clock();
+        let old = dated.at.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
         if old && entry.state == ChunkState::Stored {
-            self.durable(|tx| tx.set_stored_at(&entry.key(), now))?;
+            self.durable(|tx| tx.set_stored_at(&entry.key(), dated.at))?;
         }
         // A crash may have come between the chunk and its lease's prolongation: then the lease would lapse under it.
-        if entry.state == ChunkState::Stored && lock(&self.ledger).settle(now, entry.lease, 0, true)? {
+        if entry.state == ChunkState::Stored && lock(&self.ledger).settle(dated, entry.lease, 0, true)? {
             self.settle_accounts()?;
         }
         Ok(())
@@ -326,18 +327,17 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
     };
     let length = hop.length as usize;
     let started = Instant::now();
-    let (mut had, mut buffer) = (0, Vec::with_capacity(READ_BYTES.min(length + 1)));
+    // Set to zero once: a stream sets what is not, and each read fills but a little of it.
+    let (mut had, mut buffer) = (0, vec![0; READ_BYTES.min(length + 1)]);
     loop {
-        buffer.clear();
         let room = READ_BYTES.min(length + 1 - had);
-        let read = tokio::time::timeout(BODY_STALL, (&mut *reader).take(room as u64).read_buf(&mut buffer)).await;
-        match read {
+        let read = match tokio::time::timeout(BODY_STALL, reader.read(&mut buffer[..room])).await {
             Ok(Ok(0)) => return wrong(&format!("{had} came")),
-            Ok(Ok(_)) => {}
+            Ok(Ok(read)) => &buffer[..read],
             Ok(Err(error)) => return wrong(&format!("the stream broke after {had}: {error}")),
             Err(_) => return wrong(&format!("nothing more came after {had} of them")),
-        }
-        had += buffer.len();
+        };
+        had += read.len();
         if had > length {
             return wrong("more came");
         }
@@ -347,9 +347,9 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
             if let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, reader.read(&mut more)).await {
                 return wrong("more came");
             }
-            return Ok(body.finish(&buffer));
+            return Ok(body.finish(read));
         }
-        body.append(&buffer);
+        body.append(read);
         let due = started.elapsed().saturating_sub(SLOW_START).as_secs() * BODY_BYTES_PER_S_MIN;
         if (had as u64) < due {
             return wrong(&format!("only {had} came in {} s", started.elapsed().as_secs()));

@@ -1,5 +1,6 @@
 //! Final FATs as orders: commit what they name, erase what they release (figures 15 and 22).
 
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::lease::Named;
@@ -67,9 +68,18 @@ impl Vendor {
 
     /// Commits and forgets chunks, and commits their leases, in one durable transaction.
     fn apply(&self, fat: &Signed<FinalFat>, record: Vec<u8>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
-        let now = self.dating_clock();
-        let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
+        let dated = self.dating_clock();
+        let commit =
+            CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now: dated.at };
         let freed = self.freed(fat)?;
+        if !dated.sure {
+            // What this final FAT lets go begins its time now, too.
+            let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+            let mut ledger = lock(&self.ledger);
+            for chunk in chunks {
+                ledger.doubt(chunk.lease);
+            }
+        }
         let outcome = self.durable(|tx| {
             let mut outcome = tx.commit_and_erase(&commit)?;
             if let CommitOutcome::Applied { erased, .. } = &mut outcome {
@@ -79,7 +89,7 @@ impl Vendor {
             }
             let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
             if held && !repeated {
-                self.commit_leases(fat, now).map_err(|refusal| in_transaction(&refusal))?;
+                self.commit_leases(fat, dated).map_err(|refusal| in_transaction(&refusal))?;
             }
             Ok(outcome)
         })?;
@@ -107,7 +117,7 @@ impl Vendor {
         Ok(chunks.iter().map(ChunkEntry::key).collect())
     }
 
-    fn commit_leases(&self, fat: &Signed<FinalFat>, now: fathom_protocol::time::UnixMs) -> Result<(), Refusal> {
+    fn commit_leases(&self, fat: &Signed<FinalFat>, dated: Dated) -> Result<(), Refusal> {
         let mut ledger = lock(&self.ledger);
         for used in fat.uses.iter().filter(|used| used.vendor == self.me) {
             let Some(lease) = ledger.lease(used.lease) else { continue };
@@ -116,7 +126,7 @@ impl Vendor {
             }
             // Room that another vendor locked for a move is not the owner's to give back.
             let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
-            ledger.commit(now, used.lease, unused)?;
+            ledger.commit(dated, used.lease, unused)?;
             if used.bytes > 0 {
                 ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
             }

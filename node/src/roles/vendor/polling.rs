@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::time::UnixMs;
@@ -141,7 +142,7 @@ impl Vendor {
     }
 
     /// The time by which promises are dated.
-    pub(super) fn dating_clock(&self) -> UnixMs {
+    pub(super) fn dating_clock(&self) -> Dated {
         lock(&self.clocks).dating(clock::now(), self.net.book().mirrors().len(), self.elapsed_ms())
     }
 }

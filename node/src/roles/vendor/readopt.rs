@@ -107,6 +107,8 @@ impl Vendor {
         let capacity = capacity(&self.devices.report());
         let mut ledger = lock(&self.ledger);
         *ledger = Ledger::open(self.net.key().clone(), self.settings.terms, capacity, leases)?;
+        // Renewals since what was read here are forgotten.
+        ledger.doubt_all();
         *persisted = Persisted::of(&self.fat).map_err(failed)?;
         Ok(())
     }

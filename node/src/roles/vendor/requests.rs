@@ -56,13 +56,13 @@ impl Vendor {
     fn cosign(&self, moved: CarriedMove) -> Result<Response, Refusal> {
         let body = moved.proposal()?;
         self.holds(&body)?;
-        let now = self.dating_clock();
+        let dated = self.dating_clock();
         let cosigned = moved.cosign(self.net.key());
         let key = ChunkKey { owner: body.owner, chunk: body.chunk };
         self.durable(|tx| {
             tx.set_state(&key, ChunkState::Committed)?;
             tx.put_move(&key, &codec::encode(&cosigned))?;
-            lock(&self.ledger).commit(now, body.to_lease, 0).map_err(|refusal| in_transaction(&refusal))?;
+            lock(&self.ledger).commit(dated, body.to_lease, 0).map_err(|refusal| in_transaction(&refusal))?;
             Ok(())
         })?;
         self.touch();
@@ -107,7 +107,7 @@ impl Vendor {
         if unused.vendor != self.me {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
-        self.account(|ledger| ledger.give_back(self.dating_clock(), &unused))?;
+        self.account(|ledger| ledger.give_back(self.dating_clock().at, &unused))?;
         Ok(Response::Done)
     }
 

@@ -23,6 +23,8 @@ pub(super) struct HandIn {
     name: &'static str,
     fat: Signed<FinalFat>,
     stored: Option<Vec<(ChunkId, u32, Vec<Place>)>>,
+    /// Vendors keep what no final FAT names for a while only: after this it may be gone, and the put has failed.
+    until: u64,
     asked: BTreeMap<u64, usize>,
     acked: BTreeSet<usize>,
     rest: Vec<usize>,
@@ -67,7 +69,8 @@ impl User {
         let using: BTreeSet<NodeId> = uses.iter().map(|used| used.vendor).collect();
         let frees: Vec<NodeId> = file.holders.difference(&using).copied().collect();
         let fat = self.fat(cx, name, put.seq, uses, frees, body);
-        self.hand_in(cx, name, fat, Some(stored));
+        let until = put.received.unwrap_or(cx.at) + cx.known.terms.lock_ms / 2;
+        self.hand_in(cx, name, fat, until, Some(stored));
     }
 
     pub(super) fn remove(&mut self, cx: &mut Cx<'_>, name: &'static str) {
@@ -76,7 +79,7 @@ impl User {
         let (seq, frees) = (file.seq, file.holders.iter().copied().collect());
         cx.injected.removes += 1;
         let fat = self.fat(cx, name, seq, Vec::new(), frees, Blob::default());
-        self.hand_in(cx, name, fat, None);
+        self.hand_in(cx, name, fat, u64::MAX, None);
     }
 
     fn fat(
@@ -111,9 +114,11 @@ impl User {
         cx: &mut Cx<'_>,
         name: &'static str,
         fat: Signed<FinalFat>,
+        until: u64,
         stored: Option<Vec<(ChunkId, u32, Vec<Place>)>>,
     ) {
-        let hand_in = HandIn { name, fat, stored, asked: BTreeMap::new(), acked: BTreeSet::new(), rest: Vec::new() };
+        let hand_in =
+            HandIn { name, fat, stored, until, asked: BTreeMap::new(), acked: BTreeSet::new(), rest: Vec::new() };
         self.op = Some(Op::HandIn(Box::new(hand_in)));
         self.hand_in_again(cx);
     }
@@ -123,6 +128,9 @@ impl User {
         let Some(Op::HandIn(work)) = &mut self.op else { return };
         if !work.asked.is_empty() {
             return;
+        }
+        if cx.at > work.until {
+            return self.give_up(cx, RefusalKind::Silent);
         }
         work.rest = cx.known.mirrors.iter().copied().filter(|mirror| !work.acked.contains(mirror)).collect();
         cx.random.shuffle(&mut work.rest);
@@ -153,6 +161,9 @@ impl User {
         let needed = if cx.known.broken(Mutation::OneAcknowledgement) { 1 } else { target / 2 + 1 };
         let early = cx.known.broken(Mutation::OneAcknowledgement);
         let enough = work.acked.len() >= needed;
+        if cx.at > work.until && (enough || work.asked.is_empty()) {
+            return self.give_up(cx, RefusalKind::Silent);
+        }
         if work.acked.len() >= target || enough && (early || work.asked.is_empty()) {
             self.stored(cx);
         } else if work.asked.is_empty() {

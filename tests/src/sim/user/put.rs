@@ -46,6 +46,8 @@ pub(super) struct Put {
     mirrors: Vec<usize>,
     allocating: u64,
     pub(super) chunks: Vec<Sending>,
+    /// When the first receipt came.
+    pub(super) received: Option<u64>,
     /// Bytes granted for this put, by lease.
     pub(super) granted: BTreeMap<Place, u64>,
 }
@@ -98,6 +100,7 @@ impl User {
             mirrors,
             allocating: 0,
             chunks: Vec::new(),
+            received: None,
             granted: BTreeMap::new(),
         })));
         self.ask_for_storage(cx, RefusalKind::Silent);
@@ -214,6 +217,7 @@ impl User {
         let mine = (receipt.owner, receipt.file, receipt.seq, receipt.chunk) == (owner, file, seq, chunk.id);
         if mine && chunk.to.iter().any(|(vendor, _)| *vendor == receipt.vendor) {
             chunk.receipts.insert(receipt.vendor);
+            put.received.get_or_insert(cx.at);
         }
         if put.chunks.iter().all(|chunk| chunk.receipts.len() == chunk.to.len()) {
             self.hand_in_put(cx);

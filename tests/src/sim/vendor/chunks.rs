@@ -56,7 +56,8 @@ impl Vendor {
         lease: fathom_protocol::ids::LeaseId,
         bytes: &[u8],
     ) -> Result<Carried<Receipt>, Refusal> {
-        let now = self.dating_clock(cx);
+        let dated = self.dating_clock(cx);
+        let now = dated.at;
         let key = ChunkKey { owner: hop.owner, chunk: hop.chunk };
         let Some(run) = &mut self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
         let known = run.fat.chunk(hop.owner, hop.chunk).map_err(|error| internal(&error))?;
@@ -77,7 +78,7 @@ impl Vendor {
         run.writes += 1;
         let inserted = run.fat.insert_chunk(&entry, None, None);
         let stored = matches!(inserted, Ok(Inserted::New));
-        let changed = run.ledger.settle(now, lease, u64::from(hop.length), stored)?;
+        let changed = run.ledger.settle(dated, lease, u64::from(hop.length), stored)?;
         match inserted {
             Ok(_) => cx.oracle.took(cx.at, cx.me, hop, lease, allowed),
             Err(error) => {
@@ -99,15 +100,15 @@ impl Vendor {
 
     /// The receipt of a chunk that is here: whoever sends it again relies on it again.
     fn again(&mut self, cx: &mut Cx<'_>, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
-        let now = self.dating_clock(cx);
-        if now.since_ms(entry.stored_at) > cx.known.terms.lock_ms / 8 && entry.state == ChunkState::Stored {
-            self.durable(|tx, _| tx.set_stored_at(&entry.key(), now))?;
+        let dated = self.dating_clock(cx);
+        if dated.at.since_ms(entry.stored_at) > cx.known.terms.lock_ms / 8 && entry.state == ChunkState::Stored {
+            self.durable(|tx, _| tx.set_stored_at(&entry.key(), dated.at))?;
             cx.oracle.relied_again(cx.me, entry.key(), cx.at);
         }
         // A crash may have come between the chunk and its lease's prolongation.
         if entry.state == ChunkState::Stored
             && let Some(run) = &mut self.running
-            && run.ledger.settle(now, entry.lease, 0, true)?
+            && run.ledger.settle(dated, entry.lease, 0, true)?
         {
             self.durable(|_, _| Ok(()))?;
         }

@@ -1,5 +1,6 @@
 //! What a vendor tells of itself, and what it hears from mirrors.
 
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::{self, Bounded, Text};
 use fathom_protocol::head::{Addresses, Characteristics, VendorHead, VendorRecord};
 use fathom_protocol::ids::Hash;
@@ -211,8 +212,8 @@ impl Vendor {
     }
 
     /// The time by which promises are dated.
-    pub(super) fn dating_clock(&self, cx: &Cx<'_>) -> UnixMs {
-        let Some(run) = &self.running else { return cx.now };
+    pub(super) fn dating_clock(&self, cx: &Cx<'_>) -> Dated {
+        let Some(run) = &self.running else { return Dated { at: cx.now, sure: false } };
         run.clocks.dating(cx.now, cx.known.mirrors.len(), cx.at - run.started)
     }
 }

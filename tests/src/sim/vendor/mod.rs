@@ -32,6 +32,8 @@ const HEAD: u8 = 2;
 const POLL: u8 = 3;
 const SETTLE: u8 = 4;
 const TICK_MS: u64 = 2_000;
+/// Name in the local FAT of the note that leases may be dated by a clock that was behind.
+const DOUBTS_KEY: &str = "doubts";
 
 /// A chain that a chunk goes along: who is told of receipts.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +62,8 @@ pub(super) struct Running {
     pub(super) ledger: Ledger,
     pub(super) head: HeadState,
     persisted: BTreeMap<LeaseId, Option<u64>>,
+    /// Whether it is noted on disk that dates are in doubt.
+    doubts: bool,
     /// Grows with each change of the local FAT.
     pub(super) writes: u64,
     clocks: Clocks,
@@ -111,7 +115,12 @@ impl Vendor {
             persisted.insert(id, None);
             leases.push(lease);
         }
-        let ledger = Ledger::open(self.key.clone(), known.terms, self.capacity, leases).expect("its own leases sign");
+        let mut ledger =
+            Ledger::open(self.key.clone(), known.terms, self.capacity, leases).expect("its own leases sign");
+        let doubts = fat.kv(DOUBTS_KEY)?.is_some();
+        if doubts {
+            ledger.doubt_all();
+        }
         let head = HeadState::read(&fat)?;
         // Parts that no row names are removed, as the recovery does.
         let kept: BTreeSet<ChunkKey> = fat.chunks_after(None, 4_096)?.iter().map(|entry| entry.key()).collect();
@@ -121,6 +130,7 @@ impl Vendor {
             ledger,
             head,
             persisted,
+            doubts,
             writes: 0,
             clocks: Clocks::default(),
             started: 0,
@@ -150,7 +160,9 @@ impl Vendor {
         let Some(run) = &mut self.running else { return };
         match timer {
             Timer::Every(TICK) => {
-                let _ = self.lapse(cx);
+                if self.redate(cx).is_ok() {
+                    let _ = self.lapse(cx);
+                }
                 cx.wait(TICK_MS, Timer::Every(TICK));
             }
             Timer::Every(SWEEP) => {
@@ -216,12 +228,12 @@ impl Vendor {
     }
 
     fn request(&mut self, cx: &mut Cx<'_>, request: Request) -> Result<Response, Refusal> {
-        let now = self.dating_clock(cx);
+        let dated = self.dating_clock(cx);
         match request {
             Request::Offer { request, bytes } => {
                 let request = request.verify()?;
                 let fresh = LeaseId(cx.random.bytes());
-                let (lease, granted) = self.account(cx, |ledger| ledger.offer(now, &request, bytes, fresh))?;
+                let (lease, granted) = self.account(cx, |ledger| ledger.offer(dated, &request, bytes, fresh))?;
                 Ok(Response::Offered { lease: lease.into_carried(), granted })
             }
             Request::Order(fat) => self.order(cx, fat),
@@ -230,7 +242,7 @@ impl Vendor {
                 if unused.vendor != self.id() {
                     return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
                 }
-                self.account(cx, |ledger| ledger.give_back(now, &unused))?;
+                self.account(cx, |ledger| ledger.give_back(dated.at, &unused))?;
                 Ok(Response::Done)
             }
             Request::Renew(renew) => {
@@ -238,7 +250,7 @@ impl Vendor {
                 if renew.vendor != self.id() {
                     return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
                 }
-                let lease = self.account(cx, |ledger| ledger.renew(now, &renew))?;
+                let lease = self.account(cx, |ledger| ledger.renew(dated, &renew))?;
                 cx.oracle.renewed(cx.me, renew.lease, cx.at);
                 Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
             }
@@ -264,7 +276,7 @@ impl Vendor {
     ) -> Result<T, Refusal> {
         let run = self.running.as_mut().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
         run.writes += 1;
-        let (ledger, persisted) = (&mut run.ledger, &run.persisted);
+        let (ledger, persisted, noted) = (&mut run.ledger, &run.persisted, &run.doubts);
         let written = run.fat.write(|tx| {
             let value = edit(tx, ledger)?;
             let mut gone: BTreeSet<LeaseId> = persisted.keys().copied().collect();
@@ -279,11 +291,18 @@ impl Vendor {
             for id in &gone {
                 tx.remove_lease(*id)?;
             }
-            Ok((value, put, gone))
+            let doubts = ledger.doubts();
+            match (*noted, doubts) {
+                (false, true) => tx.put_kv(DOUBTS_KEY, &[])?,
+                (true, false) => drop(tx.remove_kv(DOUBTS_KEY)?),
+                _ => {}
+            }
+            Ok((value, put, gone, doubts))
         });
-        let (value, put, gone) = written.map_err(|error| refusal(RefusalKind::Internal, &error.to_string()))?;
+        let (value, put, gone, doubts) = written.map_err(|error| refusal(RefusalKind::Internal, &error.to_string()))?;
         run.persisted.extend(put.into_iter().map(|(id, revision)| (id, Some(revision))));
         run.persisted.retain(|id, _| !gone.contains(id));
+        run.doubts = doubts;
         Ok(value)
     }
 
@@ -294,10 +313,12 @@ impl Vendor {
         edit: impl FnOnce(&mut Ledger) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let run = self.running.as_mut().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
-        let before: Vec<(LeaseId, u64)> = run.ledger.leases().map(|lease| (lease.id, lease.revision)).collect();
+        let leases = |ledger: &Ledger| -> Vec<(LeaseId, u64)> {
+            ledger.leases().map(|lease| (lease.id, lease.revision)).collect()
+        };
+        let before = leases(&run.ledger);
         let value = edit(&mut run.ledger)?;
-        let after: Vec<(LeaseId, u64)> = run.ledger.leases().map(|lease| (lease.id, lease.revision)).collect();
-        if before != after {
+        if before != leases(&run.ledger) || run.ledger.doubts() != run.doubts {
             if cx.known.broken(Mutation::VendorAnswersEarly) {
                 cx.wait(700, Timer::Every(SETTLE));
             } else {

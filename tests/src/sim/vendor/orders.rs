@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::lease::Named;
 use fathom_protocol::ledger::{Lapse, Ledger};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
-use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError};
 
@@ -23,11 +23,11 @@ fn store_refusal(error: &FatError) -> Refusal {
     refusal(RefusalKind::Internal, &error.to_string())
 }
 
-fn commit_leases(ledger: &mut Ledger, me: NodeId, fat: &Signed<FinalFat>, now: UnixMs) -> Result<(), Refusal> {
+fn commit_leases(ledger: &mut Ledger, me: NodeId, fat: &Signed<FinalFat>, dated: Dated) -> Result<(), Refusal> {
     for used in fat.uses.iter().filter(|used| used.vendor == me) {
         let Some(lease) = ledger.lease(used.lease).filter(|lease| lease.owner == fat.owner) else { continue };
         let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
-        ledger.commit(now, used.lease, unused)?;
+        ledger.commit(dated, used.lease, unused)?;
         if used.bytes > 0 {
             ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
         }
@@ -69,9 +69,15 @@ impl Vendor {
         } else {
             Vec::new()
         };
-        let now = self.dating_clock(cx);
-        let commit = CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now };
+        let dated = self.dating_clock(cx);
+        let commit =
+            CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now: dated.at };
         let outcome = self.durable(|tx, ledger| {
+            if !dated.sure {
+                for chunk in &chunks {
+                    ledger.doubt(chunk.lease);
+                }
+            }
             let mut outcome = tx.commit_and_erase(&commit)?;
             if let CommitOutcome::Applied { erased, .. } = &mut outcome {
                 for key in &freed {
@@ -80,7 +86,7 @@ impl Vendor {
             }
             let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
             if held && !repeated {
-                commit_leases(ledger, me, &fat, now).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
+                commit_leases(ledger, me, &fat, dated).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
             }
             Ok(outcome)
         })?;
@@ -115,6 +121,29 @@ impl Vendor {
         })
     }
 
+    /// Once the time is known, dates anew what was promised by a clock that may have been behind.
+    pub(super) fn redate(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        let dated = self.dating_clock(cx);
+        let doubtful = self.running.as_ref().map(|run| run.ledger.doubtful()).unwrap_or_default();
+        if !dated.sure || doubtful.is_empty() {
+            return Ok(());
+        }
+        self.durable(|tx, ledger| {
+            for id in &doubtful {
+                ledger.redate(dated.at, *id).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
+                for key in tx.keys_of_lease(*id)? {
+                    let held = |entry: ChunkEntry| entry.state == ChunkState::Stored && entry.stored_at < dated.at;
+                    if tx.chunk(&key)?.is_some_and(held) {
+                        tx.set_stored_at(&key, dated.at)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        self.touch(cx);
+        Ok(())
+    }
+
     /// Lets the ledger's time pass and erases what it reclaims.
     pub(super) fn lapse(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
         let (now, agreed) = (cx.now, self.agreed_clock(cx));
@@ -136,6 +165,9 @@ impl Vendor {
         let caught_up = self.running.as_ref().and_then(|run| run.caught_up);
         let caught_up = caught_up.is_some_and(|at| cx.at - at <= CAUGHT_UP_MS);
         let Some(agreed) = self.agreed_clock(cx).filter(|_| caught_up) else { return Ok(()) };
+        if self.running.as_ref().is_some_and(|run| run.ledger.doubts()) {
+            return Ok(());
+        }
         let clock = cx.now.min(agreed);
         let limit = cx.known.terms.lock_ms;
         let any = cx.known.broken(Mutation::SweepCommitted);

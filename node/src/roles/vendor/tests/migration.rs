@@ -83,6 +83,8 @@ async fn nothing_is_swept_before_the_orders_were_read() {
     let (peer, _mirror) = TestMirror::start(93).await;
     introduce(&vendor, &peer).await;
     eventually("orders were read", || vendor.vendor.has_caught_up()).await;
+    // The chunk came before any mirror was heard: its time begins once one was.
+    vendor.vendor.redate().unwrap();
     vendor.vendor.sweep(late, Some(clock::now())).unwrap();
     assert_eq!(vendor.counts().0, 1, "the local clock alone erases nothing");
     vendor.vendor.sweep(late, Some(late)).unwrap();
@@ -106,6 +108,40 @@ async fn fault_21_an_order_has_expired_only_by_both_clocks() {
     assert_eq!(order(), Err(RefusalKind::LeaseExpired));
     vendor.vendor.note_clock(peer.net.me(), fathom_protocol::time::UnixMs(now.0 - 7_200_000));
     assert_eq!(order(), Ok(Response::Done));
+}
+
+/// Keeps away: a vendor that started with a clock which was behind took chunks before it had heard a mirror, and reclaimed them as
+/// soon as that clock was set right.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_21_what_was_promised_before_the_time_was_known_is_promised_anew() {
+    let user = TestUser::start(97).await;
+    let vendor = TestVendor::start(98).await;
+    let (peer, _mirror) = TestMirror::start(99).await;
+    let noted = |vendor: &TestVendor| vendor.vendor.fat.kv(super::super::accounts::DOUBTS_KEY).unwrap().is_some();
+    let doubts = |vendor: &TestVendor| super::super::lock(&vendor.vendor.ledger).doubts();
+    assert!(!doubts(&vendor) && !noted(&vendor));
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    assert!(doubts(&vendor) && noted(&vendor), "no mirror was heard: the dates are the wall clock's alone");
+    // It is remembered over a restart, before anybody could be promised anything else.
+    let vendor = vendor.restart(98).await;
+    introduce(&vendor, &peer).await;
+    assert!(doubts(&vendor));
+    // This node's clock is 40 days behind, and is set right.
+    let days = |days: u64| clock::now().plus_seconds(days * 86_400);
+    let lapse = |days: fathom_protocol::time::UnixMs| {
+        let elapsed = u64::try_from(vendor.vendor.started.elapsed().as_millis()).unwrap();
+        vendor.vendor.caught_up.store(elapsed.max(1), Ordering::SeqCst);
+        vendor.vendor.redate().unwrap();
+        vendor.vendor.sweep(days, Some(days)).unwrap();
+    };
+    lapse(days(40));
+    assert_eq!(vendor.counts(), (1, 1, 300_000, 300_000), "nothing in doubt is reclaimed");
+    vendor.vendor.note_clock(peer.net.me(), days(40));
+    lapse(days(40));
+    assert!(!doubts(&vendor) && !noted(&vendor));
+    assert_eq!(vendor.counts(), (1, 1, 300_000, 300_000), "its time begins when the time is known");
+    lapse(days(42));
+    assert_eq!(vendor.counts(), (0, 0, 0, 0), "what no final FAT names is kept for its time, and no longer");
 }
 
 /// A full vendor, an empty one, and a mirror; the full one holds eight committed chunks of 1 MiB.
