@@ -78,8 +78,7 @@ impl Floor {
         let names = Arc::new(Names::of(NetworkId([0; 16])));
         let behaviour = Behaviour::new(names, caps, sender, Arc::new(Counters::default()));
         let start = |reason: String| OverlayError::Start { reason };
-        let settings =
-            Settings::new(&keypair, &caps, Tuning::default()).map_err(|error| start(error.to_string()))?;
+        let settings = Settings::new(&keypair, &caps, Tuning::default()).map_err(|error| start(error.to_string()))?;
         let mut swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
             .with_other_transport(|_| Transport::new(settings))

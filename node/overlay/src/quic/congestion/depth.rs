@@ -7,6 +7,10 @@ const MEMORY: Duration = Duration::from_secs(15);
 /// What cannot be told from noise: this, or a fortieth of the shortest round trip.
 const NOISE_MIN: Duration = Duration::from_micros(500);
 const NOISE_DIVISOR: u32 = 40;
+/// A wait of this share of the shortest round trip is long whatever the longest was: the window shrinks to 0.7 as CUBIC's does,
+/// and very nearly fills the link all the same. So a stall of the computer, after which the longest is far too long, takes
+/// nobody's share. (Half of what would fill it quite, since the shortest is longer than the path where others keep the queue filled.)
+const PLENTY: f64 = 0.2;
 
 /// Round trips of late. Single ones are late for reasons other than queues, such as a busy computer or a radio's
 /// turns; the shortest of half a round is not.
@@ -47,13 +51,14 @@ impl Depth {
         }
     }
 
-    /// Whether packets wait at least `share` of the longest wait of late, and longer than by chance.
+    /// Whether packets wait at least `share` of the longest wait of late, or [`PLENTY`], and longer than by chance.
     pub(super) fn is_deep(&self, share: f64) -> bool {
         let (shortest, longest) = self.extremes();
         let now = self.before.min(self.current.unwrap_or(Duration::MAX));
         let depth = now.saturating_sub(shortest);
         let deepest = longest.saturating_sub(shortest);
-        depth > NOISE_MIN.max(shortest / NOISE_DIVISOR) && depth.as_secs_f64() >= share * deepest.as_secs_f64()
+        let long = (share * deepest.as_secs_f64()).min(PLENTY * shortest.as_secs_f64());
+        depth > NOISE_MIN.max(shortest / NOISE_DIVISOR) && depth.as_secs_f64() >= long
     }
 
     fn extremes(&self) -> (Duration, Duration) {

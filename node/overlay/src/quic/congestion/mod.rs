@@ -5,7 +5,7 @@
 //!
 //! - `depth` is how long packets wait in queues now (round trip minus the shortest of late), `deepest` how long they
 //!   waited when the queue was full of late. A loss at a depth below [`DEEP`] of `deepest`, or below what can be measured
-//!   on the path at all, is the line's and changes nothing.
+//!   on the path at all, is the line's and changes nothing; unless the queue is so deep that giving way costs nothing.
 //! - A loss above it is answered as CUBIC answers it, so that at a full queue both give way alike and share alike.
 //! - Without a queue to sound (a policer, a very shallow buffer) the share of lost packets decides: above [`HEAVY`] of
 //!   what was sent in the last rounds it is congestion, whatever the depth.

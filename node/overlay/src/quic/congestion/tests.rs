@@ -269,6 +269,28 @@ fn a_link_is_shared_with_cubic() {
     }
 }
 
+/// A computer that stood still for a moment makes round trips long, and no queue deep. Keeps away: for half a minute every
+/// loss was taken for the line's, since no queue was half as deep as that.
+#[test]
+fn a_stall_does_not_change_how_a_link_is_shared() {
+    let mut world = World::new(LINK, 1, &[(Flow::sounding, 0.0), (Flow::cubic, 0.0)]);
+    let mut shares = [0.0, 0.0];
+    world.run(30.0);
+    for _ in 0..3 {
+        let Flow::Sounding(sounding) = &mut world.senders[0].flow else { panic!("not the flow that was made") };
+        let now = world.now;
+        for late in 1..=200 {
+            let arrived = now + Duration::from_millis(late);
+            sounding.depth.measured(arrived, Duration::from_millis(600), ROUND);
+        }
+        world.run(1.0);
+        let used = world.run(25.0);
+        shares = [shares[0] + used[0], shares[1] + used[1]];
+    }
+    let ratio = shares[0] / shares[1];
+    assert!((0.5..2.0).contains(&ratio), "{ratio}");
+}
+
 #[test]
 fn a_link_is_shared_among_equals() {
     for loss in [0.0, 0.01] {
