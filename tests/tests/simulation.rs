@@ -73,7 +73,7 @@ fn the_fixed_seeds_keep_every_promise() {
 }
 
 #[test]
-#[ignore = "about one seed in seventy meets the gap that ARCHITECTURE.md names: a vendor restarted with a clock that is behind"]
+#[ignore = "about one seed in 500 meets the gap that ARCHITECTURE.md names: mirrors' clocks that were wrong one after the other"]
 fn fresh_seeds_keep_every_promise() {
     let first = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() * 1_000;
     println!("fresh seeds: {first} to {}", first + FRESH - 1);
