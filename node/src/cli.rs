@@ -5,8 +5,10 @@
 //! stderr; `--json` puts exactly one object on stdout. This module decides nothing about data.
 
 mod args;
+mod batch;
 mod fat;
 mod files;
+mod floor;
 mod identity;
 mod init;
 mod network;
@@ -65,6 +67,8 @@ fn execute(cli: Cli) -> u8 {
     match cli.command {
         Command::Testnet(command) => return testnet::testnet(command, cli.dir, output),
         Command::Demo(options) => return testnet::demo(options, cli.dir, output),
+        Command::Bench(options) => return testnet::bench(options, cli.dir, output),
+        Command::Floor { next } => return floor::floor(next, output),
         Command::Completions { shell } => return completions(shell),
         _ => {}
     }
@@ -82,12 +86,18 @@ fn execute(cli: Cli) -> u8 {
         Command::Get(options) => files::get(&context, options),
         Command::Ls { name } => files::ls(&context, name),
         Command::Rm { names } => files::rm(&context, names),
+        Command::Repair { names, without } => files::repair(&context, names, without),
         Command::Status => show::status(&context),
         Command::Fat(options) => fat::fat(&context, options),
         Command::Path { name } => show::path(&context, name),
         Command::Device { command: DeviceCommand::List } => show::devices(&context),
         Command::Recover => identity::recover(&context),
-        Command::Testnet(_) | Command::Demo(_) | Command::Completions { .. } => return 0,
+        Command::Batch { jobs } => batch::batch(&context, jobs),
+        Command::Testnet(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Floor { .. }
+        | Command::Completions { .. } => return 0,
     };
     context.output.finish(outcome)
 }

@@ -139,6 +139,8 @@ pub struct UserConfig {
     pub in_flight: usize,
     /// Bytes of a part: vendors split a chunk into parts of at most this size and spread them over their devices.
     pub part_bytes: u32,
+    /// Seconds between two looks for vendors that lost copies.
+    pub check_seconds: u64,
 }
 
 impl Default for NodeConfig {
@@ -177,7 +179,7 @@ impl Default for MirrorConfig {
 
 impl Default for UserConfig {
     fn default() -> Self {
-        Self { copies: 3, in_flight: 8, part_bytes: 1024 * 1024 }
+        Self { copies: 3, in_flight: 8, part_bytes: 1024 * 1024, check_seconds: 600 }
     }
 }
 

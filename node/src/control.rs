@@ -90,6 +90,15 @@ pub enum ControlRequest {
         #[serde(default)]
         keep: Option<usize>,
     },
+    /// Make copies again that vendors lost. Answer: [`results::RepairResult`].
+    Repair {
+        /// Files or trees; all if there are none.
+        #[serde(default)]
+        names: Vec<String>,
+        /// Vendors that are given up, by the first hexadecimal digits of their ids: what they have is copied to others.
+        #[serde(default)]
+        without: Vec<String>,
+    },
     /// List the user's files. Answer: [`results::LsResult`].
     Ls {
         /// Only this file, or the files below this name.
@@ -116,6 +125,9 @@ pub enum ControlRequest {
     Lease {
         /// The lease, or the first digits of its identifier.
         lease: String,
+        /// The vendor, a node id in hexadecimal; with the whole identifier of a lease that is gone, its absence there is proven.
+        #[serde(default)]
+        vendor: Option<String>,
         /// Ask this mirror, a node id in hexadecimal.
         #[serde(default)]
         mirror: Option<String>,
@@ -147,6 +159,7 @@ impl ControlRequest {
             Self::Lease { .. } => "fat --lease",
             Self::Path { .. } => "path",
             Self::Resolve { .. } => "fat resolve",
+            Self::Repair { .. } => "repair",
             Self::Recover => "recover",
             Self::DeviceList => "device list",
         }

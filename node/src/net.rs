@@ -4,6 +4,7 @@
 //! here ends, so a peer that is stopped costs its callers about two seconds once, and then nothing.
 
 pub mod book;
+mod probe;
 mod serve;
 
 use std::sync::{Arc, OnceLock};

@@ -216,6 +216,7 @@ async fn open_user(home: &Home, config: &Config, net: &Net) -> Result<Option<Arc
         part_bytes: config.user.part_bytes,
         // Vendors erase what no final FAT named while it was locked; the other half is for handing the final FAT in.
         trusted_ms: config.lease.lock_seconds.saturating_mul(1000) / 2,
+        check: std::time::Duration::from_secs(config.user.check_seconds),
     };
     Ok(Some(tokio::task::spawn_blocking(move || User::open(&dir, net, keys, settings)).await??))
 }

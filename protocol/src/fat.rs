@@ -7,7 +7,7 @@
 //! Two final FATs of one file with one counter are a fork: two devices of one user wrote at once. All are kept, and nothing
 //! that one of them names is freed, until a final FAT with a higher counter says which one stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -347,6 +347,25 @@ impl Manifest {
         (0..self.chunk_count()).filter_map(|index| self.chunk(index))
     }
 
+    /// Whether `other` is the same file with the same chunks, wherever their copies are.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        (&self.name, self.size, &self.file_key, &self.chunks)
+            == (&other.name, other.size, &other.file_key, &other.chunks)
+    }
+
+    /// Where the copies of `chunk`, one of this manifest, are.
+    pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
+        chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+    }
+
+    /// The places where a copy of one of its chunks is.
+    #[must_use]
+    pub fn used_places(&self) -> BTreeSet<Place> {
+        let used: BTreeSet<u16> = self.chunks().flat_map(|chunk| chunk.copies).collect();
+        used.into_iter().filter_map(|place| self.places.get(usize::from(place)).copied()).collect()
+    }
+
     /// Length of chunk `index` before sealing, bytes.
     #[must_use]
     pub fn plain_len(&self, index: usize) -> u32 {
@@ -376,6 +395,14 @@ impl Manifest {
                 !done
             });
         }
+        self.placed(places, &chunks)
+    }
+
+    /// The same file with its chunks at other `places`.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn placed(&self, places: Vec<Place>, chunks: &[ChunkRef]) -> Result<Self, ManifestError> {
         let meta = FileMeta {
             name: self.name.clone(),
             size: self.size,
@@ -383,7 +410,7 @@ impl Manifest {
             modified: self.modified,
             chunk_plain: self.chunk_plain,
         };
-        Self::new(meta, self.file_key, places, self.copies_per_chunk, &chunks)
+        Self::new(meta, self.file_key, places, self.copies_per_chunk, chunks)
     }
 }
 

@@ -78,8 +78,11 @@ pub const MIRRORS_TOLD_MAX: usize = 3;
 pub const PEERS_MAX: usize = 256;
 /// Vendors that one allocation asks before it gives up.
 pub const ALLOCATE_ASKED_MAX: usize = 128;
-/// Announcements of nodes that a mirror's table keeps. They are no part of the FAT, and any key can sign one.
-pub const ANNOUNCEMENTS_MAX: usize = 4_096;
+/// Estimated bytes of memory that the vendors of a mirror's table take, heads and leases: enough for a million leases of ten
+/// thousand vendors, each of which names a final FAT.
+pub const VENDOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// What each of them counts at least beside its leases, in bytes, so that there are at most some 43,000.
+pub const VENDOR_BYTES_MIN: u64 = 24 * 1024;
 /// Heads asked for at once: at their largest, they still fit a frame.
 pub const HEADS_MAX: usize = 64;
 /// Largest lease extent, in bytes.

@@ -15,7 +15,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::head::VendorHead;
-use crate::ids::NodeId;
+use crate::ids::{Hash, NodeId};
+use crate::sign::SignerId;
 use crate::time::UnixMs;
 use crate::wire::Wants;
 
@@ -23,6 +24,8 @@ use crate::wire::Wants;
 const NAMES_PER_VENDOR_MAX: usize = 8;
 /// ... and this many in all.
 const NAMES_KEPT: usize = 1_024;
+/// Offers of one vendor since its newest head that can be taken off again when they are withdrawn; of more, only the sum is kept.
+const OFFERS_NOTED_MAX: usize = 256;
 
 /// A text of [`Names`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,7 +142,7 @@ pub struct View {
     pub names: Arc<Names>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     zone: Name,
     operator: Option<Name>,
@@ -152,6 +155,8 @@ struct Entry {
     load: u32,
     /// Locked there by this mirror's requests since the head was signed, which does not count it yet.
     offered: u64,
+    /// By which request, as far as they are noted.
+    offers: Vec<(SignerId, Hash, u64)>,
 }
 
 /// What all vendors offer.
@@ -195,14 +200,33 @@ impl Market {
             up_since: traits.up_since,
             load: traits.load,
             offered: 0,
+            offers: Vec::new(),
         };
         self.vendors.insert(head.vendor, entry);
     }
 
-    /// Notes that `bytes` were locked at a vendor since its newest head.
-    pub fn offered(&mut self, vendor: NodeId, bytes: u64) {
+    /// Forgets a vendor that the table keeps no more.
+    pub fn forget(&mut self, vendor: NodeId) {
+        self.vendors.remove(&vendor);
+    }
+
+    /// Notes that `bytes` were locked at a vendor since its newest head, for a request that is named by who signed it and its nonce.
+    pub fn offered(&mut self, vendor: NodeId, request: (SignerId, Hash), bytes: u64) {
         if let Some(entry) = self.vendors.get_mut(&vendor) {
             entry.offered = entry.offered.saturating_add(bytes);
+            if entry.offers.len() < OFFERS_NOTED_MAX {
+                entry.offers.push((request.0, request.1, bytes));
+            }
+        }
+    }
+
+    /// Notes that a vendor has freed what it had locked for a request. If a newer head came in between, that counts it still and
+    /// the next one will not.
+    pub fn withdrawn(&mut self, vendor: NodeId, request: (SignerId, Hash)) {
+        if let Some(entry) = self.vendors.get_mut(&vendor) {
+            let freed = entry.offers.extract_if(.., |(who, nonce, _)| (*who, *nonce) == request);
+            let freed = freed.fold(0, |sum: u64, (.., bytes)| sum.saturating_add(bytes));
+            entry.offered = entry.offered.saturating_sub(freed);
         }
     }
 

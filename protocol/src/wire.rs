@@ -327,7 +327,8 @@ pub struct Renew {
 
 record!(Renew, tags::sign::RENEW, 512, owner);
 
-/// One entry of the FAT as mirrors exchange it.
+/// One entry of the FAT as mirrors exchange it. `Peer` was one and will not be another: a node's announcement goes by
+/// [`Request::Announce`], and is kept in each node's book.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SyncRecord {
     /// A vendor's head and leases.
@@ -336,8 +337,6 @@ pub enum SyncRecord {
     Fat(Carried<FinalFat>),
     /// A cosigned move.
     Move(CarriedMove),
-    /// A node's announcement.
-    Peer(Carried<PeerRecord>),
     /// A proof against a vendor.
     Proof(Box<ForkProof>),
 }

@@ -248,7 +248,7 @@ impl Collected {
 
 /// Lines of `pipe`, each with its line end. The reader thread ends with the pipe, or when nobody
 /// listens any more.
-fn line_reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+pub(crate) fn line_reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (sender, lines) = sync_channel(LINES_WAITING);
     if let Some(pipe) = pipe {
         thread::spawn(move || {

@@ -10,19 +10,23 @@
 //!   finds them again from another process through `testnet.json`.
 //! - A process is remembered by its id *and* its start time ([`ProcessId`]), so a recycled process
 //!   id is never signalled. This uses `/proc` and pidfds: local testnets need Linux.
-//! - [`commands`] is `fathom testnet ...`, [`demo`] is `fathom demo`.
+//! - [`commands`] is `fathom testnet ...`, [`demo`] is `fathom demo`, [`mod@bench`] is `fathom bench`.
+//! - [`link`] emulates links between nodes: rate, queue, delay, losses.
 //!
 //! Everything is synchronous, every wait has a deadline, and a dropped [`Net`] that was not told
 //! to [`Net::leave_running`] leaves no process behind.
 
+pub mod bench;
 mod cli;
 pub mod commands;
 pub mod demo;
 mod error;
 mod files;
+pub mod link;
 mod net;
 mod process;
 mod spec;
+mod stage;
 mod table;
 mod units;
 mod wait;

@@ -28,7 +28,7 @@ pub enum ProcessState {
     Running,
     /// Alive, but stopped by SIGSTOP: it answers nothing.
     Stopped,
-    /// Ended (a zombie that nobody has collected yet counts as ended).
+    /// Ended with all of its threads (a zombie that nobody has collected yet counts as ended).
     Dead,
 }
 
@@ -50,7 +50,7 @@ impl ProcessId {
     /// # Errors
     /// When there is no such process, or `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Self> {
-        let (_, start_ticks) = read_stat(pid)?;
+        let Stat { start_ticks, .. } = read_stat(pid)?;
         Ok(Self { pid, start_ticks })
     }
 
@@ -58,11 +58,7 @@ impl ProcessId {
     #[must_use]
     pub fn state(self) -> ProcessState {
         match read_stat(self.pid) {
-            Ok((letter, start)) if start == self.start_ticks => match letter {
-                'Z' | 'X' | 'x' => ProcessState::Dead,
-                'T' | 't' => ProcessState::Stopped,
-                _ => ProcessState::Running,
-            },
+            Ok(stat) if stat.start_ticks == self.start_ticks => stat.state(),
             _ => ProcessState::Dead,
         }
     }
@@ -91,21 +87,44 @@ impl ProcessId {
     }
 }
 
-fn read_stat(pid: u32) -> io::Result<(char, u64)> {
+/// What is looked at of `/proc/PID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    letter: char,
+    threads: u64,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn state(&self) -> ProcessState {
+        match self.letter {
+            // Threads that end later than the first one still hold its files and locks.
+            'Z' if self.threads > 1 => ProcessState::Running,
+            'Z' | 'X' | 'x' => ProcessState::Dead,
+            'T' | 't' => ProcessState::Stopped,
+            _ => ProcessState::Running,
+        }
+    }
+}
+
+fn read_stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable")))
 }
 
-/// State letter and start time out of a line of `/proc/PID/stat`. The second field is the program's
+/// State, number of threads and start time out of a line of `/proc/PID/stat`. The second field is the program's
 /// name in parentheses and may itself hold spaces and parentheses, so counting starts after the
 /// last one.
-fn parse_stat(text: &str) -> Option<(char, u64)> {
-    /// `starttime` is field 22; the state, field 3, is the first one after the name.
-    const START_TIME_AFTER_NAME: usize = 22 - 3;
+fn parse_stat(text: &str) -> Option<Stat> {
+    /// `num_threads` is field 20; the state, field 3, is the first one after the name.
+    const THREADS_AFTER_STATE: usize = 20 - 3;
+    /// `starttime` is field 22.
+    const START_TIME_AFTER_THREADS: usize = 22 - 20;
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let start = fields.nth(START_TIME_AFTER_NAME - 1)?.parse().ok()?;
-    Some((state, start))
+    let letter = fields.next()?.chars().next()?;
+    let threads = fields.nth(THREADS_AFTER_STATE - 1)?.parse().ok()?;
+    let start_ticks = fields.nth(START_TIME_AFTER_THREADS - 1)?.parse().ok()?;
+    Some(Stat { letter, threads, start_ticks })
 }
 
 #[cfg(test)]
@@ -123,7 +142,7 @@ mod tests {
     #[test]
     fn the_name_of_a_program_may_hold_spaces_and_parentheses() {
         let line = "42 (a) R (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21";
-        assert_eq!(parse_stat(line), Some(('S', 777)));
+        assert_eq!(parse_stat(line), Some(Stat { letter: 'S', threads: 17, start_ticks: 777 }));
         assert_eq!(parse_stat("42 (short) S 1 2"), None);
         assert_eq!(parse_stat(""), None);
     }
@@ -144,6 +163,17 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(id.state(), ProcessState::Dead);
         assert!(!id.signal(Signal::KILL).unwrap());
+    }
+
+    /// Keeps away: a node is started again while a thread of the killed one, in the middle of a sync, holds its lock.
+    #[test]
+    fn a_process_is_dead_when_its_last_thread_is() {
+        let state = |letter, threads| Stat { letter, threads, start_ticks: 7 }.state();
+        assert_eq!(
+            (state('Z', 3), state('Z', 1), state('X', 1)),
+            (ProcessState::Running, ProcessState::Dead, ProcessState::Dead)
+        );
+        assert_eq!((state('T', 3), state('S', 3)), (ProcessState::Stopped, ProcessState::Running));
     }
 
     /// Keeps away: `down`, days later, kills a stranger that got the process id of a node.

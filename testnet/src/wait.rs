@@ -56,6 +56,12 @@ impl Stopwatch {
     }
 }
 
+/// Seconds since the Unix epoch; 0 if the machine's clock is before it.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Waits until `condition` holds, looking at it about twenty times a second.
 ///
 /// # Errors

@@ -518,7 +518,6 @@ fn table_keys() -> Vec<(&'static str, Key)> {
         ("key_vendor", Key::Vendor(NodeId([1; 32]))),
         ("key_fat", Key::Fat(OwnerId([2; 32]), FileId([3; 16]))),
         ("key_move", Key::Move(moved)),
-        ("key_peer", Key::Peer(NodeId([6; 32]))),
         ("key_proof", Key::Proof(NodeId([1; 32]))),
         ("key_twin", Key::Twin(OwnerId([2; 32]), FileId([3; 16]), Hash([7; 32]))),
     ]

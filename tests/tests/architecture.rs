@@ -115,7 +115,11 @@ fn crates_depend_on_nothing_above_them() {
         manifest(folder).into_iter().filter(|name| name == "fathom" || name.starts_with("fathom-")).collect()
     };
     assert_eq!(ours("protocol"), Vec::<String>::new());
-    assert_eq!(ours("node/overlay"), ["fathom-protocol"]);
+    // The testnet for its emulated links, over which the transport is measured.
+    assert_eq!(ours("node/overlay"), ["fathom-protocol", "fathom-testnet"]);
+    let overlay: toml::Table =
+        std::fs::read_to_string(root().join("node/overlay/Cargo.toml")).unwrap().parse().unwrap();
+    assert!(overlay["dependencies"].get("fathom-testnet").is_none(), "the overlay depends on the testnet");
     assert_eq!(ours("node/store"), ["fathom-protocol"]);
     assert_eq!(ours("bootstrap"), ["fathom-protocol"]);
     // A local network knows a node as a process only; what it may read is the descriptor that all nodes are given.

@@ -11,6 +11,7 @@
 //! | 16 | `migration` | vendor: `fault_16_*`, every step of a move cut off |
 //! | 22 | `leases` | vendor: `fault_22_*`; protocol: the ledger's expiry |
 //! | 23 | `leases` | |
+//! | 26 | `repair` | mirror: `fault_26_*`; protocol: the proof itself |
 //! | 31 to 37, 48 | `headers` | vendor: `fault_31_*` to `fault_37_*` |
 //! | 45 | `orders` | vendor: `fault_45_*` |
 //! | 46 | `mirrors` | vendor: a lost local FAT is rebuilt from its devices |
@@ -40,6 +41,8 @@ mod migration;
 mod mirrors;
 #[path = "fault/orders.rs"]
 mod orders;
+#[path = "fault/repair.rs"]
+mod repair;
 #[path = "fault/stage.rs"]
 mod stage;
 #[path = "fault/world.rs"]

@@ -10,12 +10,13 @@ use libp2p::gossipsub::{
     self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode,
 };
 use libp2p::identity::Keypair;
-use libp2p::{Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, ping, quic, swarm};
+use libp2p::{Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, ping, swarm};
 
 use crate::behaviour::Behaviour;
-use crate::config::{self, ConnectionCaps, OverlayConfig};
+use crate::config::{self, ConnectionCaps, OverlayConfig, Tuning};
 use crate::error::OverlayError;
 use crate::names::{AGENT, Names};
+use crate::quic::{Settings, Transport};
 use crate::streams;
 
 /// Connection tasks' events and commands that wait for the other side, each.
@@ -28,6 +29,7 @@ pub(crate) fn swarm(
     keypair: &Keypair,
     names: &Names,
     config: &OverlayConfig,
+    tuning: Tuning,
     streams: streams::Behaviour,
 ) -> Result<Swarm<Behaviour>, OverlayError> {
     let behaviour = Behaviour {
@@ -40,22 +42,25 @@ pub(crate) fn swarm(
         ),
         gossip: gossip(names, keypair, config.gossip)?,
     };
+    let start = |error: &dyn std::fmt::Display| OverlayError::Start { reason: error.to_string() };
+    let settings = Settings::new(keypair, &config.limits, tuning).map_err(|error| start(&error))?;
     let builder = || {
-        let keypair = keypair.clone();
-        SwarmBuilder::with_existing_identity(keypair)
+        let settings = settings.clone();
+        SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
-            .with_quic_config(|quic| transport(quic, &config.limits))
+            .with_other_transport(|_| Transport::new(settings))
+            .map_err(|error| start(&error))
     };
-    let swarm = match builder().with_dns() {
+    let swarm = match builder()?.with_dns() {
         Ok(builder) => builder.with_behaviour(|_| behaviour).map(|builder| builder.with_swarm_config(tuned).build()),
         // A machine without a readable resolver configuration can still use addresses that need no resolver.
         Err(error) => {
             tracing::warn!(%error, "no name resolution: addresses with names in them cannot be used");
-            builder().with_behaviour(|_| behaviour).map(|builder| builder.with_swarm_config(tuned).build())
+            builder()?.with_behaviour(|_| behaviour).map(|builder| builder.with_swarm_config(tuned).build())
         }
     };
     // The error type has no values: this constructor of a behaviour cannot fail.
-    swarm.map_err(|error| OverlayError::Start { reason: error.to_string() })
+    swarm.map_err(|error| start(&error))
 }
 
 fn tuned(config: swarm::Config) -> swarm::Config {
@@ -66,16 +71,6 @@ fn tuned(config: swarm::Config) -> swarm::Config {
         .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
         // Saves a round trip a stream. That the peer speaks a name is known before, from identify.
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
-}
-
-fn transport(mut quic: quic::Config, caps: &ConnectionCaps) -> quic::Config {
-    quic.handshake_timeout = config::HANDSHAKE_MAX;
-    quic.max_idle_timeout = u32::try_from(config::SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
-    quic.keep_alive_interval = config::KEEP_ALIVE;
-    quic.max_concurrent_stream_limit = caps.inbound_streams_per_peer.saturating_add(config::STREAMS_OF_LIBP2P);
-    quic.max_stream_data = config::STREAM_WINDOW_BYTES;
-    quic.max_connection_data = config::CONNECTION_WINDOW_BYTES;
-    quic
 }
 
 fn limits(caps: &ConnectionCaps) -> connection_limits::ConnectionLimits {

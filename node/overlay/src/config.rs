@@ -58,6 +58,38 @@ impl Default for ConnectionCaps {
     }
 }
 
+/// How the transport works where there is more than one way. The default is what was measured to be best
+/// (docs/performance.md); the others are there to be measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// Who decides how much is sent.
+    pub congestion: Congestion,
+    /// What seals packets.
+    pub cipher: Cipher,
+}
+
+/// Congestion controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// CUBIC that takes a loss for congestion only if there is a queue.
+    #[default]
+    Sounding,
+    /// quinn's CUBIC, as libp2p has it.
+    Cubic,
+    /// quinn's BBR, which its authors call experimental.
+    Bbr,
+}
+
+/// Ciphers, in the order in which they are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cipher {
+    /// AES-GCM first where the processor has instructions for it, else ChaCha20 first.
+    #[default]
+    Fastest,
+    /// ChaCha20-Poly1305 first, as libp2p has it.
+    ChaCha20,
+}
+
 /// Commands from handles that wait for the swarm's task.
 pub(crate) const COMMANDS_QUEUED_MAX: usize = 1024;
 /// Callers that wait for one peer to be connected.
@@ -83,6 +115,10 @@ pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// QUIC: unacknowledged bytes of one connection.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 24 * 1024 * 1024;
+/// QUIC: bytes of one connection that are kept until the other side has acknowledged them.
+pub(crate) const SEND_WINDOW_BYTES: u64 = 10 * 1024 * 1024;
+/// QUIC: bytes that may be sent before anything is known of the path, paced.
+pub(crate) const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;
 
 /// A connection without streams closes after so long.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(600);

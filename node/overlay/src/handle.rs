@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::build;
-use crate::config::{COMMANDS_QUEUED_MAX, GOODBYE_MAX, LISTEN_MAX, LISTEN_SETTLES, OverlayConfig};
+use crate::config::{COMMANDS_QUEUED_MAX, GOODBYE_MAX, LISTEN_MAX, LISTEN_SETTLES, OverlayConfig, Tuning};
 use crate::error::{OverlayError, innermost};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::gossip::{GossipId, GossipMessage, Verdict};
@@ -57,11 +57,19 @@ struct Shared {
 /// [`OverlayError::InvalidAddress`] and [`OverlayError::Listen`] for a listen or external address,
 /// [`OverlayError::Start`] if the network stack cannot be set up.
 pub async fn start(config: OverlayConfig) -> Result<(Overlay, Incoming), OverlayError> {
-    let names = Names::of(config.network);
-    start_named(&config, Arc::new(names))
+    start_tuned(config, Tuning::default()).await
 }
 
-fn start_named(config: &OverlayConfig, names: Arc<Names>) -> Result<(Overlay, Incoming), OverlayError> {
+/// As [`start`], with another transport than the one that was measured to be best.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_tuned(config: OverlayConfig, tuning: Tuning) -> Result<(Overlay, Incoming), OverlayError> {
+    let names = Names::of(config.network);
+    start_named(&config, tuning, Arc::new(names))
+}
+
+fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Result<(Overlay, Incoming), OverlayError> {
     let (keypair, node) = keypair(config.key_seed)?;
     let peer = keypair.public().to_peer_id();
     let counters = Arc::new(Counters::default());
@@ -70,7 +78,7 @@ fn start_named(config: &OverlayConfig, names: Arc<Names>) -> Result<(Overlay, In
     let (commands, command_receiver) = mpsc::channel(COMMANDS_QUEUED_MAX);
     let (address_sender, addresses) = watch::channel(Vec::new());
     let behaviour = streams::Behaviour::new(Arc::clone(&names), config.limits, stream_sender, Arc::clone(&counters));
-    let mut swarm = build::swarm(&keypair, &names, config, behaviour)?;
+    let mut swarm = build::swarm(&keypair, &names, config, tuning, behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen { address: text.clone(), reason };

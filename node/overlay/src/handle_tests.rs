@@ -24,7 +24,7 @@ fn config(seed: u8) -> OverlayConfig {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kind_of_stream_that_the_peer_does_not_speak_is_a_typed_error() {
     let names = Names::of(NETWORK).with_later(Proto::Rpc);
-    let (server, mut incoming) = start_named(&config(1), Arc::new(names)).unwrap();
+    let (server, mut incoming) = start_named(&config(1), crate::Tuning::default(), Arc::new(names)).unwrap();
     let (client, _kept) = start(config(2)).await.unwrap();
     let (id, addresses) = (server.node(), server.listen_addresses().await);
     let unsupported = OverlayError::Unsupported { peer: id, proto: Proto::Rpc };

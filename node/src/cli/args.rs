@@ -92,6 +92,18 @@ pub(super) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Make copies again that vendors lost, from the copies that are left
+    ///
+    /// A node that runs does so by itself when a vendor says, or is proven, to have lost a copy. A vendor that is merely silent is
+    /// not given up: name it with --without if it will not come back.
+    Repair {
+        /// Files or trees; all if left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Give this vendor up: what it has is copied to others (the first digits of its id, as in `fathom fat`)
+        #[arg(long, value_name = "VENDOR")]
+        without: Vec<String>,
+    },
     /// Describe the running node
     Status,
     /// Show the table of all storage (the FAT): who offers how much, and what is locked
@@ -115,8 +127,33 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: DeviceCommand,
     },
+    /// Run many commands, which are read from stdin, several at a time
+    #[command(
+        long_about = "Run many commands, which are read from stdin, several at a time.\n\nA line is one JSON object: a put, \
+                      get, ls or rm. One process and one node serve them all, so that a script with many small files \
+                      does not pay for a start each time. A line that fails ends nothing; the exit code is that of the \
+                      first that failed. With --json --progress each line is answered by an event with its result and \
+                      the seconds that it took.",
+        after_long_help = "Example:\n  fathom batch --jobs 8 << END\n  {\"command\": \"put\", \"path\": \"a.txt\", \"name\": \
+                           \"docs/a.txt\"}\n  {\"command\": \"get\", \"name\": \"docs/b.txt\", \"output\": \"b.txt\"}\n  \
+                           {\"command\": \"rm\", \"names\": [\"old\"]}\n  END"
+    )]
+    Batch {
+        /// Commands at a time; with more than one they end in any order
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
+        jobs: u8,
+    },
     /// Show the whole cycle on a network of its own on this machine
     Demo(DemoOptions),
+    /// Measure storing and fetching on a network of its own on this machine, beside what bare libp2p and the disk do
+    Bench(BenchOptions),
+    /// One hop of bare libp2p, for `bench`
+    #[command(hide = true)]
+    Floor {
+        /// Where bytes are passed on to
+        #[arg(long, value_name = "ADDRESS")]
+        next: Option<String>,
+    },
     /// Run a network of real processes on this machine, for trying and testing
     #[command(subcommand)]
     Testnet(TestnetCommand),
@@ -233,6 +270,8 @@ pub(super) struct PutOptions {
     pub(super) explain: bool,
 }
 
+/// As many as a node serves over its control socket at a time, less a few for others.
+const JOBS_MAX: i64 = 48;
 const COPIES_MAX: i64 = fathom_protocol::limits::COPIES_MAX as i64;
 
 /// Fetch a file, or every file below a name.
@@ -266,6 +305,71 @@ pub(super) struct DemoOptions {
     /// The directory tree to store [default: the sources here and a generated file]
     pub(super) path: Option<PathBuf>,
     /// Leave the demonstration's directory behind
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+/// Measure storing and fetching on a network of its own on this machine.
+///
+/// Real processes: three mirrors, vendors and a user. Every figure is measured several times, interleaved with the floors: bare
+/// libp2p over the same hops, and the disk. What is fetched is compared byte by byte. Close other programs: the figures are those of
+/// this machine as it is.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  fathom bench\n  fathom bench --work floor_chain,put_large --size 256MiB --runs 5\n  \
+    fathom bench --json bench.json --out bench-report\n  fathom bench --compare last\n\nWorks:\n  \
+    floor_chain    bytes over three hops of bare libp2p, nothing stored\n  \
+    put_large      one file of --size, 3 copies on the disks of 3 vendors\n  \
+    floor_single   bytes over one hop of bare libp2p\n  \
+    get_large      the same file back\n  \
+    floor_disk     one file of --size written in sequence, and one fsync\n  \
+    put_small      --files files of 64 KiB, each a put of its own, 8 at a time\n  \
+    get_small      the same files back, each a get of its own, 8 at a time\n  \
+    put_tree       as many files of 64 KiB as one put of a directory\n  \
+    get_tree       the same directory back\n  \
+    latency_put    puts of 16 KiB one after another\n  \
+    latency_get    the same files back, one after another\n  \
+    resume         kill -9 of the user's node in the middle of a put; what the restart costs\n  \
+    idle           memory and CPU of nodes that have nothing to do"
+)]
+pub(super) struct BenchOptions {
+    /// With --json: write the JSON to this file instead of stdout
+    #[arg(value_name = "FILE", requires = "json")]
+    pub(super) json_file: Option<PathBuf>,
+    /// How often everything is measured
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) runs: u32,
+    /// What to measure [default: everything]
+    #[arg(long, value_delimiter = ',', value_name = "WORK,...")]
+    pub(super) work: Vec<String>,
+    /// Size of the large file
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = crate::config::parse_size)]
+    pub(super) size: u64,
+    /// How many small files
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) files: u32,
+    /// How many puts and gets for the latencies
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) operations: u32,
+    /// Vendors
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(super) vendors: usize,
+    /// Devices of each vendor
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) devices: usize,
+    /// Write a report with plots (report.md, *.svg, report.json) to this directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// Compare with a former run: a file that --json wrote, or `last` of the history
+    #[arg(long, value_name = "FILE|last")]
+    pub(super) compare: Option<PathBuf>,
+    /// Where the history of all runs is kept [default: bench.jsonl in the user's data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(super) history: Option<PathBuf>,
+    /// Measure another system with the same work, in turn with Fathom; its program must be in PATH
+    #[arg(long, value_name = "SYSTEM", value_parser = ["garage"])]
+    pub(super) beside: Option<String>,
+    /// Leave the directory with the nodes behind
     #[arg(long)]
     pub(super) keep: bool,
 }

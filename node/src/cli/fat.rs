@@ -43,7 +43,12 @@ pub(super) fn fat(context: &Context, mut options: FatOptions) -> Result<Answer, 
     let FatOptions { digest, leases, watch, selection, mirror, lease, .. } = options;
     if let Some(lease) = lease {
         check_prefix(&lease)?;
-        let result = execute(context, ControlRequest::Lease { lease, mirror }, Alone::AsAnybody, "asking")?;
+        let result = execute(
+            context,
+            ControlRequest::Lease { lease, vendor: selection.one_vendor()?, mirror },
+            Alone::AsAnybody,
+            "asking",
+        )?;
         return Ok(Answer::of(result, |story| lease::render(&story)));
     }
     let request = ControlRequest::Fat { digest, mirror: mirror.clone() };

@@ -1,4 +1,4 @@
-//! `fathom put`, `get`, `ls`, `rm` and `fat resolve`.
+//! `fathom put`, `get`, `ls`, `rm`, `repair` and `fat resolve`.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,22 @@ pub(super) fn resolve(context: &Context, name: String, keep: Option<u8>) -> Resu
     Ok(Answer::of(result, |result| render::resolve(&result)))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+pub(super) fn repair(context: &Context, names: Vec<String>, without: Vec<String>) -> Result<Answer, CommandError> {
+    names.iter().try_for_each(|name| check_name(name))?;
+    let result = execute(context, ControlRequest::Repair { names, without }, Alone::AsUser, "looking")?;
+    let failed = result["failed"].as_array().is_some_and(|failed| !failed.is_empty());
+    let answer = Answer::of(result, |result| render::repair(&result));
+    Ok(match failed {
+        false => answer,
+        true => {
+            answer.failed(CommandError::new(ErrorKind::Other, "not every lost copy was made again").hint(
+                "what could be repaired was; run the same command again when more vendors are there (`fathom fat`)",
+            ))
+        }
+    })
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     let usage = |text: String| CommandError::new(ErrorKind::Usage, text);
     let path = std::path::absolute(path).map_err(|error| usage(format!("`{}`: {error}", path.display())))?;
     if path.to_str().is_none() {
@@ -96,7 +111,7 @@ fn last_part(path: &Path) -> Result<String, CommandError> {
 }
 
 /// A name is a relative path that stays below where it is put: `get` writes to it.
-fn check_name(name: &str) -> Result<(), CommandError> {
+pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
     let stays_below = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     if stays_below && name.len() <= NAME_BYTES_MAX && !name.contains('\0') {
         return Ok(());

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::results::{
-    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, ResolveResult, RmResult,
-    StatusResult, UserStatus, VendorStatus,
+    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RepairResult, ResolveResult,
+    RmResult, StatusResult, UserStatus, VendorStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
 
@@ -149,6 +149,30 @@ pub(super) fn resolve(result: &ResolveResult) -> String {
         _ => format!("`fathom fat resolve {} --keep N` keeps one and frees the others.", printable(&result.name)),
     };
     format!("{}\n{hint}", table.trim_fmt())
+}
+
+pub(super) fn repair(result: &RepairResult) -> String {
+    let mut text = match (result.lost_copies, result.made_copies) {
+        (0, _) => format!("{} looked at: no copy is known to be gone.", count(result.files, "file", "files")),
+        (lost, made) => format!(
+            "{} of chunks were gone; {} made again, in {}.",
+            count(lost, "copy", "copies"),
+            count(made, "copy was", "copies were"),
+            count(result.repaired, "file", "files")
+        ),
+    };
+    if result.unanswered > 0 {
+        let _ = write!(
+            text,
+            "\n{} of {} belong to vendors that did not answer. If one will not come back, give it up: `fathom repair --without VENDOR`.",
+            count(result.unanswered, "lease", "leases"),
+            result.leases
+        );
+    }
+    for file in &result.failed {
+        let _ = write!(text, "\nNot repaired: {}: {}", printable(&file.name), file.reason);
+    }
+    text
 }
 
 pub(super) fn status(result: &StatusResult) -> String {

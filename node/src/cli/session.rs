@@ -56,7 +56,10 @@ impl Interrupts {
     }
 
     /// What `work` gives, unless a signal comes first; `work` is then dropped.
-    async fn guard<T>(&mut self, work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    pub(super) async fn guard<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, CommandError>>,
+    ) -> Result<T, CommandError> {
         tokio::select! {
             biased;
             () = self.next() => Err(CommandError::new(ErrorKind::Interrupted, "interrupted")
@@ -203,7 +206,11 @@ async fn run_alone(
 }
 
 /// A node for the duration of one command.
-async fn start_alone(home: &Home, alone: Alone, interrupts: &mut Interrupts) -> Result<RunningNode, CommandError> {
+pub(super) async fn start_alone(
+    home: &Home,
+    alone: Alone,
+    interrupts: &mut Interrupts,
+) -> Result<RunningNode, CommandError> {
     let config = config_alone(home, alone)?;
     let options = StartOptions { temporary: true };
     // Taken and released at once, only to tell why: the node takes it for good.
@@ -254,7 +261,7 @@ fn with_any_port(address: &str) -> String {
 }
 
 /// Runs `request` in this process.
-async fn run_here(
+pub(super) async fn run_here(
     commands: Arc<dyn Commands>,
     request: ControlRequest,
     mut on_event: impl FnMut(ControlEvent),

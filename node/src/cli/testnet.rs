@@ -1,11 +1,11 @@
-//! `fathom testnet` and `fathom demo`.
+//! `fathom testnet`, `fathom demo` and `fathom bench`.
 
 use std::path::PathBuf;
 
 use fathom_testnet::commands::{self, NetOptions, UpOptions};
 use fathom_testnet::{Cancel, Spec};
 
-use super::args::{DemoOptions, TestnetCommand, TestnetUpOptions};
+use super::args::{BenchOptions, DemoOptions, TestnetCommand, TestnetUpOptions};
 use super::output::Output;
 use super::session::{Interrupts, runtime};
 use crate::control::{CommandError, ErrorKind};
@@ -34,6 +34,51 @@ pub(super) fn demo(options: DemoOptions, dir: Option<PathBuf>, output: Output) -
         let DemoOptions { path, keep } = options;
         let options = fathom_testnet::demo::DemoOptions { binary, path, dir, keep, json: output.json, cancel };
         fathom_testnet::demo::run(options).map(|()| 0).map_err(|error| {
+            let kind = ErrorKind::from_exit_code(error.exit_code());
+            CommandError::new(kind, error.to_string())
+        })
+    })
+}
+
+/// `dir` is where the benchmark makes its directory.
+pub(super) fn bench(options: BenchOptions, dir: Option<PathBuf>, output: Output) -> u8 {
+    cancellable(output, |cancel, binary| {
+        let BenchOptions {
+            json_file,
+            runs,
+            work,
+            size,
+            files,
+            operations,
+            vendors,
+            devices,
+            out,
+            compare,
+            history,
+            beside,
+            keep,
+        } = options;
+        let json = output.json;
+        let options = fathom_testnet::bench::BenchOptions {
+            binary,
+            dir,
+            work,
+            runs,
+            size,
+            files,
+            operations,
+            vendors,
+            devices,
+            json,
+            json_file,
+            out,
+            compare,
+            history,
+            beside_garage: beside.is_some(),
+            keep,
+            cancel,
+        };
+        fathom_testnet::bench::run(&options).map(|()| 0).map_err(|error| {
             let kind = ErrorKind::from_exit_code(error.exit_code());
             CommandError::new(kind, error.to_string())
         })

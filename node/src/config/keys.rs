@@ -218,6 +218,13 @@ pub(super) const KEYS: &[Key] = &[
         rule: Rule::Size(PART_BYTES_MIN, CHUNK_BYTES_MAX as u64),
         slot: |c| Slot::U32(&mut c.user.part_bytes),
     },
+    Key {
+        section: "user",
+        name: "check_seconds",
+        meaning: &["Seconds between two looks for vendors that lost copies; what they lost is copied to others."],
+        rule: Rule::Number(1, DAY),
+        slot: |c| Slot::U64(&mut c.user.check_seconds),
+    },
 ];
 
 impl Key {

@@ -145,6 +145,36 @@ pub struct ResolveResult {
     pub mirrors_acked: u64,
 }
 
+/// A file that could not be repaired.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unrepaired {
+    /// The file.
+    pub name: String,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// Of `repair`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RepairResult {
+    /// Files looked at.
+    pub files: u64,
+    /// Leases renewed, or asked about, in all.
+    pub leases: u64,
+    /// Those of them whose vendor did not answer: nothing is known of what is there.
+    pub unanswered: u64,
+    /// Copies that were gone.
+    pub lost_copies: u64,
+    /// Copies that were made again.
+    pub made_copies: u64,
+    /// Files for which that was done.
+    pub repaired: u64,
+    /// Files of which something is still missing.
+    pub failed: Vec<Unrepaired>,
+}
+
 /// Of `rm`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -29,6 +29,7 @@ struct Contact {
     record: Option<Signed<PeerRecord>>,
     addresses: Vec<String>,
     round_trip: Option<Duration>,
+    measured: Option<Instant>,
     suspected_until: Option<Instant>,
     answers: u64,
     failures: u64,
@@ -170,6 +171,7 @@ impl PeerBook {
             if let Some(contact) = contacts.get_mut(&node) {
                 contact.suspected_until = None;
                 contact.answers += 1;
+                contact.measured = round_trip.map(|_| Instant::now()).or(contact.measured);
                 contact.round_trip = match (contact.round_trip, round_trip) {
                     (Some(mean), Some(newest)) => Some((mean * (8 - NEWEST_EIGHTHS) + newest * NEWEST_EIGHTHS) / 8),
                     (mean, newest) => mean.or(newest),
@@ -199,6 +201,16 @@ impl PeerBook {
         self.with(|contacts| {
             contacts.get(&node).map_or_else(|| Contact::default().behaviour(now), |it| it.behaviour(now))
         })
+    }
+
+    /// Those of `nodes` whose way was not measured within `fresh`, and that did not fail lately.
+    pub(super) fn unmeasured(&self, nodes: impl IntoIterator<Item = NodeId>, fresh: Duration) -> Vec<NodeId> {
+        let now = Instant::now();
+        let unmeasured = |contact: &Contact| {
+            contact.measured.is_none_or(|at| now.saturating_duration_since(at) > fresh)
+                && contact.suspected_until.is_none_or(|until| until <= now)
+        };
+        self.with(|contacts| nodes.into_iter().filter(|node| contacts.get(node).is_some_and(unmeasured)).collect())
     }
 
     /// How nodes behaved of which there is anything to say: those that failed lately, and those whose way was measured. By node.

@@ -103,11 +103,14 @@ impl NodeCommands {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
             ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
+            ControlRequest::Repair { names, without } => json(&self.user()?.repair(&names, &without, events).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),
             ControlRequest::Rm { names } => json(&self.user()?.remove(&names).await?),
             ControlRequest::Status => json(&self.status().await?),
             ControlRequest::Fat { digest, mirror } => self.fat(digest, mirror.as_deref()).await,
-            ControlRequest::Lease { lease, mirror } => self.lease(&lease, mirror.as_deref()).await,
+            ControlRequest::Lease { lease, vendor, mirror } => {
+                self.lease(&lease, vendor.as_deref(), mirror.as_deref()).await
+            }
             ControlRequest::Path { name } => json(&self.path(name.as_deref()).await?),
             ControlRequest::Recover => json(&self.recover().await?),
             ControlRequest::DeviceList => json(&self.devices()?),
@@ -175,7 +178,11 @@ impl NodeCommands {
         if let Some(own) = &self.roles.mirror
             && asked.is_none_or(|asked| asked == self.net.me())
         {
-            return if only_digest { json(&digest_result(own.digest())) } else { Ok(complete(&self.net, own.view())) };
+            return if only_digest {
+                json(&digest_result(own.digest()))
+            } else {
+                Ok(complete(&self.net, own.view()).await)
+            };
         }
         let mirrors = match asked {
             Some(mirror) => vec![mirror],
@@ -191,9 +198,10 @@ impl NodeCommands {
         Err(failure)
     }
 
-    /// The story of the lease whose identifier begins with `prefix`, from the mirror named, this node or any mirror.
-    async fn lease(&self, prefix: &str, mirror: Option<&str>) -> Result<Value, CommandError> {
-        let asked = asked(mirror)?;
+    /// The story of the lease whose identifier begins with `prefix`, at `vendor` if one is named, from the mirror named, this node or
+    /// any mirror.
+    async fn lease(&self, prefix: &str, vendor: Option<&str>, mirror: Option<&str>) -> Result<Value, CommandError> {
+        let (asked, sought) = (asked(mirror)?, lease::Sought::new(prefix, vendor)?);
         let files = match self.user() {
             // Without it the story is told all the same, but for the user's own files.
             Ok(user) => user.files_under(prefix).await.unwrap_or_default(),
@@ -203,7 +211,7 @@ impl NodeCommands {
             && asked.is_none_or(|asked| asked == self.net.me())
         {
             let me = self.net.me();
-            let wanted = lease::find(prefix, own.lease_ids(), &files)?;
+            let wanted = lease::find(&sought, own.lease_ids(), &files)?;
             let answer = own.handle(me, lease::request(wanted)).await;
             let story = lease::evidence(answer).and_then(|evidence| lease::story(wanted, me, evidence, &files));
             return story.map_err(refused);
@@ -211,7 +219,7 @@ impl NodeCommands {
         let mirrors = asked.map_or_else(|| self.net.book().mirrors(), |mirror| vec![mirror]);
         let mut failure = CommandError::from(UserError::NoMirror(mirrors.len()));
         for mirror in mirrors {
-            match lease::at(&self.net, mirror, prefix, &files).await {
+            match lease::at(&self.net, mirror, &sought, &files).await {
                 // Which lease is meant is for the user to say.
                 Err(error) if error.kind != ErrorKind::Usage => failure = error,
                 answer => return answer,
@@ -227,7 +235,7 @@ impl NodeCommands {
         }
         let vendors = fat::vendors(&self.net, mirror).await?;
         let proofs = fat::proofs(&self.net, mirror).await?;
-        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)))
+        Ok(complete(&self.net, fat_view(mirror, &digest, &vendors, &proofs)).await)
     }
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {

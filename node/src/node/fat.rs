@@ -33,7 +33,9 @@ pub(super) async fn vendors(net: &Net, mirror: NodeId) -> Result<Vec<VerifiedVen
         for record in page.records {
             if let SyncRecord::Vendor(record) = record {
                 let vendor = tokio::task::spawn_blocking(move || record.verify()).await;
-                vendors.push(vendor.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))??);
+                let vendor = vendor.map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))??;
+                net.book().learn_addresses(vendor.head.vendor, vendor.head.addresses.iter().map(ToString::to_string));
+                vendors.push(vendor);
             }
         }
         if !page.more || vendors.len() == before {

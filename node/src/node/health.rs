@@ -10,11 +10,12 @@ use crate::net::Net;
 const OLD_AFTER_SECONDS: u64 = 660;
 
 /// Adds `latency_ms` (this node's own measurement, null if there is none), `health` and `health_note` to each vendor, and `total`.
-pub(super) fn complete(net: &Net, mut fat: Value) -> Value {
+/// Measures first what was not measured lately: a mirror, for one, sends vendors next to nothing by itself.
+pub(super) async fn complete(net: &Net, mut fat: Value) -> Value {
+    net.measure(fat["vendors"].as_array().into_iter().flatten().filter_map(id)).await;
     let mut total = Total::default();
     for vendor in fat["vendors"].as_array_mut().into_iter().flatten() {
-        let behaviour =
-            vendor["vendor"].as_str().and_then(|id| id.parse::<NodeId>().ok()).map(|id| net.book().behaviour(id));
+        let behaviour = id(vendor).map(|id| net.book().behaviour(id));
         let round_trip = behaviour.and_then(|behaviour| behaviour.round_trip);
         let silent = behaviour.is_some_and(|behaviour| behaviour.suspected);
         let (health, note) = judge(vendor, silent);
@@ -25,6 +26,10 @@ pub(super) fn complete(net: &Net, mut fat: Value) -> Value {
     }
     fat["total"] = total.json();
     fat
+}
+
+fn id(vendor: &Value) -> Option<NodeId> {
+    vendor["vendor"].as_str()?.parse().ok()
 }
 
 #[derive(Default)]

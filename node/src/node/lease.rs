@@ -26,29 +26,64 @@ pub(super) struct Wanted {
     pub(super) vendor: NodeId,
 }
 
-/// The one lease whose identifier begins with `prefix`, among those that are live and those that the user's files name.
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Sought {
+    prefix: String,
+    vendor: Option<NodeId>,
+}
+
+impl Sought {
+    /// A lease whose identifier begins with `prefix`, at `vendor` if one is named.
+    ///
+    /// # Errors
+    /// [`CommandError`] if that is no vendor's identifier.
+    pub(super) fn new(prefix: &str, vendor: Option<&str>) -> Result<Self, CommandError> {
+        let parse = |text: &str| {
+            text.parse().map_err(|error| {
+                CommandError::new(ErrorKind::Usage, format!("{text} is no vendor: {error}"))
+                    .hint("with --lease give all 64 digits, as `fathom fat --json` shows them")
+            })
+        };
+        Ok(Self { prefix: prefix.to_ascii_lowercase(), vendor: vendor.map(parse).transpose()? })
+    }
+
+    /// What is wanted, if nothing is left to look for. So a lease that nobody names any more is shown to be gone.
+    fn whole(&self) -> Option<Wanted> {
+        Some(Wanted { lease: self.prefix.parse().ok()?, vendor: self.vendor? })
+    }
+}
+
+/// The one lease that is sought, among those that are live and those that the user's files name.
 ///
 /// # Errors
 /// [`CommandError`]: no lease begins so, or several do.
 pub(super) fn find(
-    prefix: &str,
+    sought: &Sought,
     live: impl IntoIterator<Item = (LeaseId, NodeId)>,
     files: &[StoredFile],
 ) -> Result<Wanted, CommandError> {
-    let prefix = prefix.to_ascii_lowercase();
+    if let Some(wanted) = sought.whole() {
+        return Ok(wanted);
+    }
+    let prefix = &sought.prefix;
     let named = files.iter().flat_map(|file| {
         let uses = file.versions.iter().flat_map(|version| version.fat.uses.iter());
         let used = uses.map(|used| (used.lease, used.vendor));
         let moved = file.moves.iter().flat_map(|moved| [(moved.from_lease, moved.from), (moved.to_lease, moved.to)]);
         used.chain(moved).collect::<Vec<_>>()
     });
-    let found: BTreeSet<(LeaseId, NodeId)> =
-        live.into_iter().chain(named).filter(|(lease, _)| lease.to_string().starts_with(&prefix)).collect();
+    let found: BTreeSet<(LeaseId, NodeId)> = live
+        .into_iter()
+        .chain(named)
+        .filter(|(lease, at)| lease.to_string().starts_with(prefix) && sought.vendor.is_none_or(|vendor| vendor == *at))
+        .collect();
     let ids: BTreeSet<LeaseId> = found.iter().map(|(lease, _)| *lease).collect();
     match (found.first(), ids.len()) {
         (Some((lease, vendor)), 1) => Ok(Wanted { lease: *lease, vendor: *vendor }),
         (None, _) => Err(CommandError::new(ErrorKind::NotFound, format!("no lease begins with {prefix}")).hint(
-            "`fathom fat --leases` lists those that are live; the room of a lease that is not there was given back",
+            "`fathom fat --leases` lists those that are live; the room of a lease that is not there was given back, which \
+             --vendor with the vendor's whole id proves",
         )),
         _ => {
             let some: Vec<String> = ids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
@@ -75,12 +110,22 @@ pub(super) fn evidence(answer: Response) -> Result<LeaseEvidence, Refusal> {
     }
 }
 
-/// Asks `mirror` for the leases that begin with `prefix`, and for what proves the one that does.
-pub(super) async fn at(net: &Net, mirror: NodeId, prefix: &str, files: &[StoredFile]) -> Result<Value, CommandError> {
+/// Asks `mirror` for the leases that may be meant, and for what proves the one that is.
+pub(super) async fn at(
+    net: &Net,
+    mirror: NodeId,
+    sought: &Sought,
+    files: &[StoredFile],
+) -> Result<Value, CommandError> {
     let refused = |refusal: Refusal| CommandError::from(crate::roles::user::UserError::from(refusal));
-    let vendors = fat::vendors(net, mirror).await.map_err(refused)?;
-    let live = vendors.iter().flat_map(|vendor| vendor.leases.iter().map(|lease| (lease.id, lease.vendor)));
-    let wanted = find(prefix, live, files)?;
+    let wanted = match sought.whole() {
+        Some(wanted) => wanted,
+        None => {
+            let vendors = fat::vendors(net, mirror).await.map_err(refused)?;
+            let live = vendors.iter().flat_map(|vendor| vendor.leases.iter().map(|lease| (lease.id, lease.vendor)));
+            find(sought, live, files)?
+        }
+    };
     let answer = net.call(mirror, &request(wanted), ANSWER).await.map_err(refused)?;
     evidence(answer).and_then(|evidence| story(wanted, mirror, evidence, files)).map_err(refused)
 }

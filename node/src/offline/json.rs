@@ -4,7 +4,6 @@ use fathom_protocol::fat::FinalFat;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::lease::Lease;
 use fathom_protocol::moves::Move;
-use fathom_protocol::wire::PeerRecord;
 use serde_json::{Value, json};
 
 pub(crate) fn head(kind: &str, head: &VendorHead) -> Value {
@@ -81,21 +80,5 @@ pub(crate) fn moved(moved: &Move) -> Value {
         "to": moved.to.to_string(),
         "to_lease": moved.to_lease.to_string(),
         "at": moved.at.0,
-    })
-}
-
-pub(crate) fn node(peer: &PeerRecord) -> Value {
-    let roles = [
-        ("mirror", peer.roles.mirror),
-        ("vendor", peer.roles.vendor),
-        ("user", peer.roles.user),
-        ("bootstrap", peer.roles.bootstrap),
-    ];
-    json!({
-        "type": "node",
-        "node": peer.node.to_string(),
-        "roles": roles.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>(),
-        "addresses": peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "issued": peer.issued.0,
     })
 }

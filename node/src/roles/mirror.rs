@@ -25,7 +25,7 @@ use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Settings, Sync};
-use fathom_protocol::table::{Strangers, Verified, verify};
+use fathom_protocol::table::{Strangers, Submission, Verified, verify};
 use fathom_protocol::wire::{
     Cancel, Refusal, RefusalKind, Request, Response, SyncRecord, TableDigest, Unused, Validation,
 };
@@ -127,9 +127,6 @@ impl Mirror {
             for vendor in state.table.vendors() {
                 let addresses = vendor.head.addresses.iter().map(ToString::to_string);
                 net.book().learn_addresses(vendor.head.vendor, addresses);
-            }
-            for peer in state.table.peers() {
-                net.book().learn(peer.clone());
             }
         }
         let settings = Settings {
@@ -253,9 +250,6 @@ impl Mirror {
                     let addresses = vendor.head.addresses.iter().map(ToString::to_string);
                     self.net.book().learn_addresses(vendor.head.vendor, addresses);
                 }
-                Verified::Peer(peer) => {
-                    self.net.book().learn(peer.clone());
-                }
                 Verified::Fat(fat) if origin == Origin::Author => self.order(fat.owner, fat.file, tell.clone()),
                 Verified::Fat(_) | Verified::Move(..) | Verified::Proof(_) => {}
             }
@@ -284,9 +278,9 @@ impl Mirror {
         admission.note(&verified);
         let mut answers: Vec<Option<Refusal>> = Vec::with_capacity(verified.len());
         let mut good = Vec::new();
-        let mut files: BTreeMap<OwnerId, Vec<FileId>> = BTreeMap::new();
+        let mut submission = Submission::default();
         for record in verified {
-            match record.map_err(Refusal::from).and_then(|record| self.let_in(record, &mut files)) {
+            match record.map_err(Refusal::from).and_then(|record| self.let_in(record, &mut submission)) {
                 Ok(record) => {
                     good.push(record);
                     answers.push(None);
@@ -307,13 +301,11 @@ impl Mirror {
         Ok(Response::Submitted(fathom_protocol::codec::Bounded::first(answers)))
     }
 
-    /// Lets a final FAT in, or refuses it. `files` are those of the same submission that were let in before.
-    fn let_in(&self, record: Verified, files: &mut BTreeMap<OwnerId, Vec<FileId>>) -> Result<Verified, Refusal> {
+    /// Lets a final FAT in, or refuses it. `submission` is what was let in of it before.
+    fn let_in(&self, record: Verified, submission: &mut Submission) -> Result<Verified, Refusal> {
         if let Verified::Fat(fat) = &record {
-            let before = files.entry(fat.owner).or_default();
             let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-            self.writer.shared().state().table.admit(fat, before, &mut strangers, clock::now())?;
-            before.push(fat.file);
+            self.writer.shared().state().table.admit(fat, submission, &mut strangers, clock::now())?;
         }
         Ok(record)
     }
@@ -357,8 +349,13 @@ impl Mirror {
 
     async fn cancel(&self, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
         let cancel = self.off_reactor(move || cancel.verify()).await??;
-        let vendor = cancel.vendor;
-        self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await
+        let (vendor, request) = (cancel.vendor, (cancel.authority, cancel.request));
+        let answer = self.net.call(vendor, &Request::Cancel(cancel.into_carried()), PASS_ON).await?;
+        if answer == Response::Done {
+            // Its next head is seconds away, and others look for room now.
+            self.writer.shared().state().market.withdrawn(vendor, request);
+        }
+        Ok(answer)
     }
 
     async fn unused(&self, unused: Carried<Unused>) -> Result<Response, Refusal> {

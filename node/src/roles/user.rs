@@ -2,7 +2,7 @@
 //!
 //! `put` seals chunks and sends each along a chain of vendors; `get` fetches them from several at once; `catalogue` is what
 //! the mirrors hold for this user, with a copy on this machine; `journal` is what an interrupted put goes on from; `resolve`
-//! chooses one of several versions.
+//! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
 mod catalogue;
 mod error;
@@ -15,16 +15,22 @@ mod placement;
 mod put;
 mod remove;
 mod renew;
+mod repair;
 mod resolve;
 mod send;
 mod source;
 mod store;
+mod successor;
+mod survey;
+mod turns;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use fathom_protocol::ids::{Hash, OwnerId};
+use fathom_protocol::ids::{Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
 
 use crate::net::Net;
@@ -34,6 +40,7 @@ pub use error::UserError;
 use journal::Journal;
 pub(crate) use journal::inspect;
 pub use path::Way;
+use turns::Turns;
 
 /// How a user stores and fetches.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +53,8 @@ pub struct UserSettings {
     pub part_bytes: u32,
     /// How long a vendor surely holds a chunk that no final FAT names yet, in milliseconds. Older receipts are not relied on.
     pub trusted_ms: u64,
+    /// Time between two looks for vendors that lost copies.
+    pub check: Duration,
 }
 
 /// A person's files on the network.
@@ -57,6 +66,11 @@ pub struct User {
     local: Local,
     /// When all leases were last renewed, Unix milliseconds as text.
     renewed_file: PathBuf,
+    turns: Turns,
+    /// One repair runs at a time.
+    mending: tokio::sync::Mutex<()>,
+    /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
+    used: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl std::fmt::Debug for User {
@@ -73,7 +87,17 @@ impl User {
     pub fn open(dir: &Path, net: Net, keys: UserKeys, settings: UserSettings) -> Result<Arc<Self>, UserError> {
         let journal = Journal::open(&dir.join("journal.redb"))?;
         let local = Local::open(&dir.join("catalogue.redb"), keys.owner())?;
-        Ok(Arc::new(Self { keys, net, settings, journal, local, renewed_file: dir.join("renewed") }))
+        Ok(Arc::new(Self {
+            keys,
+            net,
+            settings,
+            journal,
+            local,
+            renewed_file: dir.join("renewed"),
+            turns: Turns::default(),
+            mending: tokio::sync::Mutex::default(),
+            used: Mutex::default(),
+        }))
     }
 
     /// The user's public identity.

@@ -44,6 +44,11 @@ impl FatEntry {
         Tag(self.seq).counter()
     }
 
+    /// Its oldest live tag, its own, and what it uses.
+    pub(super) fn part(&self) -> (Tag, Tag, &[Use]) {
+        (Tag(self.base), Tag(self.seq), &self.uses)
+    }
+
     /// The order of the versions of a fork, the first one first: the one that frees most, so that what is void does not depend on
     /// which version came first; then by hash.
     fn rank(&self) -> (Reverse<u64>, Hash) {
@@ -54,12 +59,21 @@ impl FatEntry {
 impl Table {
     pub(super) fn merge_fat(&mut self, fat: &Signed<FinalFat>) -> Result<Merged, Refusal> {
         let (owner, file, new) = (fat.owner, fat.file, FatEntry::of(fat));
-        let Some(known) = self.fats.get(&(owner, file)) else { return Ok(self.replace_fat(owner, file, new)) };
-        match new.counter().cmp(&known.counter()) {
-            Ordering::Less => stale("final FAT of this file"),
-            Ordering::Equal => self.add_version(owner, file, new),
-            Ordering::Greater => Ok(self.replace_fat(owner, file, new)),
+        let order = self.fats.get(&(owner, file)).map(|known| new.counter().cmp(&known.counter()));
+        match order {
+            Some(Ordering::Less) => return stale("final FAT of this file"),
+            Some(Ordering::Equal) if self.versions(owner, file).any(|version| version.hash == new.hash) => {
+                return Ok(Merged::Known);
+            }
+            _ => {}
         }
+        let before = self.shares_of(owner, file);
+        let merged = match order {
+            Some(Ordering::Equal) => self.add_version(owner, file, new)?,
+            _ => self.replace_fat(owner, file, new),
+        };
+        self.reclaim(owner, file, &before);
+        Ok(merged)
     }
 
     /// Takes the place of every version that is known.
@@ -83,12 +97,9 @@ impl Table {
     }
 
     /// Two devices of one user wrote at once: all versions are kept, so that none is lost before the user has decided. There is a
-    /// limit, and the same ones stay whatever the order.
+    /// limit, and the same ones stay whatever the order. `new` is none of those that are known.
     fn add_version(&mut self, owner: OwnerId, file: FileId, new: FatEntry) -> Result<Merged, Refusal> {
         let ranks: Vec<_> = self.versions(owner, file).map(FatEntry::rank).collect();
-        if ranks.iter().any(|(_, hash)| *hash == new.hash) {
-            return Ok(Merged::Known);
-        }
         let first = ranks.first().is_none_or(|first| new.rank() < *first);
         let mut drops = Vec::new();
         if let Some(last) = ranks.iter().max().filter(|_| ranks.len() >= VERSIONS_MAX) {
@@ -150,7 +161,8 @@ impl Table {
         {
             return stale("final FAT, which frees this chunk,");
         }
-        self.moves.insert(key, (hash, moved.clone()));
+        let before = self.moves.insert(key, (hash, moved.clone()));
+        self.reclaim_move(&key, before.as_ref().map(|(_, before)| before), moved);
         Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell: vec![moved.to] })
     }
 

@@ -1,6 +1,6 @@
 //! The index over which two mirrors find out where their tables differ, without saying what they hold.
 //!
-//! Every record that is compared (heads, final FATs, moves, proofs; not announcements) has a *position*, which depends on its key
+//! Every record that is compared (heads, final FATs, moves, proofs) has a *position*, which depends on its key
 //! alone, and a *digest*, which depends on key and record. The index is the 16-ary prefix tree over positions. A part is a
 //! leaf exactly if it holds at most [`LEAF_MAX`] entries, so its digest depends on what it holds and not on how that came
 //! about. Digests are computed when they are asked for and kept until something below them changes.
@@ -413,7 +413,7 @@ impl Table {
                 self.fats.get(&(*owner, *file)).map(|known| (crate::fat::Tag(known.seq).counter(), 0))
             }
             Key::Move(key) => self.height_of_move(key),
-            Key::Twin(..) | Key::Proof(_) | Key::Peer(_) => None,
+            Key::Twin(..) | Key::Proof(_) => None,
         }
     }
 

@@ -3,11 +3,14 @@
 //! A mirror authors nothing. [`verify`] turns a carried record into a verified one without looking at the table, so it can
 //! run on any thread; [`Table::merge`] is cheap and decides by `(epoch, seq)`, never by time. Merging is the same whatever
 //! the order of arrival: mirrors that saw the same records hold the same table. So it never judges one record by another
-//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`].
+//! that may arrive later; what a mirror asks of a submission beyond that is [`Table::admit`]. Only where vendors take more memory
+//! than they may does it take an exchange of what was put out until they agree (`room`).
 
+mod claims;
 mod fats;
 pub mod index;
 mod proofs;
+mod room;
 mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +19,19 @@ use crate::fat::FinalFat;
 use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
-use crate::limits::ANNOUNCEMENTS_MAX;
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
 use crate::sign::{RecordError, Signed};
+use claims::Claims;
 pub use fats::FatEntry;
 use index::Index;
 pub use proofs::{DROPPED_GRACE_MS, ProofEntry, Suspicion, Suspicions};
+use room::Room;
+pub use room::weight;
 use submit::Account;
-pub use submit::Strangers;
+pub use submit::{Strangers, Submission};
 
-use crate::wire::{PeerRecord, Refusal, RefusalKind, SyncRecord, TableDigest};
+use crate::wire::{Refusal, RefusalKind, SyncRecord, TableDigest};
 
 /// A record that was verified on its own.
 #[derive(Clone, Debug)]
@@ -37,8 +42,6 @@ pub enum Verified {
     Fat(Signed<FinalFat>),
     /// A cosigned move.
     Move(Move, CarriedMove),
-    /// A node's announcement.
-    Peer(Signed<PeerRecord>),
     /// A proof against a vendor.
     Proof(Box<VerifiedProof>),
 }
@@ -52,7 +55,6 @@ pub fn verify(record: SyncRecord) -> Result<Verified, RecordError> {
         SyncRecord::Vendor(vendor) => Verified::Vendor(vendor.verify()?),
         SyncRecord::Fat(fat) => Verified::Fat(fat.verify()?),
         SyncRecord::Move(moved) => Verified::Move(moved.verify()?, moved),
-        SyncRecord::Peer(peer) => Verified::Peer(peer.verify()?),
         SyncRecord::Proof(proof) => Verified::Proof(Box::new(proof.verify()?)),
     })
 }
@@ -65,20 +67,18 @@ impl Verified {
             Self::Vendor(vendor) => SyncRecord::Vendor(vendor.to_record()),
             Self::Fat(fat) => SyncRecord::Fat(fat.carried().clone()),
             Self::Move(_, carried) => SyncRecord::Move(carried.clone()),
-            Self::Peer(peer) => SyncRecord::Peer(peer.carried().clone()),
             Self::Proof(proof) => SyncRecord::Proof(Box::new(proof.carried().clone())),
         }
     }
 
-    /// The hash by which mirrors compare it; `None` for an announcement, which is no part of the FAT.
+    /// The hash by which mirrors compare it.
     #[must_use]
-    pub fn compared(&self) -> Option<Hash> {
+    pub fn compared(&self) -> Hash {
         match self {
-            Self::Vendor(vendor) => Some(vendor.head.hash()),
-            Self::Fat(fat) => Some(fat.hash()),
-            Self::Move(_, carried) => Some(carried.hash()),
-            Self::Proof(proof) => Some(proof.hash()),
-            Self::Peer(_) => None,
+            Self::Vendor(vendor) => vendor.head.hash(),
+            Self::Fat(fat) => fat.hash(),
+            Self::Move(_, carried) => carried.hash(),
+            Self::Proof(proof) => proof.hash(),
         }
     }
 
@@ -89,7 +89,6 @@ impl Verified {
             Self::Vendor(vendor) => Key::Vendor(vendor.head.vendor),
             Self::Fat(fat) => Key::Fat(fat.owner, fat.file),
             Self::Move(moved, _) => Key::Move(MoveKey::of(moved)),
-            Self::Peer(peer) => Key::Peer(peer.node),
             Self::Proof(proof) => Key::Proof(proof.vendor()),
         }
     }
@@ -123,8 +122,6 @@ pub enum Key {
     Fat(OwnerId, FileId),
     /// A move.
     Move(MoveKey),
-    /// A node's announcement.
-    Peer(NodeId),
     /// The proof against a vendor.
     Proof(NodeId),
     /// A final FAT that was written at once with the one under [`Self::Fat`], by its hash.
@@ -135,16 +132,16 @@ impl Key {
     /// The key as bytes for an ordered store: a tag and the identifiers, so that one owner's files lie together.
     ///
     /// ```text
-    /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16] | 4, node[32]
+    /// 1, vendor[32] | 2, owner[32], file[16] | 3, owner[32], file[16], chunk[32], lease[16]
     /// 5, vendor[32] | 6, owner[32], file[16], hash[32]
     /// ```
+    /// 4 was once the announcement of a node, and is not used again.
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
         match self {
             Self::Vendor(node) => [&[1][..], &node.0].concat(),
             Self::Fat(owner, file) => [&[2][..], &owner.0, &file.0].concat(),
             Self::Move(key) => [&[3][..], &key.owner.0, &key.file.0, &key.chunk.0, &key.from_lease.0].concat(),
-            Self::Peer(node) => [&[4][..], &node.0].concat(),
             Self::Proof(vendor) => [&[5][..], &vendor.0].concat(),
             Self::Twin(owner, file, hash) => [&[6][..], &owner.0, &file.0, &hash.0].concat(),
         }
@@ -175,7 +172,7 @@ impl Key {
         match self {
             Self::Fat(owner, file) | Self::Twin(owner, file, _) => Some((*owner, *file)),
             Self::Move(key) => Some((key.owner, key.file)),
-            Self::Vendor(_) | Self::Proof(_) | Self::Peer(_) => None,
+            Self::Vendor(_) | Self::Proof(_) => None,
         }
     }
 }
@@ -213,13 +210,14 @@ pub struct Table {
     fats: BTreeMap<(OwnerId, FileId), FatEntry>,
     twins: BTreeMap<(OwnerId, FileId, Hash), FatEntry>,
     moves: BTreeMap<MoveKey, (Hash, Move)>,
-    peers: BTreeMap<NodeId, Signed<PeerRecord>>,
     index: Index,
     proofs: BTreeMap<NodeId, ProofEntry>,
     /// The files that proofs of dropped leases are about, with the vendor.
     accused: BTreeSet<(OwnerId, FileId, NodeId)>,
     /// What each owner has here, so that a submission costs no walk through all leases.
     accounts: BTreeMap<OwnerId, Account>,
+    claims: Claims,
+    room: Room,
 }
 
 fn stale<T>(what: &str) -> Result<T, Refusal> {
@@ -230,13 +228,13 @@ impl Table {
     /// Keeps `record` if it is newer than what is known.
     ///
     /// # Errors
-    /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins.
+    /// A [`Refusal`]: `Stale`, or `Conflict` if another record with this sequence number is known and wins, or `Busy` if it is a
+    /// vendor's and there is no room for it.
     pub fn merge(&mut self, record: &Verified) -> Result<Merged, Refusal> {
         let merged = match record {
             Verified::Vendor(vendor) => self.merge_vendor(vendor),
             Verified::Fat(fat) => self.merge_fat(fat),
             Verified::Move(moved, carried) => self.merge_move(moved, carried.hash()),
-            Verified::Peer(peer) => self.merge_peer(peer),
             Verified::Proof(proof) => self.merge_proof(proof),
         }?;
         match &merged {
@@ -256,9 +254,7 @@ impl Table {
         for key in drops {
             self.index.remove(key);
         }
-        if let Some(hash) = record.compared() {
-            self.index.put(key, hash);
-        }
+        self.index.put(key, record.compared());
     }
 
     fn merge_vendor(&mut self, vendor: &VerifiedVendor) -> Result<Merged, Refusal> {
@@ -283,24 +279,7 @@ impl Table {
                 }
             }
         }
-        let before = self.vendors.insert(vendor.head.vendor, vendor.clone());
-        self.account_leases(before.as_ref(), vendor);
-        Ok(Merged::New { drops: Vec::new(), tell: Vec::new() })
-    }
-
-    fn merge_peer(&mut self, peer: &Signed<PeerRecord>) -> Result<Merged, Refusal> {
-        match self.peers.get(&peer.node) {
-            Some(known) if known.hash() == peer.hash() => return Ok(Merged::Known),
-            Some(known) if (known.issued, known.hash()) > (peer.issued, peer.hash()) => {
-                return stale("announcement of this node");
-            }
-            None if self.peers.len() >= ANNOUNCEMENTS_MAX => {
-                return Err(Refusal::new(RefusalKind::Busy, "this mirror keeps as many announcements as it can"));
-            }
-            _ => {}
-        }
-        self.peers.insert(peer.node, peer.clone());
-        Ok(Merged::New { drops: Vec::new(), tell: Vec::new() })
+        Ok(Merged::New { drops: self.house(vendor)?, tell: Vec::new() })
     }
 
     /// All vendors, by identifier.
@@ -328,12 +307,7 @@ impl Table {
         self.vendors.values().find(|vendor| vendor.lease(lease).is_some())
     }
 
-    /// Announcements, by node.
-    pub fn peers(&self) -> impl Iterator<Item = &Signed<PeerRecord>> {
-        self.peers.values()
-    }
-
-    /// Digest of heads, final FATs, moves and proofs: equal for two mirrors exactly if they hold the same. Announcements do not count.
+    /// Digest of heads, final FATs, moves and proofs: equal for two mirrors exactly if they hold the same.
     #[must_use]
     pub fn digest(&self) -> TableDigest {
         let mut hasher = blake3::Hasher::new();

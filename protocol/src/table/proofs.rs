@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fat::{FinalFat, Tag};
 use crate::fork::{Dropped, ForkProof, Offence, VerifiedProof};
 use crate::head::{LeaseEvidence, VerifiedVendor};
@@ -108,8 +110,9 @@ impl Table {
     }
 }
 
-/// A lease that vanished, and may yet turn out to have been released.
-#[derive(Clone, Debug)]
+/// A lease that vanished, and may yet turn out to have been released. A mirror keeps it on its disk: the head that had the lease is
+/// nowhere else by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspicion {
     /// Whose lease it was.
     pub vendor: NodeId,
@@ -121,14 +124,16 @@ pub struct Suspicion {
     pub file: FileId,
     older: LeaseEvidence,
     newer: LeaseEvidence,
-    due: UnixMs,
+    /// When it makes a proof, if nothing clears the vendor until then.
+    pub due: UnixMs,
 }
 
 impl Suspicion {
     /// The proof, with the final FAT of the file as this mirror has it; none if that is not the one the vendor noted.
     #[must_use]
-    pub fn prove(self, fat: Carried<FinalFat>) -> Option<VerifiedProof> {
-        ForkProof::Dropped(Box::new(Dropped { older: self.older, newer: self.newer, fat })).verify().ok()
+    pub fn prove(&self, fat: Carried<FinalFat>) -> Option<VerifiedProof> {
+        let (older, newer) = (self.older.clone(), self.newer.clone());
+        ForkProof::Dropped(Box::new(Dropped { older, newer, fat })).verify().ok()
     }
 }
 
@@ -140,29 +145,28 @@ pub struct Suspicions {
 }
 
 impl Suspicions {
-    /// Looks at a vendor's record that is about to replace the one in `table`. Hashes the leases of both if one vanished that
-    /// a final FAT in the table still uses.
-    pub fn notice(&mut self, table: &Table, new: &VerifiedVendor, now: UnixMs) {
-        let Some(old) = table.vendor(new.head.vendor) else { return };
+    /// Looks at a vendor's record that is about to replace the one in `table`, and returns what it noted. Hashes the leases of
+    /// both if one vanished that a final FAT in the table still uses.
+    pub fn notice(&mut self, table: &Table, new: &VerifiedVendor, now: UnixMs) -> Vec<Suspicion> {
+        let mut found = Vec::new();
+        let Some(old) = table.vendor(new.head.vendor) else { return found };
         if old.head.epoch != new.head.epoch || old.head.seq >= new.head.seq {
-            return;
+            return found;
         }
         let mut there = new.leases.iter().map(|lease| lease.id).peekable();
-        let mut found = 0;
         for lease in &old.leases {
             while there.next_if(|id| *id < lease.id).is_some() {}
             if there.peek() == Some(&lease.id) || lease.used == 0 || lease.expires <= new.head.issued {
                 continue;
             }
             let Some(named) = lease.named else { continue };
-            if table.fat(lease.owner, named.file).is_none_or(|fat| fat.hash != named.fat) {
+            if !table.versions(lease.owner, named.file).any(|fat| fat.hash == named.fat) {
                 continue;
             }
-            if found == SUSPICIONS_PER_HEAD_MAX || self.waiting.len() >= SUSPICIONS_MAX {
-                return;
+            if found.len() == SUSPICIONS_PER_HEAD_MAX || self.waiting.len() >= SUSPICIONS_MAX {
+                break;
             }
-            found += 1;
-            self.waiting.push_back(Suspicion {
+            let suspicion = Suspicion {
                 vendor: new.head.vendor,
                 lease: lease.id,
                 owner: lease.owner,
@@ -170,8 +174,24 @@ impl Suspicions {
                 older: old.evidence(lease.id),
                 newer: new.evidence(lease.id),
                 due: now.plus_ms(DROPPED_GRACE_MS),
-            });
+            };
+            self.waiting.push_back(suspicion.clone());
+            found.push(suspicion);
         }
+        found
+    }
+
+    /// Takes back what was noted before a restart.
+    pub fn restore(&mut self, noted: impl IntoIterator<Item = Suspicion>) {
+        self.waiting.extend(noted);
+        self.waiting.make_contiguous().sort_by_key(|suspicion| suspicion.due);
+        self.waiting.truncate(SUSPICIONS_MAX);
+    }
+
+    /// When the first of them is due.
+    #[must_use]
+    pub fn first_due(&self) -> Option<UnixMs> {
+        self.waiting.front().map(|suspicion| suspicion.due)
     }
 
     /// Suspicions whose time has come. Those that `table` clears are forgotten.
@@ -179,7 +199,9 @@ impl Suspicions {
         let mut due = Vec::new();
         while let Some(first) = self.waiting.pop_front_if(|first| first.due <= now) {
             let named = first.older.lease.as_ref().and_then(|lease| lease.peek().ok()?.named);
-            let fat = table.fat(first.owner, first.file).filter(|fat| named.is_some_and(|named| named.fat == fat.hash));
+            // Any version of a fork may be the one that the vendor noted.
+            let mut versions = table.versions(first.owner, first.file);
+            let fat = versions.find(|fat| named.is_some_and(|named| named.fat == fat.hash));
             let offence = |fat: &super::FatEntry| Offence::Dropped {
                 owner: first.owner,
                 file: first.file,

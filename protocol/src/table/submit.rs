@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::fat::FinalFat;
+use crate::fat::{FinalFat, Tag};
 use crate::head::VerifiedVendor;
-use crate::ids::{FileId, LeaseId, NodeId};
+use crate::ids::{LeaseId, NodeId, OwnerId};
 use crate::limits::{FILE_BODY_FREE, FILE_LEASED_BYTES, FILES_FREE, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX};
 use crate::time::UnixMs;
 use crate::wire::{Refusal, RefusalKind};
 
 use super::Table;
+use super::claims::{Shares, shares};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -35,6 +36,15 @@ impl Strangers {
     }
 }
 
+/// What one submission has brought so far and the table does not hold yet.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// New files, by owner.
+    files: BTreeMap<OwnerId, u64>,
+    /// Bytes that it claims beyond what the table knows, by owner and lease.
+    claims: BTreeMap<(OwnerId, NodeId, LeaseId), i128>,
+}
+
 /// What one owner has in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
@@ -46,8 +56,8 @@ pub(super) struct Account {
 
 impl Table {
     /// Books the leases of a vendor's record in place of those of the one before.
-    pub(super) fn account_leases(&mut self, before: Option<&VerifiedVendor>, now: &VerifiedVendor) {
-        for lease in &now.leases {
+    pub(super) fn account_leases(&mut self, before: Option<&VerifiedVendor>, now: Option<&VerifiedVendor>) {
+        for lease in now.iter().flat_map(|now| &now.leases) {
             self.accounts.entry(lease.owner).or_default().leased += u128::from(lease.bytes);
         }
         for lease in before.iter().flat_map(|before| &before.leases) {
@@ -61,26 +71,49 @@ impl Table {
     }
 
     /// Whether a final FAT that is handed in is to be kept, as far as its owner's leases are known here. A lease that this mirror
-    /// has not heard of yet is left to its vendor, which checks again. `before` are files of the same submission.
+    /// has not heard of yet is left to its vendor, which checks again. `submission` is what came with it before; one that is let
+    /// in is noted there. Costs a look-up for each of its uses, and for each move of its file.
     ///
     /// # Errors
-    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has, and `Busy` if its
-    /// owner has more final FATs here than its leases warrant: heads may be on the way, so it is worth to ask again soon.
+    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has beside what other
+    /// files claim of it, and `Busy` if its owner has more final FATs here than its leases warrant: heads, and what frees room,
+    /// may be on the way, so it is worth to ask again soon.
     pub fn admit(
         &self,
         fat: &FinalFat,
-        before: &[FileId],
+        submission: &mut Submission,
         strangers: &mut Strangers,
         now: UnixMs,
     ) -> Result<(), Refusal> {
-        let leaseholder = self.check_uses(fat)?;
-        let known = self.versions(fat.owner, fat.file).next().is_some();
-        if known {
-            // It replaces what is here, or is one of a few versions. Above all, nobody is kept from releasing a file.
-            return Ok(());
+        let (before, after) = (self.shares_of(fat.owner, fat.file), self.shares_with(fat));
+        let leaseholder = self.check_uses(fat, (&before, &after), submission)?;
+        let known = self.fat(fat.owner, fat.file).is_some();
+        if !known {
+            self.check_account(fat, leaseholder, submission, strangers, now)?;
+            *submission.files.entry(fat.owner).or_default() += 1;
         }
+        for ((vendor, lease), bytes) in after {
+            let grown = bytes - before.get(&(vendor, lease)).copied().unwrap_or(0);
+            // What it frees is free once it is kept.
+            if grown > 0 {
+                *submission.claims.entry((fat.owner, vendor, lease)).or_default() += grown;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file that is new here may be kept. What replaces a known one, or is one of a few versions, is not asked: above all,
+    /// nobody is kept from releasing a file.
+    fn check_account(
+        &self,
+        fat: &FinalFat,
+        leaseholder: bool,
+        submission: &Submission,
+        strangers: &mut Strangers,
+        now: UnixMs,
+    ) -> Result<(), Refusal> {
         let account = self.accounts.get(&fat.owner).copied().unwrap_or_default();
-        let files = account.files + before.len() as u64;
+        let files = account.files + submission.files.get(&fat.owner).copied().unwrap_or(0);
         let body = fat.body.len() as u64;
         if leaseholder && files < FILES_FREE && body <= FILE_BODY_FREE {
             return Ok(());
@@ -96,30 +129,44 @@ impl Table {
         Ok(())
     }
 
-    /// Whether each lease that it uses is its owner's and has the bytes. Returns whether any of them is known.
-    fn check_uses(&self, fat: &FinalFat) -> Result<bool, Refusal> {
-        let mut uses: Vec<(NodeId, LeaseId, u64)> =
-            fat.uses.iter().map(|used| (used.vendor, used.lease, used.bytes)).collect();
+    /// What its file would claim with a final FAT.
+    fn shares_with(&self, fat: &FinalFat) -> Shares {
+        let (base, seq) = (Tag(fat.base), Tag(fat.seq));
+        // Those of its counter stay beside it; one with its very tag is it, handed in once more.
+        let stays = |other: &Tag| other.counter() == seq.counter() && *other != seq;
+        let others = self.versions(fat.owner, fat.file).map(super::FatEntry::part);
+        let versions = others.filter(|(_, tag, _)| stays(tag)).chain([(base, seq, &fat.uses[..])]);
+        shares(versions, self.moves_of(fat.owner, fat.file).map(|(_, moved)| moved))
+    }
+
+    /// Whether each lease that it uses is its owner's and has the bytes, those that other files claim counted. Returns whether any of
+    /// them is known. Who claims no more of a lease than before is not refused: it may be about to put things right.
+    fn check_uses(
+        &self,
+        fat: &FinalFat,
+        (before, after): (&Shares, &Shares),
+        submission: &Submission,
+    ) -> Result<bool, Refusal> {
+        let mut uses: Vec<(NodeId, LeaseId)> = fat.uses.iter().map(|used| (used.vendor, used.lease)).collect();
         uses.sort_unstable();
-        // Chunks that moved away took their bytes out of the lease, and the final FAT still names it.
-        let mut moved: BTreeMap<LeaseId, u64> = BTreeMap::new();
-        for (key, gone) in self.moves_of(fat.owner, fat.file) {
-            let bytes = moved.entry(key.from_lease).or_default();
-            *bytes = bytes.saturating_add(u64::from(gone.length));
-        }
+        uses.dedup();
         let mut known = false;
-        for same in uses.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            let (vendor, id, _) = same[0];
-            let Some(vendor) = self.vendors.get(&vendor) else { continue };
-            let Some(lease) = vendor.lease(id) else { continue };
+        for (vendor, id) in uses {
+            let Some(lease) = self.vendors.get(&vendor).and_then(|vendor| vendor.lease(id)) else { continue };
             if lease.owner != fat.owner {
                 return Err(Refusal::new(RefusalKind::NotAuthorised, "the final FAT uses a lease of somebody else"));
             }
-            let bytes = same.iter().fold(0u64, |sum, (.., bytes)| sum.saturating_add(*bytes));
-            if bytes > lease.bytes.saturating_add(moved.get(&id).copied().unwrap_or(0)) {
-                return Err(Refusal::new(RefusalKind::OverLease, "the final FAT claims more bytes than a lease has"));
-            }
             known = true;
+            let of = |shares: &Shares| shares.get(&(vendor, id)).copied().unwrap_or(0);
+            // Less than nothing if vendors lie about moves: that is no room.
+            let others = (self.claimed(fat.owner, vendor, id) - of(before)).max(0);
+            let coming = submission.claims.get(&(fat.owner, vendor, id)).copied().unwrap_or(0);
+            if of(after) > of(before) && of(after) + others + coming > i128::from(lease.bytes) {
+                return Err(Refusal::new(
+                    RefusalKind::OverLease,
+                    "the final FAT claims more bytes than a lease has beside what other files claim",
+                ));
+            }
         }
         Ok(known)
     }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::events::Event;
 use super::put::USER;
 use super::script::{NAME, Play};
-use super::stage::percent;
 use super::tables::{list, text};
 use super::{DemoError, Report, tree};
+use crate::stage::percent;
 use crate::units::{bytes, count, mb_per_s, seconds};
 use crate::{NodeHandle, Stopwatch, TestnetError};
 

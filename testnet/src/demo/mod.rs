@@ -11,7 +11,6 @@ mod events;
 mod put;
 mod script;
 mod source;
-mod stage;
 mod tables;
 mod tree;
 
@@ -20,10 +19,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::files::{create_dir, remove_dir};
+use crate::stage::Stage;
 use crate::{Cancel, Stopwatch, TestnetError};
 use script::Play;
 use source::Source;
-use stage::Stage;
 
 /// What `fathom demo` is told.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::DemoError;
 use super::events::{Event, Hop, Location};
-use super::stage::{Progress, Stage, percent};
 use super::tables;
+use crate::stage::{Progress, Stage, percent};
 use crate::units::{bytes, short};
 use crate::{Net, TestnetError};
 

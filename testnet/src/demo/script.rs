@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::put::{Outcome, USER, Watch, seek_locks};
 use super::source::Source;
-use super::stage::{Stage, percent};
 use super::tables::{self, list, text};
 use super::{DemoError, DemoOptions, Report};
+use crate::stage::{Stage, percent};
 use crate::units::{bytes, count, mb_per_s, seconds};
 use crate::{CliOutput, Net, Spec, Stopwatch, VendorOverride};
 

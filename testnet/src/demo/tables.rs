@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::stage::{Stage, percent};
 use crate::Net;
+use crate::stage::{Stage, percent};
 use crate::units::{bytes, short};
 
 /// Leases that are listed; more are counted.

@@ -20,7 +20,6 @@ pub fn sync_records() -> Vec<(&'static str, SyncRecord)> {
         ("sync_fat", SyncRecord::Fat(by_user(final_fat()).into_carried())),
         ("sync_fat_release", SyncRecord::Fat(by_user(release()).into_carried())),
         ("sync_move", SyncRecord::Move(cosigned_move())),
-        ("sync_peer", SyncRecord::Peer(signed(peer(), &key(4)).into_carried())),
         ("sync_proof_twins", SyncRecord::Proof(Box::new(twins()))),
         ("sync_proof_dropped", SyncRecord::Proof(Box::new(dropped()))),
     ]
@@ -103,7 +102,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
             Response::Offered { lease: signed(lease(1, 1), &key(1)).into_carried(), granted: 4_195_328 },
         ),
         ("response_submitted", Response::Submitted(list(vec![None, Some(refusal())]))),
-        ("response_page", Response::Page(page)),
+        ("response_records", Response::Page(page)),
         ("response_files", Response::Files(files)),
         ("response_heads", Response::Heads(list(vec![vendor_record(1, 17).head]))),
         ("response_cosigned", Response::Cosigned(cosigned_move())),

@@ -525,15 +525,21 @@ impl Client {
     /// Reads every copy that the final FATs at the first mirror of `net` name, each from its own vendor. Returns how many.
     #[track_caller]
     pub(crate) fn read_every_copy(&self, net: &Net) -> usize {
+        self.every_copy(net).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// As [`Client::read_every_copy`]; the first copy that is not served is an error.
+    pub(crate) fn every_copy(&self, net: &Net) -> Result<usize, String> {
         let mirror = net.with_role("mirror").next().expect("a mirror");
         let copies = self.copies(mirror);
         for (vendor, chunk, length) in &copies {
             let node = net.with_role("vendor").find(|node| id(node) == *vendor).expect("a vendor of this network");
-            if let Err(refusal) = self.read(node, *chunk, *length) {
-                panic!("{} does not serve {chunk}, which a final FAT names: {refusal:?}", node.name);
-            }
+            let read = self.read(node, *chunk, *length);
+            read.map_err(|refusal| {
+                format!("{} does not serve {chunk}, which a final FAT names: {refusal:?}", node.name)
+            })?;
         }
-        copies.len()
+        Ok(copies.len())
     }
 }
 

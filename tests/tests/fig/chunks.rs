@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use fathom_testnet::link::{Front, Link, LinkSpec};
 use fathom_testnet::{Spec, VendorOverride};
 use fathom_tests::{
-    Network, Proxy, Scratch, User, assert_same_bytes, list, number, part_files, random_file, set, shared, small,
+    Network, Scratch, User, assert_same_bytes, list, number, part_files, random_file, set, shared, small,
     temporary_files, text, wait_for,
 };
 
@@ -46,20 +47,21 @@ fn fig_09_headers_say_where_each_chunk_goes() {
 #[test]
 fn fig_11_chunks_hop_by_hop() {
     const VENDORS: usize = 3;
-    let proxies: Vec<Proxy> = (0..VENDORS).map(|_| Proxy::new()).collect();
+    let link = Link::new(LinkSpec::default()).unwrap();
+    let fronts: Vec<Front> = (0..VENDORS).map(|_| link.front().unwrap()).collect();
     let mut spec = Spec { zones: VENDORS, ..small(1, VENDORS) };
-    for (number, proxy) in (1..).zip(&proxies) {
+    for (number, front) in (1..).zip(&fronts) {
         // As many as a record may carry: there is no place left for the address behind the relay.
-        let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", proxy.port());
+        let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", front.port());
         let addresses = vec![address; 8].join(",");
         let other = VendorOverride { set: set(&[("node.external", &addresses)]), ..VendorOverride::default() };
         spec.overrides.insert(number, other);
     }
     let net = Network::up(spec);
     let mut names = BTreeMap::new();
-    for (vendor, proxy) in net.vendors().into_iter().zip(&proxies) {
+    for (vendor, front) in net.vendors().into_iter().zip(&fronts) {
         let port = port(vendor.addresses.last().unwrap());
-        proxy.aim(port);
+        front.aim(port);
         names.insert(port, vendor.name.clone());
     }
     let user = net.user("user-1");
@@ -72,12 +74,12 @@ fn fig_11_chunks_hop_by_hop() {
     let flows = || -> BTreeMap<(String, String), u64> {
         let mut flows = BTreeMap::new();
         let named = |port| names.get(&port).cloned().unwrap_or(format!("port {port}"));
-        for (vendor, proxy) in net.vendors().into_iter().zip(&proxies) {
-            for (from, bytes) in proxy.sent() {
+        for (vendor, front) in net.vendors().into_iter().zip(&fronts) {
+            for (from, bytes) in front.sent() {
                 *flows.entry((named(from), vendor.name.clone())).or_default() += bytes;
             }
             // Two vendors have one connection, whichever of them opened it: the other sends the opposite way.
-            for (to, bytes) in proxy.returned() {
+            for (to, bytes) in front.returned() {
                 *flows.entry((vendor.name.clone(), named(to))).or_default() += bytes;
             }
         }

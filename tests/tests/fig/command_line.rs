@@ -5,6 +5,7 @@ use std::time::Duration;
 use fathom_testnet::{Spec, Stopwatch};
 use fathom_tests::{Network, Scratch, User, assert_same_bytes, list, number, random_file, shared, small, text};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::MIB;
 
@@ -175,4 +176,39 @@ fn cli_put_with_dead_mirrors_ends_at_once() {
     assert!(watch.elapsed() < AT_ONCE, "{:?}", watch.elapsed());
     assert!(text(&error, "/message").contains('2'), "{error}");
     assert!(!text(&error, "/hint").is_empty(), "{error}");
+}
+
+/// A script stores and fetches many files with one process; a line that fails is told and ends nothing.
+#[test]
+fn cli_batch_answers_each_line() {
+    let (net, scratch) = (shared(), Scratch::new());
+    let user = User::running(net.invite(), &[]);
+    let files: Vec<_> =
+        (0..5).map(|n| random_file(scratch.join(format!("{n}")), &format!("batch {n}"), 10_000)).collect();
+    let put =
+        |(n, path): (usize, &std::path::PathBuf)| json!({ "command": "put", "path": path, "name": format!("b/{n}") });
+    let mut lines: Vec<String> = files.iter().enumerate().map(put).map(|line| line.to_string()).collect();
+    lines.insert(2, "nonsense".to_owned());
+    lines.insert(4, json!({ "command": "get", "name": "no such", "output": scratch.join("x") }).to_string());
+    let output = user.cli_stdin(&["--progress", "batch", "--jobs", "3"], &(lines.join("\n") + "\n"));
+    assert_eq!((number(&output.json, "/commands"), number(&output.json, "/failed")), (7, 2), "{}", output.stdout);
+    assert!(output.code == 2 || output.code == 3, "the code of the line that failed first, and not {}", output.code);
+    let events: Vec<Value> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed = |event: &&Value| !event["error"].is_null();
+    let mut wrong: Vec<u64> = events.iter().filter(failed).map(|event| number(event, "/line")).collect();
+    wrong.sort_unstable();
+    assert_eq!(wrong, [3, 5]);
+    let stored = events.iter().filter(|event| event["result"]["files"] == 1);
+    assert!(stored.clone().all(|event| event["seconds"].as_f64().unwrap() > 0.0));
+    assert_eq!(stored.count(), 5, "{}", output.stdout);
+
+    let get =
+        |n: usize| json!({ "command": "get", "name": format!("b/{n}"), "output": scratch.join(format!("{n}.back")) });
+    let lines: String = (0..5).map(|n| format!("{}\n", get(n))).collect();
+    user.cli_stdin(&["batch", "--jobs", "5"], &lines).ok().unwrap();
+    for (n, file) in files.iter().enumerate() {
+        assert_same_bytes(file, &scratch.join(format!("{n}.back")));
+    }
+    user.cli_stdin(&["batch"], &json!({ "command": "rm", "names": ["b"] }).to_string()).ok().unwrap();
+    assert_eq!(user.names(), Vec::<String>::new());
 }

@@ -36,9 +36,15 @@ fn fig_04_the_fat_is_a_table_that_a_person_can_read() {
     for entry in list(&fat, "/vendors") {
         assert_eq!(text(entry, "/health"), "good", "{entry}");
     }
-    // The user sent chunks: it has measured whom it sent to.
-    let measured = |entry: &&Value| entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0);
-    assert!(list(&fat, "/vendors").iter().any(|entry| measured(&entry)), "{fat}");
+    // Whoever shows the table measures the way to each vendor: also a mirror, which sends them next to nothing by itself, and a
+    // vendor.
+    let measured = |entry: &Value| entry["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0);
+    for shown in ["user-1", "mirror-1"] {
+        let fat = net.user(shown).ok(&["fat"]);
+        assert!(list(&fat, "/vendors").iter().all(measured), "{shown}: {fat}");
+    }
+    let (fat, me) = (net.user("vendor-1").ok(&["fat"]), id(&net, "vendor-1"));
+    assert!(list(&fat, "/vendors").iter().filter(|entry| text(entry, "/vendor") != me).all(measured), "{fat}");
     assert_eq!(number(&fat, "/total/vendors"), 3);
     let sum: u64 = list(&fat, "/vendors").iter().map(|vendor| number(vendor, "/capacity")).sum();
     assert_eq!(number(&fat, "/total/capacity"), sum);
@@ -108,6 +114,22 @@ fn fig_06_a_lease_is_told_with_its_proof() {
         assert!(told.contains(part), "{part} is not in\n{told}");
     }
     assert_eq!(text(&user.fails(3, &["fat", "--lease", "0123456789abcdef"]), "/kind"), "not_found");
+
+    // Once it is released nobody names it, and that the vendor holds it no more is proven wherever one asks.
+    user.ok(&["rm", "story"]);
+    let at = id(&net, "vendor-1");
+    for asked in ["user-1", "mirror-1", "vendor-1"] {
+        let story = wait_for("the lease is gone from the vendor's head", || {
+            let story = net.user(asked).ok(&["fat", "--lease", &lease, "--vendor", &at]);
+            if story["live"] == false { Ok(story) } else { Err(story.to_string()) }
+        });
+        assert_eq!((text(&story, "/lease"), text(&story, "/vendor")), (lease.as_str(), at.as_str()));
+        assert_eq!((&story["proof"]["verified"], &story["record"]), (&true.into(), &Value::Null), "{story}");
+        assert_eq!(text(&story, "/proof/proves"), "absent", "{story}");
+    }
+    let told = printed(&net, "user-1", &["fat", "--lease", &lease, "--vendor", &at]);
+    assert!(told.contains("gone: the vendor holds") && told.contains("no lease of this name is among them"), "{told}");
+    assert_eq!(text(&user.fails(3, &["fat", "--lease", &lease]), "/kind"), "not_found");
 }
 
 /// A change at a vendor is told to who follows, and Ctrl-C ends that cleanly.

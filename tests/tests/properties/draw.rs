@@ -443,12 +443,11 @@ impl Draw {
     }
 
     pub(crate) fn sync_record(&mut self, kind: u64) -> SyncRecord {
-        match kind % 6 {
+        match kind % 5 {
             0 => SyncRecord::Vendor(self.vendor_record()),
             1 => SyncRecord::Fat(self.final_fat().into_carried()),
             2 => SyncRecord::Move(self.carried_move()),
-            3 => SyncRecord::Peer(self.peer().into_carried()),
-            4 => SyncRecord::Proof(Box::new(ForkProof::Twins(self.head().into_carried(), self.head().into_carried()))),
+            3 => SyncRecord::Proof(Box::new(ForkProof::Twins(self.head().into_carried(), self.head().into_carried()))),
             _ => SyncRecord::Proof(Box::new(ForkProof::Dropped(Box::new(Dropped {
                 older: self.evidence(),
                 newer: self.evidence(),

@@ -6,6 +6,7 @@
 
 mod agree;
 mod allocate;
+mod claims;
 mod codec;
 mod compact;
 mod draw;
@@ -17,6 +18,7 @@ mod messages;
 mod race;
 mod reconcile;
 mod reporter;
+mod room;
 mod root;
 mod seal;
 mod signed;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use fathom_protocol::codec::{decode, encode};
+use fathom_protocol::codec::{Blob, decode, encode};
 use fathom_protocol::fat::{FinalFat, Tag};
-use fathom_protocol::head::VendorHead;
+use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{FileId, Fingerprint, Hash, NodeId, OwnerId, SessionKey};
 use fathom_protocol::keys::UserKeys;
-use fathom_protocol::limits::{COMPARE_PAGE_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::limits::{COMPARE_PAGE_MAX, FRAME_BYTES_MAX, VERSIONS_MAX};
 use fathom_protocol::reconcile::{Below, Compared, Probe, Session, Step, answer, fingerprint, wanted_keys};
 use fathom_protocol::table::index::{DEPTH_MAX, Index, LEAF_MAX, Prefix, View, position};
 use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
@@ -25,12 +25,31 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
+    pub(crate) fn of(table: Table) -> Self {
+        Self { table, store: BTreeMap::new() }
+    }
+
     pub(crate) fn take(&mut self, record: &Verified) -> bool {
-        let Ok(Merged::New { drops, .. }) = self.table.merge(record) else { return false };
+        if let Some(proof) = self.table.twins(record) {
+            self.keep(&Verified::Proof(Box::new(proof)));
+        }
+        self.keep(record)
+    }
+
+    fn keep(&mut self, record: &Verified) -> bool {
+        let (key, demoted, drops) = match self.table.merge(record) {
+            Ok(Merged::New { drops, .. }) => (record.key(), None, drops),
+            Ok(Merged::Twin { key, demoted, drops, .. }) => (key, demoted, drops),
+            Ok(Merged::Known) | Err(_) => return false,
+        };
         for key in drops {
             self.store.remove(&key);
         }
-        self.store.insert(record.key(), record.to_record());
+        if let Some(to) = demoted {
+            let first = self.store.remove(&key).unwrap();
+            self.store.insert(to, first);
+        }
+        self.store.insert(key, record.to_record());
         true
     }
 }
@@ -102,8 +121,93 @@ fn fat(number: u16, seq: u64) -> Verified {
     verify(SyncRecord::Fat(signed(fat, user().signing()).into_carried())).unwrap()
 }
 
+/// Versions of file 1 that devices wrote at once, and what came of them: chosen versions, and a fork of those.
+fn versions() -> &'static [Verified] {
+    static ALL: OnceLock<Vec<Verified>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let version = |counter, writer, base: Option<Tag>| {
+            let seq = Tag::new(counter, writer);
+            let base = base.unwrap_or(seq).0;
+            let body = Blob::new(vec![1]).unwrap();
+            let fat = FinalFat { file: FileId([1; 16]), seq: seq.0, base, body, ..release() };
+            verify(SyncRecord::Fat(signed(fat, user().signing()).into_carried())).unwrap()
+        };
+        let forks = (0..VERSIONS_MAX as u16 + 2).map(|writer| version(1, writer, None));
+        let choices = [0, 1].map(|kept| version(2, kept, Some(Tag::new(1, kept))));
+        forks.chain(choices).chain([version(2, 7, None)]).collect()
+    })
+}
+
+/// Each takes what it lacks from the other, twice: a demoted version has another key, and so another position.
+fn exchange(a: &mut Mirror, b: &mut Mirror) {
+    for session in 0..2 {
+        pull(a, b, [session; 16]);
+        pull(b, a, [session + 8; 16]);
+    }
+}
+
+/// Two mirrors that each have one of two final FATs written at once have both after one exchange, whichever comes first among them.
+#[test]
+fn fault_47_twins_of_a_final_fat_reach_the_other_mirror() {
+    let twins = &versions()[..2];
+    for [here, there] in [[0, 1], [1, 0]] {
+        let (mut a, mut b) = (Mirror::default(), Mirror::default());
+        a.take(&twins[here]);
+        b.take(&twins[there]);
+        pull(&mut a, &b, [1; 16]);
+        pull(&mut b, &a, [2; 16]);
+        assert_eq!(a.table.digest(), b.table.digest());
+        for mirror in [&a, &b] {
+            assert_eq!(mirror.table.versions(user().owner(), FileId([1; 16])).count(), 2);
+            assert_eq!(mirror.store.len(), 2);
+        }
+        assert_eq!(pull(&mut a, &b, [3; 16]).rounds, 1, "one question when nothing differs");
+    }
+}
+
+/// Two heads with one number meet in the comparison: both mirrors end with the proof and with the same head.
+#[test]
+fn fault_25_twins_of_a_head_meet_in_a_comparison() {
+    let twin = |used: u64| {
+        let record = samples::vendor_record(1, 5);
+        let head = VendorHead { used, ..record.head.peek().unwrap() };
+        let record = VendorRecord { head: signed(head, &key(1)).into_carried(), ..record };
+        verify(SyncRecord::Vendor(record)).unwrap()
+    };
+    let (mut a, mut b) = (Mirror::default(), Mirror::default());
+    a.take(&twin(1));
+    b.take(&twin(2));
+    exchange(&mut a, &mut b);
+    assert_eq!(a.table.digest(), b.table.digest());
+    for mirror in [&a, &b] {
+        assert!(mirror.table.quarantined(samples::node(1)).is_some());
+        assert_eq!((mirror.table.digest().heads, mirror.table.digest().proofs), (1, 1));
+    }
+}
+
 proptest! {
     #![proptest_config(crate::config(24))]
+
+    /// Whatever versions of a file each of two mirrors has seen, and in whatever order, both end with the same ones.
+    #[test]
+    fn fault_47_any_versions_reach_the_other_mirror(
+        here in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
+        there in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
+    ) {
+        let (mut a, mut b) = (Mirror::default(), Mirror::default());
+        for (mirror, seen) in [(&mut a, &here), (&mut b, &there)] {
+            seen.iter().for_each(|at| { mirror.take(at.get(versions())); });
+        }
+        exchange(&mut a, &mut b);
+        prop_assert_eq!(a.table.digest(), b.table.digest());
+        prop_assert_eq!(a.table.index().digest(), b.table.index().digest());
+        prop_assert_eq!(a.store.keys().collect::<Vec<_>>(), b.store.keys().collect::<Vec<_>>());
+        prop_assert_eq!(pull(&mut a, &b, [9; 16]).rounds, 1);
+        // As one that saw everything.
+        let mut all = Mirror::default();
+        here.iter().chain(&there).for_each(|at| { all.take(at.get(versions())); });
+        prop_assert_eq!(all.table.digest(), a.table.digest());
+    }
 
     #[test]
     fn two_mirrors_come_to_hold_the_union(

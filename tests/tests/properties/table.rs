@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{Fate, FinalFat, Tag, Use};
 use fathom_protocol::head::{VendorHead, VendorRecord};
-use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{
-    ANNOUNCEMENTS_MAX, FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR,
-    STRANGER_FILES_MAX, VERSIONS_MAX,
+    FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
+    VERSIONS_MAX,
 };
 use fathom_protocol::moves::{CarriedMove, Move};
-use fathom_protocol::table::{Key, Merged, Strangers, Table, Verified, verify};
+use fathom_protocol::table::index::Index;
+use fathom_protocol::table::{FatEntry, Key, Merged, Strangers, Submission, Table, Verified, verify};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{PeerRecord, RefusalKind, SyncRecord};
+use fathom_protocol::wire::{RefusalKind, SyncRecord};
 use fathom_tests::samples::{self, key, node, signed};
 use proptest::prelude::*;
 
@@ -43,11 +44,6 @@ enum What {
         tag: (u64, u16),
         to: u8,
     },
-    Peer {
-        node: u8,
-        issued: u64,
-        mirror: bool,
-    },
 }
 
 fn what() -> impl Strategy<Value = What> {
@@ -59,7 +55,6 @@ fn what() -> impl Strategy<Value = What> {
         2 => fat(4..5, 1..2),
         3 => (1..3u8, 1..3u8, 1..3u8, (0..6u64, 0..3u16), 5..8u8)
             .prop_map(|(file, chunk, lease, tag, to)| What::Move { file, chunk, lease, tag, to }),
-        1 => (1..3u8, 0..3u64, any::<bool>()).prop_map(|(node, issued, mirror)| What::Peer { node, issued, mirror }),
     ]
 }
 
@@ -90,7 +85,10 @@ fn record(what: &What) -> SyncRecord {
             let seq = Tag::new(counter, writer).0;
             let base = keeps.map_or(seq, |kept| Tag::new(counter - 1, kept).0);
             let issued = UnixMs(u64::from(variant));
-            let fat = FinalFat { owner: owner(number), file: file(at), seq, base, issued, ..samples::final_fat() };
+            let fat = samples::final_fat();
+            let claim = |used: &Use| Use { bytes: counter * 1_000 + u64::from(writer), ..*used };
+            let uses = Bounded::first(fat.uses.iter().map(claim));
+            let fat = FinalFat { owner: owner(number), file: file(at), seq, base, uses, issued, ..fat };
             SyncRecord::Fat(signed(fat, &key(40 + number)).into_carried())
         }
         What::Move { file: at, chunk, lease, tag: (counter, writer), to } => {
@@ -104,11 +102,6 @@ fn record(what: &What) -> SyncRecord {
                 ..samples::move_body()
             };
             SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
-        }
-        What::Peer { node: number, issued, mirror } => {
-            let mut peer = PeerRecord { node: node(number), issued: UnixMs(issued), ..samples::peer() };
-            peer.roles.mirror = mirror;
-            SyncRecord::Peer(signed(peer, &key(number)).into_carried())
         }
     }
 }
@@ -167,16 +160,52 @@ impl Mirror {
         });
         vendors.chain(fats).collect()
     }
+}
 
-    fn peers(&self) -> Vec<(NodeId, Hash)> {
-        self.table.peers().map(|peer| (peer.node, peer.hash())).collect()
+/// What files and moves claim of each lease, added up from the start.
+fn claims(table: &Table) -> BTreeMap<(OwnerId, NodeId, LeaseId), i128> {
+    let mut all = BTreeMap::new();
+    for (owner, file) in (1..3u8).flat_map(|number| (1..3u8).map(move |at| (owner(number), file(at)))) {
+        let mut claim = |vendor, lease, bytes: i128| *all.entry((owner, vendor, lease)).or_default() += bytes;
+        for used in table.versions(owner, file).flat_map(|version| &version.uses) {
+            claim(used.vendor, used.lease, i128::from(used.bytes));
+        }
+        for (_, moved) in table.moves_of(owner, file) {
+            let has = |version: &FatEntry| Tag(moved.seq).fate(Tag(version.base), Tag(version.seq)) == Fate::Live;
+            if table.versions(owner, file).any(has) {
+                claim(moved.from, moved.from_lease, -i128::from(moved.length));
+                claim(moved.to, moved.to_lease, i128::from(moved.length));
+            }
+        }
     }
+    all.retain(|_, bytes| *bytes != 0);
+    all
+}
+
+/// The table kept the sums as records came and went.
+fn claims_add_up(table: &Table) -> Result<(), TestCaseError> {
+    let all = claims(table);
+    for (owner, vendor) in (1..3u8).flat_map(|number| (1..9u8).map(move |vendor| (owner(number), node(vendor)))) {
+        for lease in (1..10u8).map(|lease| LeaseId([lease; 16])) {
+            let claimed = all.get(&(owner, vendor, lease)).copied().unwrap_or(0);
+            prop_assert_eq!(table.claimed(owner, vendor, lease), claimed);
+        }
+        prop_assert_eq!(table.in_use(vendor), all.keys().any(|(_, at, _)| *at == vendor));
+    }
+    Ok(())
 }
 
 fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
     prop_assert_eq!(a.table.digest(), b.table.digest());
-    prop_assert_eq!(a.peers(), b.peers());
+    claims_add_up(&a.table)?;
+    claims_add_up(&b.table)?;
     prop_assert_eq!(a.store.keys().collect::<Vec<_>>(), b.store.keys().collect::<Vec<_>>());
+    // The index that grew with the table, twins that changed places and all, is that of what is kept.
+    let mut index = Index::default();
+    a.store.iter().for_each(|(key, record)| index.put(key, record.compared()));
+    for table in [&a.table, &b.table] {
+        prop_assert_eq!((table.index().len(), table.index().digest()), (index.len(), index.digest()));
+    }
     for number in 1..3u8 {
         let of = |mirror: &Mirror| -> Vec<_> {
             mirror.table.fats_after(owner(number), None).map(|(file, entry)| (file, entry.clone())).collect()
@@ -305,7 +334,7 @@ fn everybody_who_holds_a_chunk_is_told() {
 }
 
 fn admit(table: &Table, fat: &FinalFat) -> Result<(), RefusalKind> {
-    table.admit(fat, &[], &mut Strangers::default(), UnixMs(1)).map_err(|refusal| refusal.kind)
+    table.admit(fat, &mut Submission::default(), &mut Strangers::default(), UnixMs(1)).map_err(|refusal| refusal.kind)
 }
 
 /// Once, a mirror that knew the lease refused a record that a mirror without it had kept, and the two never agreed again.
@@ -350,18 +379,20 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     let nth = |number: u64| {
         let mut file = [0; 16];
         file[..8].copy_from_slice(&number.to_be_bytes());
-        FinalFat { file: FileId(file), ..samples::final_fat() }
+        let fat = samples::final_fat();
+        let uses = Bounded::first(fat.uses.iter().map(|used| Use { bytes: 1, ..*used }));
+        FinalFat { file: FileId(file), uses, ..fat }
     };
     let keep = |table: &mut Table, fat: &FinalFat| {
         let fat = signed(fat.clone(), samples::user().signing()).into_carried();
         table.merge(&verify(SyncRecord::Fat(fat)).unwrap()).unwrap();
     };
     for number in 0..STRANGER_FILES_MAX {
-        assert_eq!(table.admit(&nth(number), &[], &mut strangers, now), Ok(()));
+        assert_eq!(table.admit(&nth(number), &mut Submission::default(), &mut strangers, now), Ok(()));
         keep(&mut table, &nth(number));
     }
     let refused = |table: &Table, fat: &FinalFat, strangers: &mut Strangers| {
-        table.admit(fat, &[], strangers, now).map_err(|refusal| refusal.kind)
+        table.admit(fat, &mut Submission::default(), strangers, now).map_err(|refusal| refusal.kind)
     };
     assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Err(RefusalKind::Busy));
     // A release of what is here is taken from anybody.
@@ -379,17 +410,22 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     }
     assert!(usize::from(taken) < STRANGER_BYTES_PER_HOUR as usize / FAT_BODY_BYTES_MAX + 1, "{taken}");
     let later = UnixMs(now.0 + 3_600_000);
-    assert_eq!(table.admit(&large(99), &[], &mut strangers, later), Ok(()));
+    assert_eq!(table.admit(&large(99), &mut Submission::default(), &mut strangers, later), Ok(()));
 
     // Its vendor's head arrives: now it is known to lease something, and the free share is larger.
     merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
     assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Ok(()));
-    let before: Vec<FileId> = (0..FILES_FREE).map(|number| nth(1_000 + number).file).collect();
-    assert_eq!(table.admit(&nth(7_000), &before, &mut strangers, now), Ok(()), "its lease warrants more");
+    // As many as its lease warrants, in one submission, and no more.
     let leased = table.vendor(node(1)).unwrap().leases.iter().map(|lease| lease.bytes).sum::<u64>();
-    let before = vec![FileId([9; 16]); usize::try_from(FILES_FREE + leased / FILE_LEASED_BYTES).unwrap()];
+    let room = FILES_FREE + leased / FILE_LEASED_BYTES - STRANGER_FILES_MAX;
+    let mut submission = Submission::default();
+    let mut fat = FinalFat { uses: Bounded::default(), body: Blob::default(), ..nth(0) };
+    for number in 0..room {
+        fat.file.0[..8].copy_from_slice(&(1_000 + number).to_be_bytes());
+        assert_eq!(table.admit(&fat, &mut submission, &mut strangers, now), Ok(()), "{number}");
+    }
     let beyond = |table: &Table, strangers: &mut Strangers| {
-        table.admit(&nth(7_000), &before, strangers, now).map_err(|refusal| refusal.kind)
+        table.admit(&nth(900), &mut submission.clone(), strangers, now).map_err(|refusal| refusal.kind)
     };
     assert_eq!(beyond(&table, &mut strangers), Err(RefusalKind::Busy));
     // The same leases under a newer head warrant no more.
@@ -398,25 +434,4 @@ fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
     // Another vendor's do.
     merge(&mut table, &What::Vendor { vendor: 2, epoch: 0, seq: 1, variant: 0 }).unwrap();
     assert_eq!(beyond(&table, &mut strangers), Ok(()));
-}
-
-/// Any key can sign an announcement: a million of them must not fill a mirror. Those that are known can still change.
-#[test]
-fn announcements_are_kept_up_to_a_limit() {
-    let mut table = Table::default();
-    let announce = |number: u64, issued: u64| {
-        let mut seed = [77; 32];
-        seed[..8].copy_from_slice(&number.to_le_bytes());
-        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-        let node = NodeId(key.verifying_key().to_bytes());
-        let peer = PeerRecord { node, issued: UnixMs(issued), ..samples::peer() };
-        verify(SyncRecord::Peer(signed(peer, &key).into_carried())).unwrap()
-    };
-    for number in 0..ANNOUNCEMENTS_MAX as u64 {
-        assert!(table.merge(&announce(number, 1)).is_ok());
-    }
-    let refused = table.merge(&announce(ANNOUNCEMENTS_MAX as u64, 1)).unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::Busy);
-    assert!(matches!(table.merge(&announce(5, 2)), Ok(Merged::New { .. })));
-    assert_eq!(table.peers().count(), ANNOUNCEMENTS_MAX);
 }

@@ -9,8 +9,8 @@ use crate::offline::Part;
 
 /// Show the table of all storage (the FAT).
 ///
-/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, and an age is the
-/// time since the vendor signed what is shown.
+/// A mirror shows its own table; any other node asks a mirror. Latencies are this node's own measurements, made anew when they
+/// are older than a minute, and an age is the time since the vendor signed what is shown.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -38,6 +38,8 @@ pub(in crate::cli) struct FatOptions {
     #[arg(long)]
     pub(super) leases: bool,
     /// Tell the story of this lease, with its proof; the first digits of its id are enough
+    ///
+    /// Of a lease that is gone, give its whole id and --vendor with the vendor's: that it is not there any more is then proven.
     #[arg(long, value_name = "ID", conflicts_with_all = ["digest", "watch", "leases"])]
     pub(super) lease: Option<String>,
     /// Follow changes until Ctrl-C; with --json one line for each change
@@ -80,7 +82,7 @@ pub(in crate::cli) const VERSIONS_MAX: i64 = fathom_protocol::limits::VERSIONS_M
 /// Write this node's databases as JSON lines while it does not run.
 ///
 /// Each line is one record, an object with `part` (mirror, vendor or user) and `type`: `vendor`, `head`, `lease`, `final_fat`,
-/// `move`, `node`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
+/// `move`, `proof`, `cursor`, `order` of a mirror; `chunk`, `lease`, `final_fat`, `move`, `head`, `value`, `device`,
 /// `pending_erase` of a vendor; `put`, `file`, `chunk` of a user. Identifiers are hexadecimal, sizes bytes, times Unix
 /// milliseconds. Keys of files are never written.
 #[derive(Debug, Args)]

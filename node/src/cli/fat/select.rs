@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::control::results::FatVendor;
+use crate::control::{CommandError, ErrorKind};
 
 /// What narrows and orders the table.
 #[derive(Debug, Clone, Default, Args)]
@@ -105,6 +106,15 @@ impl FromStr for SortBy {
 }
 
 impl Selection {
+    /// The vendor that is named, if one is.
+    pub(super) fn one_vendor(&self) -> Result<Option<String>, CommandError> {
+        match self.vendor.as_slice() {
+            [] => Ok(None),
+            [vendor] => Ok(Some(vendor.clone())),
+            _ => Err(CommandError::new(ErrorKind::Usage, "a lease is at one vendor; give --vendor once")),
+        }
+    }
+
     /// Leaves in `fat` the vendors that are wanted, with their leases, in the wanted order. `total` is that of what is left.
     pub(super) fn apply(&self, fat: &mut Value) {
         let Some(vendors) = fat["vendors"].as_array_mut() else { return };

@@ -75,7 +75,7 @@ impl Mirror {
             let head = state.table.vendor(part.lease.vendor)?.head.carried().clone();
             Some(Location { column: part.column, granted: part.granted, lease: part.lease.into_carried(), head })
         });
-        // Vendors are never forgotten, and the core asks no more than fit.
+        // A full table forgets vendors, rarely just then; and the core asks no more than fit.
         let gone = || Refusal::new(RefusalKind::Internal, "a vendor is not known any more");
         let located: Vec<Location> = located.collect::<Option<_>>().ok_or_else(gone)?;
         let locations = Bounded::first(located);
@@ -137,7 +137,7 @@ impl Mirror {
             return Err(Refusal::new(RefusalKind::BadRequest, "the vendor did not answer with an offer"));
         };
         let lease = self.off_reactor(move || lease.verify()).await??;
-        self.writer.shared().state().market.offered(share.vendor, granted);
+        self.writer.shared().state().market.offered(share.vendor, (request.authority, request.nonce), granted);
         Ok((lease, granted))
     }
 }

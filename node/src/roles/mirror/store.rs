@@ -7,12 +7,14 @@
 //! positions: key -> position u64
 //! cursors:   mirror[32] -> log[32], cursor u64 le
 //! orders:    key of a final FAT -> vendor[32] each: vendors that it no longer names and that must still see it
+//! suspicions: due u64 be, vendor[32], lease[16] -> CBOR of Suspicion; files of older builds do not have this table
 //! ```
 //! Positions start at 1 and are never used twice, so a cursor of 0 has seen nothing.
 
 mod disk;
 mod inspect;
 mod load;
+mod suspicions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ use std::time::Duration;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::{FRAME_BYTES_MAX, SYNC_RECORDS_MAX};
-use fathom_protocol::table::{Key, Table};
+use fathom_protocol::table::{Key, Suspicion, Table};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::SyncRecord;
 use fathom_store::storage::{FatStorage, FileStorage};
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
@@ -45,6 +48,7 @@ const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const POSITIONS: TableDefinition<&[u8], u64> = TableDefinition::new("positions");
 const CURSORS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("cursors");
 const ORDERS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("orders");
+const SUSPICIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("suspicions");
 
 /// Why the mirror's records cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +115,8 @@ pub(super) struct Content {
     pub(super) also: Also,
     /// How far each other mirror was read: its log and the position in it.
     pub(super) cursors: BTreeMap<NodeId, (Hash, u64)>,
+    /// Leases that vanished lately.
+    pub(super) suspicions: Vec<Suspicion>,
 }
 
 /// One step of a write. Steps of one batch are applied in order, all or none.
@@ -126,6 +132,10 @@ pub(super) enum Change {
     Also { key: Vec<u8>, vendors: Vec<NodeId>, again: bool },
     /// A mirror was read up to here.
     Cursor { mirror: NodeId, log: Hash, cursor: u64 },
+    /// A lease vanished.
+    Suspect(Box<Suspicion>),
+    /// What was due until then was looked at.
+    LookedAt(UnixMs),
 }
 
 /// Records of the log, in order.
@@ -268,6 +278,7 @@ struct Batch<'t> {
     positions: redb::Table<'t, &'static [u8], u64>,
     cursors: redb::Table<'t, &'static [u8], &'static [u8]>,
     orders: redb::Table<'t, &'static [u8], &'static [u8]>,
+    suspicions: redb::Table<'t, &'static [u8], &'static [u8]>,
 }
 
 impl<'t> Batch<'t> {
@@ -279,6 +290,7 @@ impl<'t> Batch<'t> {
             positions: transaction.open_table(POSITIONS)?,
             cursors: transaction.open_table(CURSORS)?,
             orders: transaction.open_table(ORDERS)?,
+            suspicions: transaction.open_table(SUSPICIONS)?,
         })
     }
 
@@ -314,6 +326,8 @@ impl<'t> Batch<'t> {
                     let value = [&log.0[..], &cursor.to_le_bytes()].concat();
                     self.cursors.insert(&mirror.0[..], value.as_slice())?;
                 }
+                Change::Suspect(suspicion) => self.suspect(suspicion)?,
+                Change::LookedAt(until) => self.looked_at(*until)?,
             }
         }
         self.meta.insert("next", &next.to_le_bytes()[..])?;

@@ -11,7 +11,7 @@ use fathom_protocol::table::{Key, Verified};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Response, SyncRecord};
 
-use super::Mirror;
+use super::{Mirror, Origin};
 use crate::clock;
 
 /// How often leases that vanished are looked at.
@@ -31,24 +31,31 @@ impl Mirror {
         let due = {
             let mut state = self.writer.shared().state();
             let state = &mut *state;
+            if state.suspicions.first_due().is_none_or(|first| first > now) {
+                return;
+            }
             state.suspicions.due(&state.table, now)
         };
+        let mut proofs = Vec::new();
         for suspicion in due {
             let shared = Arc::clone(self.writer.shared());
             let (vendor, lease) = (suspicion.vendor, suspicion.lease);
             let proof = self.off_reactor(move || {
-                let key = Key::Fat(suspicion.owner, suspicion.file);
-                let (records, _) = shared.store.records(&[key]).ok()?;
-                match records.into_iter().next() {
-                    Some(SyncRecord::Fat(fat)) => suspicion.prove(fat),
+                let keys: Vec<Key> = shared.state().table.version_keys(suspicion.owner, suspicion.file).collect();
+                let (records, _) = shared.store.records(&keys).ok()?;
+                records.into_iter().find_map(|record| match record {
+                    SyncRecord::Fat(fat) => suspicion.prove(fat),
                     _ => None,
-                }
+                })
             });
             let Ok(Some(proof)) = proof.await else { continue };
             tracing::warn!(vendor = %vendor.short(), lease = %lease, "a vendor dropped a lease that is in use: it is quarantined");
-            if let Err(refusal) = self.keep(vec![Verified::Proof(Box::new(proof))]).await {
-                tracing::warn!(%refusal, "the proof of it was not kept");
-            }
+            proofs.push(Verified::Proof(Box::new(proof)));
+        }
+        // In one write: a mirror that ends in between looks at them again.
+        match self.writer.keep_proofs(proofs, now).await {
+            Ok(outcomes) => self.spread(&outcomes, Origin::Author),
+            Err(refusal) => tracing::warn!(%refusal, "what became of leases that vanished was not kept"),
         }
     }
 

@@ -14,7 +14,8 @@ use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::limits::FAT_USES_MAX;
 use fathom_protocol::market::Market;
-use fathom_protocol::table::{Key, Merged, Suspicions, Table, Verified};
+use fathom_protocol::table::{Key, Merged, Suspicion, Suspicions, Table, Verified};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, TableDigest};
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,6 +82,8 @@ impl State {
         self.table = content.table;
         self.also = content.also;
         self.cursors = content.cursors;
+        self.suspicions = Suspicions::default();
+        self.suspicions.restore(content.suspicions);
         self.digest = None;
     }
 
@@ -107,6 +110,8 @@ impl Shared {
 struct Job {
     records: Vec<Verified>,
     cursor: Option<Cursor>,
+    /// Suspicions that were due until then were looked at.
+    looked_at: Option<UnixMs>,
     reply: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -146,10 +151,24 @@ impl Writer {
     /// # Errors
     /// A [`Refusal`] if the writer has ended. What a failed write refuses is in the outcomes.
     pub(super) async fn keep(&self, records: Vec<Verified>, cursor: Option<Cursor>) -> Result<Vec<Outcome>, Refusal> {
+        self.queue(records, cursor, None).await
+    }
+
+    /// As [`Self::keep`] with the proofs that came of suspicions, of which those that were due until `looked_at` are forgotten.
+    pub(super) async fn keep_proofs(&self, proofs: Vec<Verified>, looked_at: UnixMs) -> Result<Vec<Outcome>, Refusal> {
+        self.queue(proofs, None, Some(looked_at)).await
+    }
+
+    async fn queue(
+        &self,
+        records: Vec<Verified>,
+        cursor: Option<Cursor>,
+        looked_at: Option<UnixMs>,
+    ) -> Result<Vec<Outcome>, Refusal> {
         let ended = || Refusal::new(RefusalKind::Internal, "this mirror is shutting down");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
-        jobs.send(Job { records, cursor, reply }).await.map_err(|_| ended())?;
+        jobs.send(Job { records, cursor, looked_at, reply }).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())
     }
 }
@@ -186,6 +205,8 @@ enum Step {
         vendors: Vec<NodeId>,
         again: bool,
     },
+    /// A lease that a record leaves out.
+    Suspect(Box<Suspicion>),
     /// A proof that a record of this job made together with what was known.
     Prove {
         job: usize,
@@ -229,7 +250,7 @@ impl Task {
                             kept[job][at] = Ok(Kept::New { position, tell });
                         }
                         Step::Prove { job, proof } => proofs.push((job, proof)),
-                        Step::Also { .. } => {}
+                        Step::Also { .. } | Step::Suspect(_) => {}
                     }
                 }
                 // Proofs are written last.
@@ -262,6 +283,7 @@ impl Task {
         for (job, work) in jobs.iter().enumerate() {
             let mut kept = Vec::with_capacity(work.records.len());
             for (at, record) in work.records.iter().enumerate() {
+                steps.extend(suspect(&mut state, record).into_iter().map(|found| Step::Suspect(Box::new(found))));
                 steps.extend(witness(&mut state, record).map(|proof| Step::Prove { job, proof: Box::new(proof) }));
                 let mut merged = if encoded_max(record) > RECORD_BYTES_MAX {
                     Err(Refusal::new(RefusalKind::BadRequest, "the record is too large to be passed on"))
@@ -283,6 +305,12 @@ impl Task {
                             let named = fat.vendors();
                             let others = tell.iter().copied().filter(|vendor| !named.contains(vendor)).collect();
                             steps.extend(also(&mut state, (fat.owner, fat.file), others, false));
+                        }
+                        for key in drops.iter() {
+                            if let Key::Vendor(vendor) = key {
+                                state.market.forget(*vendor);
+                                state.heard.remove(vendor);
+                            }
                         }
                         let (drops, tell) = (std::mem::take(drops), std::mem::take(tell));
                         let (key, demoted) = fork.unwrap_or((record.key(), None));
@@ -321,6 +349,7 @@ impl Task {
                 Step::Also { key, vendors, again } => {
                     changes.push(Change::Also { key: key.to_bytes(), vendors: vendors.clone(), again: *again })
                 }
+                Step::Suspect(suspicion) => changes.push(Change::Suspect(suspicion.clone())),
                 Step::Prove { .. } => {}
             }
         }
@@ -333,6 +362,7 @@ impl Task {
         );
         let cursors = jobs.iter().filter_map(|job| job.cursor);
         changes.extend(cursors.map(|Cursor { mirror, log, cursor }| Change::Cursor { mirror, log, cursor }));
+        changes.extend(jobs.iter().filter_map(|job| job.looked_at).map(Change::LookedAt));
         if changes.is_empty() { Ok(Vec::new()) } else { self.shared.store.apply(&changes) }
     }
 
@@ -351,12 +381,14 @@ impl Task {
     }
 }
 
-/// What a record that is about to be merged shows together with what is known: a proof, if it contradicts the head here,
-/// which is merged at once; or a lease that vanished, which may yet turn out to have been released.
+/// Leases that a vendor's record that is about to be merged leaves out; they may yet turn out to have been released.
+fn suspect(state: &mut State, record: &Verified) -> Vec<Suspicion> {
+    let Verified::Vendor(vendor) = record else { return Vec::new() };
+    state.suspicions.notice(&state.table, vendor, clock::now())
+}
+
+/// The proof that a record that is about to be merged makes if it contradicts the head here. It is merged at once.
 fn witness(state: &mut State, record: &Verified) -> Option<Verified> {
-    if let Verified::Vendor(vendor) = record {
-        state.suspicions.notice(&state.table, vendor, clock::now());
-    }
     let proof = Verified::Proof(Box::new(state.table.twins(record)?));
     let new = matches!(state.table.merge(&proof), Ok(Merged::New { .. }));
     if new {
@@ -396,7 +428,6 @@ pub(super) fn encoded_max(record: &Verified) -> usize {
         Verified::Vendor(vendor) => vendor_max(vendor),
         Verified::Fat(fat) => fat.carried().body_len() + AROUND,
         Verified::Move(..) => fathom_protocol::moves::MOVE_BYTES_MAX + AROUND,
-        Verified::Peer(peer) => peer.carried().body_len() + AROUND,
         Verified::Proof(proof) => codec::encode(proof.carried()).len() + AROUND,
     }
 }

@@ -89,7 +89,19 @@ impl StoredFile {
     /// Whether one of several versions has to be chosen.
     #[must_use]
     pub fn is_forked(&self) -> bool {
-        self.versions.len() > 1
+        self.contents() > 1
+    }
+
+    /// How many contents its versions have: two devices that repaired it at the same time, or one that handed the same in twice,
+    /// leave nothing to choose.
+    fn contents(&self) -> usize {
+        let same = |a: &Version, b: &Version| match (&a.manifest, &b.manifest) {
+            (Some(a), Some(b)) => a.same_content(b),
+            (None, None) => true,
+            _ => false,
+        };
+        let is_first = |at: usize| !self.versions[..at].iter().any(|before| same(before, &self.versions[at]));
+        (0..self.versions.len()).filter(|at| is_first(*at)).count()
     }
 
     /// What a `get` takes unless told otherwise: the newest version that holds data.
@@ -103,8 +115,7 @@ impl StoredFile {
     pub fn places(&self) -> BTreeSet<Place> {
         let mut places = BTreeSet::new();
         for manifest in self.versions.iter().filter_map(|version| version.manifest.as_ref()) {
-            let used: BTreeSet<u16> = manifest.chunks().flat_map(|chunk| chunk.copies).collect();
-            places.extend(used.into_iter().filter_map(|place| manifest.places.get(usize::from(place)).copied()));
+            places.extend(manifest.used_places());
         }
         places
     }
@@ -154,7 +165,7 @@ impl StoredFile {
 
     fn listed(&self) -> Option<Listed> {
         let manifest = self.manifest()?;
-        Some(listed(self.file, manifest, self.counter(), self.versions.len() as u64))
+        Some(listed(self.file, manifest, self.counter(), self.contents() as u64))
     }
 }
 
@@ -171,7 +182,8 @@ fn listed(file: FileId, manifest: &Manifest, counter: u64, versions: u64) -> Lis
     }
 }
 
-fn open_manifest(keys: &UserKeys, fat: &FinalFat) -> Result<Manifest, UserError> {
+/// The manifest as a final FAT says it, without moves.
+pub(super) fn open_manifest(keys: &UserKeys, fat: &FinalFat) -> Result<Manifest, UserError> {
     keys.open_manifest(&fat.body, fat.file, fat.seq).map_err(|error| UserError::Integrity(error.to_string()))
 }
 

@@ -91,6 +91,14 @@ pub enum UserError {
         /// The format that this build reads and writes.
         read: u32,
     },
+    /// It is not clear which vendor is meant.
+    #[error("{} vendor with files of yours has an id that begins with {prefix}", if *several { "more than one" } else { "no" })]
+    WhichVendor {
+        /// What was given of its id.
+        prefix: String,
+        /// Whether several begin so.
+        several: bool,
+    },
     /// No such file of this user.
     #[error("there is no file or tree named {0}")]
     NotFound(String),
@@ -190,6 +198,9 @@ impl From<UserError> for CommandError {
             UserError::NoVersion { name, .. } => {
                 return Self::new(ErrorKind::Usage, error.to_string())
                     .hint(format!("`fathom fat resolve {name}` shows them"));
+            }
+            UserError::WhichVendor { .. } => {
+                (ErrorKind::Usage, "`fathom fat` lists all vendors, `fathom path NAME` those of a file")
             }
             UserError::JournalFormat { .. } => (ErrorKind::Other, "stored files are not affected"),
             UserError::NotFound(_) => (ErrorKind::NotFound, "`fathom ls` lists the names"),

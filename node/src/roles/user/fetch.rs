@@ -174,7 +174,13 @@ impl User {
     }
 
     /// Bytes `offset..offset + length` of a chunk from one vendor, verified against the chunk's identity alone.
-    async fn fetch_range(&self, vendor: NodeId, chunk: ChunkId, offset: u32, length: u32) -> Result<Vec<u8>, Refusal> {
+    pub(super) async fn fetch_range(
+        &self,
+        vendor: NodeId,
+        chunk: ChunkId,
+        offset: u32,
+        length: u32,
+    ) -> Result<Vec<u8>, Refusal> {
         let request = FetchRequest {
             version: fathom_protocol::tags::VERSION,
             owner: self.owner(),
@@ -221,19 +227,19 @@ async fn read_encoded(
     vendor: NodeId,
     length: usize,
 ) -> Result<Vec<u8>, Refusal> {
-    let mut encoded = Vec::with_capacity(length.min(PIECE));
-    while encoded.len() < length {
-        let want = (length - encoded.len()).min(PIECE);
-        encoded.reserve(want);
-        let mut piece = (&mut *stream).take(want as u64);
-        match tokio::time::timeout(SILENCE, piece.read_buf(&mut encoded)).await {
+    let (mut encoded, mut filled) = (Vec::new(), 0);
+    while filled < length {
+        if filled == encoded.len() {
+            encoded.resize(length.min(filled + PIECE), 0);
+        }
+        match tokio::time::timeout(SILENCE, stream.read(&mut encoded[filled..])).await {
             Ok(Ok(0)) => {
                 return Err(Refusal::new(
                     RefusalKind::WrongLength,
                     format!("{} stopped in the middle", vendor.short()),
                 ));
             }
-            Ok(Ok(_)) => {}
+            Ok(Ok(read)) => filled += read,
             Ok(Err(error)) => {
                 return Err(Refusal::new(RefusalKind::Unreachable, format!("{} broke off: {error}", vendor.short())));
             }

@@ -75,7 +75,7 @@ impl User {
         let named: Vec<NodeId> = holders.iter().copied().collect();
         let (heads, quarantined) = tokio::join!(self.heads(holders), self.quarantined(&named));
         let heads = heads?;
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();
@@ -271,7 +271,7 @@ impl User {
 }
 
 fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
-    chunk.copies.iter().filter_map(|place| manifest.places.get(usize::from(*place)).map(|place| place.vendor)).collect()
+    manifest.places_of(chunk).map(|place| place.vendor).collect()
 }
 
 /// A name as a path below a directory; names that would leave it are refused.

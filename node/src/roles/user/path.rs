@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
+use fathom_protocol::fork::VerifiedProof;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::HEADS_MAX;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
-use futures::StreamExt;
 
 use super::catalogue::StoredFile;
 use super::mirrors::{ANSWER, unexpected};
@@ -18,10 +17,6 @@ use super::{User, UserError};
 use crate::control::PathEntry;
 use crate::net::Net;
 
-/// Longest wait for a probe's answer.
-const PROBE: Duration = Duration::from_millis(700);
-/// Probes under way at a time.
-const PROBES: usize = 32;
 /// Round trip assumed of a vendor that did not answer, in milliseconds.
 const UNKNOWN_MS: f64 = 1_000.0;
 
@@ -130,31 +125,25 @@ impl User {
 
     /// Those of `vendors` against which a proof is known that verifies here. They are asked last for what they have.
     pub(super) async fn quarantined(&self, vendors: &[NodeId]) -> BTreeSet<NodeId> {
-        let mut proven = BTreeSet::new();
+        self.proofs(vendors).await.iter().map(VerifiedProof::vendor).collect()
+    }
+
+    /// Proofs against `vendors` that verify here.
+    pub(super) async fn proofs(&self, vendors: &[NodeId]) -> Vec<VerifiedProof> {
+        let mut proven = Vec::new();
         for some in vendors.chunks(HEADS_MAX) {
             // No answer is no proof.
             let answers =
                 self.ask_two(&Request::Proofs(Bounded::first(some.iter().copied()))).await.unwrap_or_default();
             for answer in answers {
                 let Response::Page(page) = answer else { continue };
-                let proofs = page.records.into_iter().filter_map(|record| match record {
+                proven.extend(page.records.into_iter().filter_map(|record| match record {
                     SyncRecord::Proof(proof) => proof.verify().ok(),
                     _ => None,
-                });
-                proven.extend(proofs.map(|proof| proof.vendor()));
+                }));
             }
         }
         proven
-    }
-
-    /// Measures the round trip to each of `vendors`, in parallel. A silent one costs at most [`PROBE`] and is suspected.
-    pub(super) async fn probe(&self, vendors: impl IntoIterator<Item = NodeId>) {
-        futures::stream::iter(vendors)
-            .for_each_concurrent(PROBES, |vendor| async move {
-                // A failure is noted in the book of peers, which is all that is needed here.
-                let _ = self.net.call(vendor, &Request::Ping, PROBE).await;
-            })
-            .await;
     }
 
     /// The vendors in order of preference, with the figures that made it.
@@ -174,7 +163,7 @@ impl User {
             Some(name) => self.heads(self.find(name).await?.iter().flat_map(StoredFile::sources).collect()).await?,
             None => self.vendors().await?,
         };
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         let order = self.order(&heads);
         Ok(order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way))).collect())
     }
@@ -193,4 +182,4 @@ impl User {
 
 #[cfg(test)]
 #[path = "path_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -76,6 +76,7 @@ impl User {
         }
         let (from, to) = (path.to_owned(), name.to_owned());
         let (sources, warnings) = blocking(move || collect(&from, &to)).await?;
+        let _turn = self.turns.of_command(sources.iter().map(|source| self.keys.file_id(&source.name))).await;
         let stored = self.stored(&sources).await?;
         for file in stored.values() {
             file.settled()?;
@@ -255,7 +256,7 @@ impl User {
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.probe(heads.keys().copied()).await;
+        self.net.probe(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
         Ok(())
     }
@@ -366,6 +367,7 @@ impl User {
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
         blocking(move || user.journal.end(&name, &files)).await?;
         self.give_back(unused).await;
+        lock(&self.used).extend(lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.epoch)));
         Ok(handed)
     }
 
@@ -428,7 +430,7 @@ impl User {
     }
 
     /// Gives room back that no final FAT of this put could carry. Best effort: it expires by itself.
-    async fn give_back(&self, unused: BTreeMap<Place, u64>) {
+    pub(super) async fn give_back(&self, unused: BTreeMap<Place, u64>) {
         for (place, bytes) in unused {
             let Ok(nonce) = nonce() else { return };
             let unused = Unused {

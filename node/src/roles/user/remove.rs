@@ -2,15 +2,9 @@
 
 use std::sync::Arc;
 
-use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::FinalFat;
-use fathom_protocol::sign::Signed;
-
-use super::catalogue::{StoredFile, next_tag, select};
+use super::catalogue::{StoredFile, select};
 use super::mirrors::HandedIn;
-use super::put::ORDER_SECONDS;
-use super::{User, UserError, random};
-use crate::clock;
+use super::{User, UserError};
 use crate::control::results::RmResult;
 
 impl User {
@@ -48,24 +42,8 @@ impl User {
 
     /// Hands in the release of `files`.
     pub(super) async fn release(&self, files: &[StoredFile]) -> Result<HandedIn, UserError> {
-        let now = clock::now();
-        let mut fats = Vec::with_capacity(files.len());
-        for stored in files {
-            let seq = next_tag(stored.counter(), random()?).0;
-            let fat = FinalFat {
-                version: fathom_protocol::tags::VERSION,
-                owner: self.owner(),
-                file: stored.file,
-                seq,
-                base: seq,
-                uses: Bounded::default(),
-                frees: Bounded::first(stored.holders()),
-                issued: now,
-                order_expires: now.plus_seconds(ORDER_SECONDS),
-                body: Blob::default(),
-            };
-            fats.push(Signed::sign(fat, self.signing())?);
-        }
+        let fats = files.iter().map(|stored| self.successor(stored, self.tag_after(stored)?, None));
+        let fats = fats.collect::<Result<Vec<_>, _>>()?;
         self.submit(fats).await
     }
 }

@@ -1,52 +1,116 @@
-//! Keeping what is stored: the user's node prolongs its leases long before they expire.
+//! Keeping what is stored: the user's node prolongs its leases long before they expire, and makes copies again that were lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fathom_protocol::fat::Place;
-use fathom_protocol::ids::FileId;
-use fathom_protocol::sign::Signed;
+use fathom_protocol::ids::NodeId;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{Renew, Request, Response};
 use tokio_util::sync::CancellationToken;
 
-use super::catalogue::FILES_AT_ONCE;
-use super::{StoredFile, User, UserError};
+use super::store::lock;
+use super::survey::Claims;
+use super::{User, UserError};
 use crate::clock;
+use crate::control::EventSink;
 
-/// Time between two rounds. Leases run for a month by default, so several rounds may fail.
+/// Time between two rounds in which all leases are renewed. They run for a month by default, so several rounds may fail.
 const EVERY: Duration = Duration::from_secs(7 * 86_400);
-/// Time to the first round of a node that was just started, and between rounds while some vendor did not answer.
-const SOON: Duration = Duration::from_secs(600);
-const ANSWER: Duration = Duration::from_secs(3);
-const REQUEST_SECONDS: u64 = 300;
+
+/// What a node remembers between two looks at what is stored.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Vendors in use, and the epoch of the newest head that was seen of each: a new one says that it lost its memory.
+    epochs: BTreeMap<NodeId, Option<u64>>,
+    /// Leases that are still to be renewed, and those whose files are still to be repaired.
+    open: Claims,
+    /// When all leases were looked at last.
+    all: Option<UnixMs>,
+}
 
 impl User {
-    /// Renews all leases of this user weekly, until cancelled.
+    /// Renews all leases of this user when it starts and weekly, looks every `check` for vendors that lost something, and repairs
+    /// what they lost, until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let mut wait = self.until_due().max(SOON);
+        let mut watch = Watch::default();
         loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(self.settings.check) => {}
             }
-            wait = match self.renew_all().await {
-                Ok(0) => {
-                    self.note_renewed();
-                    EVERY
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                looked = self.look(&mut watch) => if let Err(error) = looked {
+                    tracing::warn!(%error, "what is stored was not looked after; the next attempt is in a while");
                 }
-                Ok(failed) => {
-                    tracing::warn!(failed, "some leases were not renewed; the next attempt is in ten minutes");
-                    SOON
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "leases were not renewed; the next attempt is in ten minutes");
-                    SOON
-                }
-            };
+            }
         }
+    }
+
+    /// Renews what is due, and repairs what is gone.
+    async fn look(self: &Arc<Self>, watch: &mut Watch) -> Result<(), UserError> {
+        let now = clock::now();
+        let due = watch.all.is_none_or(|all| now.since_ms(all) >= EVERY.as_millis() as u64 || now < all);
+        let suspects = self.suspects(watch).await?;
+        let mut gone = self.proven(&watch.epochs.keys().copied().collect()).await;
+        if due || !suspects.is_empty() || !gone.is_empty() {
+            let claims = self.claims().await?;
+            let used: BTreeSet<NodeId> = claims.keys().map(|place| place.vendor).collect();
+            watch.epochs.retain(|vendor, _| used.contains(vendor));
+            for vendor in &used {
+                watch.epochs.entry(*vendor).or_default();
+            }
+            if due {
+                gone.extend(self.proven(&used).await);
+                watch.epochs.extend(self.heads(used).await?.iter().map(|(vendor, head)| (*vendor, Some(head.epoch))));
+            }
+            watch.open.retain(|place, _| claims.contains_key(place));
+            watch.open.extend(claims.into_iter().filter(|(place, _)| due || suspects.contains(&place.vendor)));
+        }
+        let asked = std::mem::take(&mut watch.open);
+        let survey = self.survey(asked.clone()).await;
+        watch.open = survey.open;
+        if due {
+            watch.all = Some(now);
+        }
+        if watch.open.is_empty() {
+            self.note_renewed();
+        } else {
+            tracing::warn!(leases = watch.open.len(), "some leases were not renewed; they are tried again soon");
+        }
+        gone.extend(survey.gone);
+        if !gone.is_empty() {
+            // Nobody reads them: the log and `fathom fat` tell.
+            let (events, _) = EventSink::channel();
+            let result = self.mend_all(None, &gone, &events).await?;
+            tracing::info!(
+                files = result.repaired,
+                copies = result.made_copies,
+                "copies that were lost were made again"
+            );
+            if !result.failed.is_empty() {
+                watch.open.extend(asked.into_iter().filter(|(place, _)| gone.concerns(*place)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Vendors in use that began a new epoch since they were last looked at.
+    async fn suspects(&self, watch: &mut Watch) -> Result<BTreeSet<NodeId>, UserError> {
+        // What commands of this node have used since.
+        for (vendor, epoch) in std::mem::take(&mut *lock(&self.used)) {
+            watch.epochs.entry(vendor).or_default().get_or_insert(epoch);
+        }
+        let mut suspects = BTreeSet::new();
+        for (vendor, head) in self.heads(watch.epochs.keys().copied().collect()).await? {
+            let seen = watch.epochs.entry(vendor).or_default();
+            if seen.replace(head.epoch).is_some_and(|before| before < head.epoch) {
+                suspects.insert(vendor);
+            }
+        }
+        Ok(suspects)
     }
 
     /// Renews now if a week has passed since the last time: for those who run a node only for the length of a command.
@@ -54,8 +118,16 @@ impl User {
     /// # Errors
     /// [`UserError`] if the catalogue cannot be read; leases whose vendor did not answer are tried again with the next command.
     pub async fn renew_if_due(self: &Arc<Self>) -> Result<(), UserError> {
-        if self.until_due().is_zero() && self.renew_all().await? == 0 {
-            self.note_renewed();
+        if self.until_due().is_zero() {
+            let claims = self.claims().await?;
+            self.heads(claims.keys().map(|place| place.vendor).collect()).await?;
+            let survey = self.survey(claims).await;
+            if !survey.gone.is_empty() {
+                tracing::warn!("vendors have lost copies of this user's files: `fathom repair` makes them again");
+            }
+            if survey.open.is_empty() {
+                self.note_renewed();
+            }
         }
         Ok(())
     }
@@ -70,30 +142,5 @@ impl User {
         if let Err(error) = std::fs::write(&self.renewed_file, clock::now().0.to_string()) {
             tracing::warn!(%error, "the time of the renewal was not noted; it will be repeated");
         }
-    }
-
-    /// Renews every lease that a file uses. Returns how many failed.
-    async fn renew_all(self: &Arc<Self>) -> Result<usize, UserError> {
-        let files: Vec<FileId> = self.list().await?.files.into_iter().map(|line| line.file).collect();
-        // Not all places of the manifests: a vendor from which everything was moved away has no lease to renew.
-        let mut places: BTreeSet<Place> = BTreeSet::new();
-        for some in files.chunks(FILES_AT_ONCE) {
-            places.extend(self.load(some.to_vec()).await?.values().flat_map(StoredFile::places));
-        }
-        self.heads(places.iter().map(|place| place.vendor).collect()).await?;
-        let mut failed = 0;
-        for place in places {
-            let renew = Renew {
-                version: fathom_protocol::tags::VERSION,
-                owner: self.owner(),
-                vendor: place.vendor,
-                lease: place.lease,
-                expires: clock::now().plus_seconds(REQUEST_SECONDS),
-            };
-            let renew = Signed::sign(renew, self.signing())?;
-            let answer = self.net.call(place.vendor, &Request::Renew(renew.into_carried()), ANSWER).await;
-            failed += usize::from(!matches!(answer, Ok(Response::Offered { .. })));
-        }
-        Ok(failed)
     }
 }

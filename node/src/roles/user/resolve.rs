@@ -1,18 +1,13 @@
 //! Choosing one of several versions of a file that devices of this user stored at the same time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{FinalFat, Manifest, Place, Use};
-use fathom_protocol::ids::NodeId;
-use fathom_protocol::seal::sealed_len;
+use fathom_protocol::fat::FinalFat;
 use fathom_protocol::sign::Signed;
 
-use super::catalogue::{StoredFile, Version, next_tag};
-use super::put::ORDER_SECONDS;
-use super::{User, UserError, random};
-use crate::clock;
+use super::catalogue::{StoredFile, Version, open_manifest};
+use super::successor::Keep;
+use super::{User, UserError};
 use crate::control::results::{ResolveResult, VersionEntry};
 
 impl User {
@@ -22,7 +17,9 @@ impl User {
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::NoVersion`], or what the mirrors say.
     pub async fn resolve(self: &Arc<Self>, name: &str, keep: Option<usize>) -> Result<ResolveResult, UserError> {
-        let file = self.newest(self.keys.file_id(name)).await?;
+        let id = self.keys.file_id(name);
+        let _turn = self.turns.of_command([id]).await;
+        let file = self.newest(id).await?;
         let file = file.filter(|file| file.manifest().is_some());
         let file = file.ok_or_else(|| UserError::NotFound(name.to_owned()))?;
         let versions = file.versions.iter().zip(1u64..).map(|(version, number)| entry(version, number)).collect();
@@ -39,30 +36,13 @@ impl User {
         Ok(result)
     }
 
-    /// The final FAT that keeps `chosen`: its chunks stay where they are, under their tag.
-    fn choice(&self, file: &StoredFile, chosen: &Version) -> Result<Signed<FinalFat>, UserError> {
-        let seq = next_tag(file.counter(), random()?);
-        let uses = chosen.manifest.as_ref().map(uses).unwrap_or_default();
-        let mut frees: Vec<NodeId> = file.holders();
-        frees.retain(|vendor| !uses.iter().any(|used| used.vendor == *vendor));
-        let (base, body) = match &chosen.manifest {
-            Some(manifest) => (chosen.fat.tag(), self.keys.seal_manifest(manifest, file.file, seq.0, random()?)?),
-            None => (seq, Blob::default()),
-        };
-        let now = clock::now();
-        let fat = FinalFat {
-            version: fathom_protocol::tags::VERSION,
-            owner: self.owner(),
-            file: file.file,
-            seq: seq.0,
-            base: base.0,
-            uses: Bounded::new(uses).map_err(|error| UserError::Internal(error.to_string()))?,
-            frees: Bounded::first(frees),
-            issued: now,
-            order_expires: now.plus_seconds(ORDER_SECONDS),
-            body,
-        };
-        Ok(Signed::sign(fat, self.signing())?)
+    /// The final FAT that keeps `chosen`: its chunks stay where they are, under their tags.
+    pub(super) fn choice(&self, file: &StoredFile, chosen: &Version) -> Result<Signed<FinalFat>, UserError> {
+        let Some(now) = &chosen.manifest else { return self.successor(file, self.tag_after(file)?, None) };
+        let manifest = open_manifest(&self.keys, &chosen.fat)?;
+        let holders = now.used_places().into_iter().map(|place| place.vendor).collect();
+        let keep = Keep { manifest: &manifest, base: chosen.fat.base, holders, failed: Vec::new() };
+        self.successor(file, self.tag_after(file)?, Some(&keep))
     }
 }
 
@@ -77,15 +57,4 @@ fn entry(version: &Version, number: u64) -> VersionEntry {
         modified: manifest.map_or(0, |manifest| manifest.modified.0),
         stored: version.fat.issued.0,
     }
-}
-
-/// What a file uses of each lease by its manifest.
-fn uses(manifest: &Manifest) -> Vec<Use> {
-    let mut bytes: BTreeMap<Place, u64> = BTreeMap::new();
-    for (index, chunk) in manifest.chunks().enumerate() {
-        for place in chunk.copies.iter().filter_map(|place| manifest.places.get(usize::from(*place))) {
-            *bytes.entry(*place).or_default() += u64::from(sealed_len(manifest.plain_len(index)));
-        }
-    }
-    bytes.into_iter().map(|(place, bytes)| Use { vendor: place.vendor, lease: place.lease, bytes, unused: 0 }).collect()
 }

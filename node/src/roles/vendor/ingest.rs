@@ -327,18 +327,17 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
     };
     let length = hop.length as usize;
     let started = Instant::now();
-    let (mut had, mut buffer) = (0, Vec::with_capacity(READ_BYTES.min(length + 1)));
+    // Set to zero once: a stream sets what is not, and each read fills but a little of it.
+    let (mut had, mut buffer) = (0, vec![0; READ_BYTES.min(length + 1)]);
     loop {
-        buffer.clear();
         let room = READ_BYTES.min(length + 1 - had);
-        let read = tokio::time::timeout(BODY_STALL, (&mut *reader).take(room as u64).read_buf(&mut buffer)).await;
-        match read {
+        let read = match tokio::time::timeout(BODY_STALL, reader.read(&mut buffer[..room])).await {
             Ok(Ok(0)) => return wrong(&format!("{had} came")),
-            Ok(Ok(_)) => {}
+            Ok(Ok(read)) => &buffer[..read],
             Ok(Err(error)) => return wrong(&format!("the stream broke after {had}: {error}")),
             Err(_) => return wrong(&format!("nothing more came after {had} of them")),
-        }
-        had += buffer.len();
+        };
+        had += read.len();
         if had > length {
             return wrong("more came");
         }
@@ -348,9 +347,9 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
             if let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, reader.read(&mut more)).await {
                 return wrong("more came");
             }
-            return Ok(body.finish(&buffer));
+            return Ok(body.finish(read));
         }
-        body.append(&buffer);
+        body.append(read);
         let due = started.elapsed().saturating_sub(SLOW_START).as_secs() * BODY_BYTES_PER_S_MIN;
         if (had as u64) < due {
             return wrong(&format!("only {had} came in {} s", started.elapsed().as_secs()));

@@ -14,7 +14,7 @@ use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
-use fathom_protocol::table::{Key, Merged, Strangers, Table, Verified, verify};
+use fathom_protocol::table::{Key, Merged, Strangers, Submission, Table, Verified, verify};
 use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
 
 use super::mutation::Mutation;
@@ -176,15 +176,14 @@ impl Mirror {
 
     fn submit(&mut self, cx: &mut Cx<'_>, from: usize, fats: Vec<Carried<FinalFat>>) -> Response {
         let mut results = Vec::new();
-        let mut before = Vec::new();
         for fat in fats {
             let result = match self.admitted(cx, from, SyncRecord::Fat(fat)) {
                 Some(Err(error)) => Err(error.into()),
                 None => Err(Refusal::new(RefusalKind::NotAuthorised, "come back later")),
                 Some(Ok(Verified::Fat(fat))) => {
-                    self.table.admit(&fat, &before, &mut self.strangers, cx.now).and_then(|()| {
+                    self.table.admit(&fat, &mut Submission::default(), &mut self.strangers, cx.now).and_then(|()| {
+                        // Kept before the next one is looked at, so none is before another that is not in the table.
                         let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
-                        before.push(file);
                         self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
                         cx.oracle.mirror_said_final(cx.me, owner, file, seq);
                         Ok(())

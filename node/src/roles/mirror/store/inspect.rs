@@ -100,7 +100,6 @@ fn show(record: &Verified, see: See<'_>) {
         }
         Verified::Fat(fat) => see(Seen::Record(json::final_fat(fat))),
         Verified::Move(moved, _) => see(Seen::Record(json::moved(moved))),
-        Verified::Peer(peer) => see(Seen::Record(json::node(peer))),
         Verified::Proof(proof) => see(Seen::Record(serde_json::json!({
             "type": "proof",
             "vendor": proof.vendor().to_string(),

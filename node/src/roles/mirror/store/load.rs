@@ -1,10 +1,10 @@
 //! Reading the whole file back when a mirror starts: nothing is believed because it lies on this disk.
 
 use fathom_protocol::ids::{Hash, NodeId};
-use fathom_protocol::table::{Key, Table, Verified, verify};
+use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
 use redb::ReadableTable;
 
-use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, decode, nodes, parse_key, u64_of};
+use super::{Batch, CURSORS, Content, ORDERS, RECORDS, Store, decode, nodes, parse_key, suspicions, u64_of};
 
 /// Bytes of records read at a time.
 const LOAD_BYTES: usize = 32 * 1024 * 1024;
@@ -39,6 +39,7 @@ impl Store {
                     content.also.insert((owner, file), nodes(vendors.value()).collect());
                 }
             }
+            content.suspicions = suspicions::read(transaction)?;
             Ok(())
         })?;
         Ok(content)
@@ -96,9 +97,13 @@ fn merge_loaded(batch: Vec<(Vec<u8>, Vec<u8>)>, table: &mut Table, bad: &mut Vec
         joined.flatten().collect()
     });
     for (at, (key, _)) in batch.into_iter().enumerate() {
-        let kept = verified.get(at).and_then(Option::as_ref).is_some_and(|record| table.merge(record).is_ok());
-        if !kept {
-            bad.push(key);
+        match verified.get(at).and_then(Option::as_ref).map(|record| table.merge(record)) {
+            // Whom a vendor puts out, if less is kept than by the version that wrote this.
+            Some(Ok(Merged::New { drops, .. })) => {
+                bad.extend(drops.into_iter().filter(|key| matches!(key, Key::Vendor(_))).map(Key::to_bytes));
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => bad.push(key),
         }
     }
 }

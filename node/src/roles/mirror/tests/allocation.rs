@@ -112,7 +112,8 @@ async fn a_vendor_that_gave_its_room_away_is_replaced_and_shortages_say_what_was
     // What the others locked in vain goes back at once, by its user's word.
     assert_eq!(asked.iter().copied().collect::<BTreeSet<_>>(), [2, 3].map(|seed| node(&key(seed))).into());
     let leased = || [1, 2].map(|at: usize| running[at].answers.ledger.lock().unwrap().leased());
-    assert_eq!(leased(), [8 * MIB; 2]);
+    let free = || [2, 3].map(|seed| mirror.mirror.writer.shared().state().market.free(node(&key(seed))));
+    assert_eq!((leased(), free()), ([8 * MIB; 2], [8 * MIB; 2]));
     for vendor in asked.iter().copied() {
         let cancel = Cancel { version: VERSION, authority: owner(&user).into(), vendor, request: nonce };
         let forged = Signed::sign(Cancel { authority: owner(&key(51)).into(), ..cancel.clone() }, &key(51)).unwrap();
@@ -122,7 +123,7 @@ async fn a_vendor_that_gave_its_room_away_is_replaced_and_shortages_say_what_was
         assert_eq!(mirror.ask(cancel.clone()).await, Response::Done);
         assert_eq!(mirror.ask(cancel).await, Response::Done, "again, it does nothing");
     }
-    assert_eq!(leased(), [4 * MIB; 2]);
+    assert_eq!((leased(), free()), ([4 * MIB; 2], [12 * MIB; 2]), "the mirror knows before the next head");
     let few = mirror.ask(Request::Allocate(sign(request(&user, 4, 1, MIB), &user))).await;
     assert_eq!(kind(&few), Some(RefusalKind::TooFewVendors));
     let much = mirror.ask(Request::Allocate(sign(request(&user, 1, 1, 1000 * MIB), &user))).await;

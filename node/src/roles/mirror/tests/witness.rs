@@ -16,7 +16,9 @@ use fathom_protocol::tags::VERSION;
 use fathom_protocol::wire::{Gossip, Refusal, RefusalKind, Request, Response, Roles, SyncRecord};
 
 use super::allocation::{request, sign};
-use super::support::{MIB, TestMirror, acquaint, fat, key, kind, node, owner, records, start, until, vendor_record};
+use super::support::{
+    MIB, TestMirror, acquaint, fat, file_in, key, kind, node, owner, records, start, until, vendor_record,
+};
 use crate::clock;
 use crate::net::{Handler, serve_rpc};
 use crate::roles::mirror::Mirror;
@@ -138,6 +140,42 @@ async fn fault_26_a_dropped_lease_is_proven_and_a_release_clears_it() {
     until("both are equal", || a.mirror.digest() == b.mirror.digest()).await;
 }
 
+/// The mirror as it is after a kill and a restart: nothing is left but its file.
+async fn restarted(mirror: &TestMirror, seed: u8) -> TestMirror {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(file_in(dir.path()).parent().unwrap()).unwrap();
+    std::fs::copy(mirror.file(), file_in(dir.path())).unwrap();
+    TestMirror::open(dir, seed, 3600, false).await
+}
+
+/// Once, a mirror that restarted within the grace forgot what it had seen, and the newer head alone proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_26_a_dropped_lease_is_proven_also_by_a_mirror_that_restarted() {
+    let mirror = TestMirror::start(228, 3600, false).await;
+    let user = key(50);
+    let first: Carried<_> = fat(&user, 1, 1, 1, &[node(&key(1))], 100);
+    let named = Some(Named { file: FileId([1; 16]), fat: Signed::hash(&first.clone().verify().unwrap()) });
+    assert_eq!(mirror.submit(first).await, None);
+    report(&mirror, vendor(1, "a", &[1, 2], named)).await;
+    report(&mirror, vendor(2, "a", &[2], named)).await;
+    let waiting = |mirror: &TestMirror| super::super::store::Store::open(&mirror.copy()).unwrap().1.suspicions.len();
+    let later = clock::now().plus_ms(DROPPED_GRACE_MS + 1000);
+
+    let again = restarted(&mirror, 229).await;
+    again.mirror.accuse(clock::now()).await;
+    assert_eq!((again.mirror.digest().proofs, waiting(&again)), (0, 1), "the release may be on its way");
+    again.mirror.accuse(later).await;
+    assert_eq!((again.mirror.digest().proofs, waiting(&again)), (1, 0));
+    let third = restarted(&again, 230).await;
+    assert_eq!(third.mirror.digest().proofs, 1);
+
+    // Where the release comes after the restart, nothing is proven, and nothing waits any more.
+    let other = restarted(&mirror, 234).await;
+    assert_eq!(other.submit(fat(&user, 1, 2, 2, &[], 0)).await, None);
+    other.mirror.accuse(later).await;
+    assert_eq!((other.mirror.digest().proofs, waiting(&other)), (0, 0));
+}
+
 /// A mirror that leaves the last lease of each vendor out.
 struct Liar(Arc<Mirror>);
 
@@ -175,7 +213,13 @@ async fn fault_28_a_lease_left_out_is_seen_and_the_client_goes_to_another_mirror
     let (net, _incoming) = start(233, Roles { user: true, ..Roles::default() }, false).await;
     let dir = tempfile::tempdir().unwrap();
     let keys = Phrase::from_entropy([7; 32]).user_keys();
-    let settings = UserSettings { copies: 1, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1000 };
+    let settings = UserSettings {
+        copies: 1,
+        in_flight: 1,
+        part_bytes: 1 << 20,
+        trusted_ms: 1_000,
+        check: std::time::Duration::from_secs(600),
+    };
     let user = User::open(dir.path(), net.clone(), keys, settings).unwrap();
     acquaint(&net, &liar).await;
     let refused = user.explain(None).await.unwrap_err().to_string();

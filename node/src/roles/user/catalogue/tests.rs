@@ -155,6 +155,20 @@ fn fault_47_a_fork_is_listed_as_one_file_with_two_versions() {
     assert_eq!(names(&local, &keys), [("file".to_owned(), 1)]);
 }
 
+/// Keeps away: a person is asked to choose among versions that differ in nothing but where their copies are.
+#[test]
+fn fault_47_versions_with_the_same_content_leave_nothing_to_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = user(2);
+    let local = Local::open(&dir.path().join("catalogue.redb"), keys.owner()).unwrap();
+    // Two devices repaired the file at once.
+    let (a, b) = (fat(&keys, "file", Tag::new(4, 1), 3, 20), fat(&keys, "file", Tag::new(4, 2), 3, 10));
+    local.take(vec![a, b], None).unwrap();
+    assert_eq!(names(&local, &keys), [("file".to_owned(), 1)]);
+    let file = local.load(&keys, &[keys.file_id("file")]).unwrap().remove(&keys.file_id("file")).unwrap();
+    assert_eq!((file.versions.len(), file.settled().is_ok()), (2, true));
+}
+
 /// Keeps away: a damaged catalogue, or one of another user or format, that stands in the way of the files.
 #[test]
 fn a_catalogue_that_is_damaged_or_foreign_is_begun_anew() {

@@ -1,6 +1,7 @@
 //! What the audience sees: headings with figure numbers, sentences, tables and progress bars.
 
 use std::io::Write;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -8,6 +9,8 @@ use crate::table;
 
 /// Columns that a paragraph is broken at.
 const WIDTH: usize = 92;
+/// How often a spinner turns.
+const SPIN_EVERY: Duration = Duration::from_millis(150);
 /// Without a terminal, progress is told in steps of this many percent.
 const STEP_PERCENT: u64 = 20;
 
@@ -59,6 +62,16 @@ impl Stage {
     /// A table, `right` being the columns with figures.
     pub(crate) fn table(&self, header: &[&str], rows: &[Vec<String>], right: &[usize]) {
         self.print(&table::render(header, rows, right));
+    }
+
+    /// Something that turns while `what` goes on, drawn on terminals only.
+    pub(crate) fn spinner(&self, what: &'static str) -> ProgressBar {
+        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}  {elapsed}") {
+            spinner.set_style(style);
+        }
+        spinner.enable_steady_tick(SPIN_EVERY);
+        spinner
     }
 
     /// A progress bar for `total` bytes, drawn on terminals only.

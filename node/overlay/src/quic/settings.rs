@@ -1,0 +1,87 @@
+//! quinn's configuration, from what the node configures and what was measured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::identity::Keypair;
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use ring::hmac;
+
+use super::congestion::SoundingConfig;
+use super::error::Error;
+use super::tls;
+use crate::config::{self, Congestion, ConnectionCaps, Tuning};
+
+/// Separates the key of stateless resets from everything else that is derived from the node's key.
+const RESET_LABEL: &[u8] = b"fathom quic stateless reset";
+/// Handshakes that wait for the swarm to look at them; more are refused by QUIC.
+const INCOMING_MAX: usize = 512;
+/// Bytes buffered for all handshakes that the swarm has not looked at.
+const INCOMING_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Configurations for both sides and for the socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(super) client: quinn::ClientConfig,
+    pub(super) server: quinn::ServerConfig,
+    pub(super) endpoint: quinn::EndpointConfig,
+    /// How long a handshake, or the wait for a peer behind a hole, may take.
+    pub(super) handshake_max: Duration,
+}
+
+impl Settings {
+    /// The settings of the node that `keypair` is.
+    ///
+    /// # Errors
+    /// [`Error::Setup`]: no certificate can be made, or the constants of this file contradict each other.
+    pub(crate) fn new(keypair: &Keypair, caps: &ConnectionCaps, tuning: Tuning) -> Result<Self, Error> {
+        let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
+        let transport = Arc::new(transport(caps, tuning)?);
+        let tls = QuicClientConfig::try_from(tls::client(keypair, tuning.cipher)?).map_err(|error| setup(&error))?;
+        let mut client = quinn::ClientConfig::new(Arc::new(tls));
+        client.transport_config(Arc::clone(&transport));
+        let tls = QuicServerConfig::try_from(tls::server(keypair, tuning.cipher)?).map_err(|error| setup(&error))?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+        server.transport_config(transport);
+        // libp2p's connections have one address for life; a peer whose address changes dials again.
+        server.migration(false);
+        server.max_incoming(INCOMING_MAX).incoming_buffer_size_total(INCOMING_BYTES_MAX);
+        let mut endpoint = match keypair.derive_secret(RESET_LABEL) {
+            // The same key after a restart: peers then learn at once that their connections have ended.
+            Some(secret) => quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret))),
+            None => quinn::EndpointConfig::default(),
+        };
+        endpoint.supported_versions(vec![1]);
+        Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX })
+    }
+}
+
+fn transport(caps: &ConnectionCaps, tuning: Tuning) -> Result<TransportConfig, Error> {
+    let silence = IdleTimeout::try_from(config::SILENCE_MAX).map_err(|error| Error::Setup(error.to_string()))?;
+    let streams = caps.inbound_streams_per_peer.saturating_add(config::STREAMS_OF_LIBP2P);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        // libp2p has neither one-way streams nor datagrams.
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(silence))
+        .keep_alive_interval(Some(config::KEEP_ALIVE))
+        .stream_receive_window(VarInt::from_u32(config::STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(config::CONNECTION_WINDOW_BYTES))
+        .send_window(config::SEND_WINDOW_BYTES)
+        // Tells observers on the path the round trip; nobody needs it.
+        .allow_spin(false)
+        .congestion_controller_factory(controller(tuning.congestion));
+    Ok(transport)
+}
+
+fn controller(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
+    match congestion {
+        Congestion::Sounding => Arc::new(SoundingConfig { initial_window: config::INITIAL_WINDOW_BYTES }),
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+    }
+}

@@ -1,0 +1,113 @@
+//! What can be measured, and the names by which it is known.
+
+use super::BenchError;
+
+/// One thing that is measured. The order is that in which it is done within a run: each floor stands beside what it is the floor of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    Idle,
+    FloorChain,
+    PutLarge,
+    FloorSingle,
+    GetLarge,
+    FloorDisk,
+    PutSmall,
+    GetSmall,
+    PutTree,
+    GetTree,
+    LatencyPut,
+    LatencyGet,
+    Resume,
+}
+
+/// What the issue of a figure asks for and the product cannot do yet, and why.
+pub(super) const NOT_AVAILABLE: [(&str, &str); 2] =
+    [("put_erasure", "erasure coding is not built yet"), ("get_erasure", "erasure coding is not built yet")];
+
+impl Work {
+    pub(super) const ALL: [Self; 13] = [
+        Self::Idle,
+        Self::FloorChain,
+        Self::PutLarge,
+        Self::FloorSingle,
+        Self::GetLarge,
+        Self::FloorDisk,
+        Self::PutSmall,
+        Self::GetSmall,
+        Self::PutTree,
+        Self::GetTree,
+        Self::LatencyPut,
+        Self::LatencyGet,
+        Self::Resume,
+    ];
+
+    /// Its name in options, JSON and tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::FloorChain => "floor_chain",
+            Self::PutLarge => "put_large",
+            Self::FloorSingle => "floor_single",
+            Self::GetLarge => "get_large",
+            Self::FloorDisk => "floor_disk",
+            Self::PutSmall => "put_small",
+            Self::GetSmall => "get_small",
+            Self::PutTree => "put_tree",
+            Self::GetTree => "get_tree",
+            Self::LatencyPut => "latency_put",
+            Self::LatencyGet => "latency_get",
+            Self::Resume => "resume",
+        }
+    }
+
+    /// Whether it needs a network of nodes.
+    pub(super) fn needs_nodes(self) -> bool {
+        !matches!(self, Self::FloorChain | Self::FloorSingle | Self::FloorDisk)
+    }
+
+    /// The works of these names in the order in which they are done, each once; all of them if none is named.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`] naming what there is.
+    pub(super) fn select(names: &[String]) -> Result<Vec<Self>, BenchError> {
+        if names.is_empty() {
+            return Ok(Self::ALL.to_vec());
+        }
+        let mut selected = Vec::new();
+        for name in names {
+            if let Some((name, why)) = NOT_AVAILABLE.iter().find(|(missing, _)| missing == name) {
+                return Err(BenchError::Usage(format!("{name} cannot be measured: {why}")));
+            }
+            let known = Self::ALL.into_iter().find(|work| work.name() == name);
+            let all = || Self::ALL.map(Self::name).join(", ");
+            selected
+                .push(known.ok_or_else(|| BenchError::Usage(format!("there is no work {name}; there are {}", all())))?);
+        }
+        selected.sort_unstable();
+        selected.dedup();
+        Ok(selected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn select(names: &[&str]) -> Result<Vec<Work>, BenchError> {
+        Work::select(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn works_are_done_once_and_in_their_order() {
+        assert_eq!(select(&["get_large", "floor_chain", "get_large"]).unwrap(), [Work::FloorChain, Work::GetLarge]);
+        let all = select(&[]).unwrap();
+        assert!(all.is_sorted() && all.len() == Work::ALL.len());
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_said() {
+        assert!(select(&["put_erasure"]).unwrap_err().to_string().contains("not built yet"));
+        assert!(select(&["put"]).unwrap_err().to_string().contains("floor_disk"));
+    }
+}
