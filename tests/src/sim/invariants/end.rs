@@ -1,5 +1,6 @@
 //! What must hold once everything is quiet: all mirrors equal, no acknowledged final FAT lost, nothing resurrected.
 
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::Hash;
 use fathom_store::ChunkKey;
 
@@ -86,7 +87,10 @@ impl Oracle {
         let mut lost = Vec::new();
         for ((owner, file), acked) in &self.acked {
             let newest = quiet.mirrors[0].1.table.fat(*owner, *file).is_some_and(|entry| entry.seq == acked.seq);
-            for (chunk, _, places) in acked.stored.iter().flatten().filter(|_| newest) {
+            // One that was abandoned before enough mirrors had it is the owner's word all the same, to a vendor that heard it.
+            let mut finals = self.finals.get(&(*owner, *file)).into_iter().flatten();
+            let freed = finals.any(|fat| Tag(acked.seq).is_past(Tag(fat.base)));
+            for (chunk, _, places) in acked.stored.iter().flatten().filter(|_| newest && !freed) {
                 for place in places {
                     let Some((node, vendor)) = quiet.vendors.iter().find(|(_, vendor)| vendor.id() == place.vendor)
                     else {
