@@ -1,6 +1,6 @@
-//! The floor of a benchmark: bytes over a chain of hops with nothing but libp2p and the node's transport between them.
+//! The floor of a benchmark: bytes over a chain of hops with nothing but libp2p between them.
 //!
-//! A swarm over the transport that a node has, as it has it, and one behaviour, the streams': no identify, ping, gossip, caps or book of peers. Nothing
+//! A swarm over libp2p's own QUIC transport, as it comes, and one behaviour, the streams': no identify, ping, gossip, caps or book of peers. Nothing
 //! is stored, hashed or sealed. What a node reaches above or below this is its own doing.
 //!
 //! A transfer: the opener sends the number of bytes (u64, big-endian). Each hop opens the next one and passes it on; the
@@ -15,15 +15,16 @@ use fathom_protocol::ids::NetworkId;
 use futures::StreamExt;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
+use libp2p_quic::Config;
+use libp2p_quic::tokio::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::config::{COMMANDS_QUEUED_MAX, ConnectionCaps, LISTEN_MAX, Tuning};
+use crate::config::{COMMANDS_QUEUED_MAX, ConnectionCaps, LISTEN_MAX};
 use crate::error::{OverlayError, innermost};
 use crate::identity::{keypair, parse_address, with_peer};
 use crate::names::{Names, Proto};
-use crate::quic::{Settings, Transport};
 use crate::stream::PeerStream;
 use crate::streams::{Behaviour, Counters, InboundStream, OpenRequest};
 
@@ -78,10 +79,9 @@ impl Floor {
         let names = Arc::new(Names::of(NetworkId([0; 16])));
         let behaviour = Behaviour::new(names, caps, sender, Arc::new(Counters::default()));
         let start = |reason: String| OverlayError::Start { reason };
-        let settings = Settings::new(&keypair, &caps, Tuning::default()).map_err(|error| start(error.to_string()))?;
         let mut swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
-            .with_other_transport(|_| Transport::new(settings))
+            .with_other_transport(|keypair| Transport::new(Config::new(keypair)))
             .map_err(|error| start(error.to_string()))?
             .with_behaviour(|_| behaviour)
             .map_err(|error| start(error.to_string()))?
