@@ -16,6 +16,9 @@ const REMEMBERED_MAX: usize = 64;
 /// A mirror that was not heard for so long since the start counts no longer, milliseconds: else a network most of whose mirrors
 /// are gone for good would never reclaim anything.
 const AWAITED_MS: u64 = 10 * 60 * 1_000;
+/// What a mirror's clock said is news for so long, milliseconds for each mirror that is known: they are asked in turn, two every
+/// three seconds.
+const FRESH_MS: u64 = 8_000;
 /// Promises are dated no further ahead of the wall clock than this, milliseconds: mirrors whose clocks lie must not tie up
 /// space for good.
 const AHEAD_MAX_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
@@ -47,13 +50,19 @@ impl Clocks {
     /// The time by which promises are dated, where the wall clock says `now`: the later of it and the mirrors' median. A promise
     /// dated by a clock that is behind would seem to have run out as soon as that clock is set right. At most 90 days ahead of `now`.
     ///
-    /// A mirror that was not heard counts here as one that is ahead of all others: a promise may last too long, and must not
-    /// end too early.
+    /// A mirror that was not heard lately counts here as one that is ahead of all others: a promise may last too long, and must not
+    /// end too early. What was heard earlier is remembered and not sure: of mirrors whose clocks were wrong one after the other, none
+    /// may be wrong any more but in this vendor's memory.
     #[must_use]
     pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> Dated {
-        let (clocks, all) = self.clocks(known, elapsed_ms);
-        let agreed = all.checked_sub(1).and_then(|last| clocks.get(last / 2).copied());
-        Dated { at: agreed.map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS))), sure: agreed.is_some() }
+        let (remembered, all) = self.clocks(known, elapsed_ms, u64::MAX);
+        let (fresh, _) = self.clocks(known, elapsed_ms, FRESH_MS.saturating_mul(known.max(1) as u64));
+        let (counted, awaited) = self.clocks(known, elapsed_ms, AWAITED_MS);
+        let middle = |of: usize| of.checked_sub(1).map(|last| last / 2);
+        let sure = middle(awaited.max(counted.len())).and_then(|middle| fresh.get(middle).copied());
+        let agreed = sure.or_else(|| middle(all).and_then(|middle| remembered.get(middle).copied()));
+        let at = agreed.map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS)));
+        Dated { at, sure: sure.is_some() }
     }
 
     /// A mirror's clock said `theirs` when `elapsed_ms` had passed here.
@@ -78,16 +87,18 @@ impl Clocks {
     /// the last word because it was heard first; `None` where that leaves the median unknown.
     #[must_use]
     pub fn median(&self, known: usize, elapsed_ms: u64) -> Option<UnixMs> {
-        let (clocks, all) = self.clocks(known, elapsed_ms);
+        let (clocks, all) = self.clocks(known, elapsed_ms, u64::MAX);
         let unheard = all - clocks.len();
         clocks.get((all.checked_sub(1)? / 2).checked_sub(unheard)?).copied()
     }
 
-    /// What the clocks that were heard say by now, in order, and how many there are with those that are awaited.
-    fn clocks(&self, known: usize, elapsed_ms: u64) -> (Vec<UnixMs>, usize) {
+    /// What the clocks that were heard within the last `age_ms` say by now, in order, and how many there are with those that are
+    /// awaited.
+    fn clocks(&self, known: usize, elapsed_ms: u64, age_ms: u64) -> (Vec<UnixMs>, usize) {
         let awaited = if elapsed_ms < AWAITED_MS { known } else { 0 };
-        let now = |(theirs, at): &(UnixMs, u64)| theirs.plus_ms(elapsed_ms.saturating_sub(*at));
-        let mut clocks: Vec<UnixMs> = self.heard.values().map(now).collect();
+        let age = |at: u64| elapsed_ms.saturating_sub(at);
+        let heard = self.heard.values().filter(|(_, at)| age(*at) <= age_ms);
+        let mut clocks: Vec<UnixMs> = heard.map(|(theirs, at)| theirs.plus_ms(age(*at))).collect();
         clocks.sort_unstable();
         let all = awaited.max(clocks.len());
         (clocks, all)
@@ -145,6 +156,25 @@ mod tests {
         clocks.heard(mirror(3), UnixMs(1_001), 0);
         assert_eq!(clocks.dating(UnixMs(3), 3, 0), UnixMs(1_000).into());
         assert_eq!(clocks.median(3, 0), Some(UnixMs(1_000)));
+    }
+
+    #[test]
+    fn what_is_only_remembered_dates_nothing_for_sure() {
+        let mut clocks = Clocks::default();
+        // Two of three were behind, one after the other, and were heard then.
+        clocks.heard(mirror(1), UnixMs(5), 0);
+        clocks.heard(mirror(3), UnixMs(1_000_000), 30_000);
+        clocks.heard(mirror(2), UnixMs(7), 30_000);
+        assert_eq!(
+            clocks.dating(UnixMs(3), 3, 31_000),
+            UnixMs(1_001_000).into(),
+            "what the first said long ago is no vote"
+        );
+        assert!(!clocks.dating(UnixMs(3), 3, 60_000).sure, "nobody was heard lately");
+        // One that is gone for good is waited for no longer than at the start.
+        clocks.heard(mirror(1), UnixMs(2_000_000), AWAITED_MS + 40_000);
+        clocks.heard(mirror(3), UnixMs(2_000_000), AWAITED_MS + 40_000);
+        assert_eq!(clocks.dating(UnixMs(3), 3, AWAITED_MS + 40_000), UnixMs(2_000_000).into());
     }
 
     #[test]
