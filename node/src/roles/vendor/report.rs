@@ -113,6 +113,8 @@ impl Vendor {
         addresses: Addresses,
         reports: &[DeviceReport],
     ) -> (VendorHead, Vec<Signed<Lease>>) {
+        // Not by the wall clock alone: set back, it would have a lease that lapsed look like one that was dropped in its time.
+        let issued = self.dating_clock().at;
         let ledger = lock(&self.ledger);
         let head = VendorHead {
             version: tags::VERSION,
@@ -120,7 +122,7 @@ impl Vendor {
             epoch: number.epoch,
             seq: number.seq,
             prev: number.prev,
-            issued: clock::now(),
+            issued,
             capacity: ledger.capacity(),
             used: ledger.leases().map(|lease| lease.used).sum(),
             root: ledger.root(),
