@@ -170,6 +170,10 @@ fn fig_04_databases_of_a_real_run_are_sound_and_exported() {
     put.signal(Signal::INT);
     assert_eq!(put.finish().0, 6);
     user.fails(1, &["fat", "check"]);
+    wait_for("the mirror has heard of a lease", || match list(&net.fat("mirror-1"), "/leases").len() {
+        0 => Err("none yet".to_owned()),
+        _ => Ok(()),
+    });
 
     let mut kinds = Vec::new();
     for name in ["mirror-1", "vendor-1", "user-1"] {
