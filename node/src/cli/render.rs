@@ -164,9 +164,9 @@ pub(super) fn repair(result: &RepairResult) -> String {
     if result.unanswered > 0 {
         let _ = write!(
             text,
-            "\n{} of {} belong to vendors that did not answer. If one will not come back, give it up: `fathom repair --without VENDOR`.",
-            count(result.unanswered, "lease", "leases"),
-            result.leases
+            "\n{} of {} at vendors that did not answer. If one will not come back, give it up: `fathom repair --without VENDOR`.",
+            result.unanswered,
+            count(result.leases, "lease is", "leases are")
         );
     }
     for file in &result.failed {

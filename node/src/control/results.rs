@@ -161,7 +161,7 @@ pub struct Unrepaired {
 pub struct RepairResult {
     /// Files looked at.
     pub files: u64,
-    /// Leases renewed, or asked about, in all.
+    /// Leases renewed, or asked about, in all, without those of vendors that are given up.
     pub leases: u64,
     /// Those of them whose vendor did not answer: nothing is known of what is there.
     pub unanswered: u64,

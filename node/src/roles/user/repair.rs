@@ -108,9 +108,10 @@ impl User {
             let found = self.find(name).await?.into_iter().map(|file| file.file);
             files.get_or_insert_default().extend(found);
         }
-        let claims = self.claims().await?;
+        let mut claims = self.claims().await?;
         let used: BTreeSet<NodeId> = claims.keys().map(|place| place.vendor).collect();
         let given_up = without.iter().map(|prefix| one_vendor(prefix, &used)).collect::<Result<Vec<_>, _>>()?;
+        claims.retain(|place, _| !given_up.contains(&place.vendor));
         let leases = claims.len() as u64;
         self.heads(used.clone()).await?;
         let survey = self.survey(claims).await;
