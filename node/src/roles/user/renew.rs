@@ -22,6 +22,8 @@ const EVERY: Duration = Duration::from_secs(7 * 86_400);
 struct Watch {
     /// Vendors in use, and the epoch of the newest head that was seen of each: a new one says that it lost its memory.
     epochs: BTreeMap<NodeId, Option<u64>>,
+    /// Those that began a new epoch, until their leases were looked at.
+    suspects: BTreeSet<NodeId>,
     /// Leases that are still to be renewed, and those whose files are still to be repaired.
     open: Claims,
     /// When all leases were looked at last.
@@ -53,9 +55,9 @@ impl User {
     async fn look(self: &Arc<Self>, watch: &mut Watch) -> Result<(), UserError> {
         let now = clock::now();
         let due = watch.all.is_none_or(|all| now.since_ms(all) >= EVERY.as_millis() as u64 || now < all);
-        let suspects = self.suspects(watch).await?;
+        self.suspect(watch).await?;
         let mut gone = self.proven(&watch.epochs.keys().copied().collect()).await;
-        if due || !suspects.is_empty() || !gone.is_empty() {
+        if due || !watch.suspects.is_empty() || !gone.is_empty() {
             let claims = self.claims().await?;
             let used: BTreeSet<NodeId> = claims.keys().map(|place| place.vendor).collect();
             watch.epochs.retain(|vendor, _| used.contains(vendor));
@@ -67,6 +69,7 @@ impl User {
                 watch.epochs.extend(self.heads(used).await?.iter().map(|(vendor, head)| (*vendor, Some(head.epoch))));
             }
             watch.open.retain(|place, _| claims.contains_key(place));
+            let suspects = std::mem::take(&mut watch.suspects);
             watch.open.extend(claims.into_iter().filter(|(place, _)| due || suspects.contains(&place.vendor)));
         }
         let asked = std::mem::take(&mut watch.open);
@@ -82,35 +85,34 @@ impl User {
         }
         gone.extend(survey.gone);
         if !gone.is_empty() {
+            // Until all of it is made again, it is found again with each look.
+            let again: Claims = asked.into_iter().filter(|(place, _)| gone.concerns(*place)).collect();
+            watch.open.extend(again.clone());
             // Nobody reads them: the log and `fathom fat` tell.
             let (events, _) = EventSink::channel();
             let result = self.mend_all(None, &gone, &events).await?;
-            tracing::info!(
-                files = result.repaired,
-                copies = result.made_copies,
-                "copies that were lost were made again"
-            );
-            if !result.failed.is_empty() {
-                watch.open.extend(asked.into_iter().filter(|(place, _)| gone.concerns(*place)));
+            let (files, copies) = (result.repaired, result.made_copies);
+            tracing::info!(files, copies, "copies that were lost were made again");
+            if result.failed.is_empty() {
+                watch.open.retain(|place, _| !again.contains_key(place));
             }
         }
         Ok(())
     }
 
-    /// Vendors in use that began a new epoch since they were last looked at.
-    async fn suspects(&self, watch: &mut Watch) -> Result<BTreeSet<NodeId>, UserError> {
+    /// Notes vendors in use that began a new epoch since they were last looked at.
+    async fn suspect(&self, watch: &mut Watch) -> Result<(), UserError> {
         // What commands of this node have used since.
         for (vendor, epoch) in std::mem::take(&mut *lock(&self.used)) {
             watch.epochs.entry(vendor).or_default().get_or_insert(epoch);
         }
-        let mut suspects = BTreeSet::new();
         for (vendor, head) in self.heads(watch.epochs.keys().copied().collect()).await? {
             let seen = watch.epochs.entry(vendor).or_default();
             if seen.replace(head.epoch).is_some_and(|before| before < head.epoch) {
-                suspects.insert(vendor);
+                watch.suspects.insert(vendor);
             }
         }
-        Ok(suspects)
+        Ok(())
     }
 
     /// Renews now if a week has passed since the last time: for those who run a node only for the length of a command.
