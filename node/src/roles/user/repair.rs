@@ -404,11 +404,14 @@ impl User {
         let version = step.file.versions.first().ok_or_else(changed)?;
         let named = open_manifest(&self.keys, &version.fat)?;
         let manifest = with_copies(&named, step.manifest, chunks, missing)?;
-        let left = step.manifest.used_places().into_iter().map(|place| place.vendor);
+        let there = |chunk: ChunkRef| {
+            let places = step.manifest.places_of(&chunk).filter(|place| !missing.contains(&(chunk.id, *place)));
+            places.map(|place| place.vendor).collect::<Vec<_>>()
+        };
         let keep = Keep {
             manifest: &manifest,
             base: version.fat.base,
-            holders: left.filter(|vendor| !step.barred.contains(vendor)).collect(),
+            holders: step.manifest.chunks().flat_map(there).collect(),
             failed: lock(&step.placement).failed().iter().copied().collect(),
         };
         let fat = self.successor(step.file, step.tag, Some(&keep))?;
