@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use crate::fat::{FinalFat, Tag};
 use crate::head::VerifiedVendor;
 use crate::ids::{LeaseId, NodeId, OwnerId};
-use crate::limits::{FILE_BODY_FREE, FILE_LEASED_BYTES, FILES_FREE, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX};
+use crate::limits::{
+    EXTENT_BYTES_MAX, FILE_BODY_FREE, FILE_LEASED_BYTES, FILES_FREE, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
+};
 use crate::time::UnixMs;
 use crate::wire::{Refusal, RefusalKind};
 
@@ -75,8 +77,8 @@ impl Table {
     /// in is noted there. Costs a look-up for each of its uses, and for each move of its file.
     ///
     /// # Errors
-    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has beside what other
-    /// files claim of it, and `Busy` if its owner has more final FATs here than its leases warrant: heads, and what frees room,
+    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has, or together with what other
+    /// files claim of it more than a lease can have come to have ([`EXTENT_BYTES_MAX`]), and `Busy` if its owner has more final FATs here than its leases warrant: heads, and what frees room,
     /// may be on the way, so it is worth to ask again soon.
     pub fn admit(
         &self,
@@ -161,7 +163,10 @@ impl Table {
             // Less than nothing if vendors lie about moves: that is no room.
             let others = (self.claimed(fat.owner, vendor, id) - of(before)).max(0);
             let coming = submission.claims.get(&(fat.owner, vendor, id)).copied().unwrap_or(0);
-            if of(after) > of(before) && of(after) + others + coming > i128::from(lease.bytes) {
+            // Of files that follow each other quickly, the later ones fill what the lease grew by since the head that is known here.
+            let all = i128::from(lease.bytes.max(EXTENT_BYTES_MAX));
+            let over = of(after) > i128::from(lease.bytes) || of(after) + others + coming > all;
+            if of(after) > of(before) && over {
                 return Err(Refusal::new(
                     RefusalKind::OverLease,
                     "the final FAT claims more bytes than a lease has beside what other files claim",

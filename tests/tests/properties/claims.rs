@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{FinalFat, Tag, Use};
+use fathom_protocol::head::{VendorHead, VerifiedVendor};
 use fathom_protocol::ids::{ChunkId, FileId, LeaseId, OwnerId};
+use fathom_protocol::lease::Lease;
+use fathom_protocol::limits::EXTENT_BYTES_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::sign::Signed;
-use fathom_protocol::table::{Strangers, Submission, Table, Verified, verify};
+use fathom_protocol::table::{Strangers, Submission, Table, Verified};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{RefusalKind, SyncRecord};
+use fathom_protocol::wire::RefusalKind;
 use fathom_tests::samples::{self, key, node, signed};
 
-/// Bytes of each sample lease.
-const EXTENT: u64 = 1 << 20;
+/// Bytes of each lease: as many as one can have.
+const EXTENT: u64 = EXTENT_BYTES_MAX;
 const QUARTER: u64 = EXTENT / 4;
 
 struct World {
@@ -26,9 +29,17 @@ struct World {
 impl World {
     /// A mirror that knows two leases at each of vendors 1 and 2.
     fn new() -> Self {
+        Self::with_leases_of(EXTENT)
+    }
+
+    fn with_leases_of(bytes: u64) -> Self {
         let mut table = Table::default();
         for vendor in 1..3 {
-            table.merge(&verify(SyncRecord::Vendor(samples::vendor_record(vendor, 1))).unwrap()).unwrap();
+            let lease = |id| signed(Lease { bytes, ..samples::lease(vendor, id) }, &key(vendor));
+            let leases = vec![lease(1), lease(2)];
+            let head = VendorHead { capacity: 4 * EXTENT, ..samples::head(vendor, 1, &leases) };
+            let head = signed(head, &key(vendor));
+            table.merge(&Verified::Vendor(VerifiedVendor { head, leases })).unwrap();
         }
         let fat = FinalFat { frees: Bounded::default(), ..samples::final_fat() };
         Self { table, owner: fat.owner, fat }
@@ -108,6 +119,17 @@ fn files_that_share_a_lease_claim_no_more_than_it_has() {
     assert_eq!(world.submit(&release), Ok(()));
     assert_eq!(world.submit(&world.fat(6, tag(1), &[(1, QUARTER)])), Ok(()));
     assert_eq!(world.quarters(), [4, 0]);
+}
+
+/// Keeps away: each small file waits for the head that shows what its lease grew by.
+#[test]
+fn files_that_follow_each_other_quickly_wait_for_no_head() {
+    const KNOWN: u64 = 1 << 20;
+    let mut world = World::with_leases_of(KNOWN);
+    for file in 1..=9 {
+        assert_eq!(world.submit(&world.fat(file, tag(1), &[(1, KNOWN / 4)])), Ok(()), "file {file}");
+    }
+    assert_eq!(world.admit(&world.fat(10, tag(1), &[(1, KNOWN + 1)])), Err(RefusalKind::OverLease), "one file alone");
 }
 
 /// Another user's claims, of a lease that is not its own, take nothing from who holds it.
