@@ -28,6 +28,8 @@ struct Watch {
     open: Claims,
     /// When all leases were looked at last.
     all: Option<UnixMs>,
+    /// The same, until the last of them was renewed and that was noted.
+    unnoted: Option<UnixMs>,
 }
 
 impl User {
@@ -76,12 +78,12 @@ impl User {
         let survey = self.survey(asked.clone()).await;
         watch.open = survey.open;
         if due {
-            watch.all = Some(now);
+            (watch.all, watch.unnoted) = (Some(now), Some(now));
         }
-        if watch.open.is_empty() {
-            self.note_renewed();
-        } else {
+        if !watch.open.is_empty() {
             tracing::warn!(leases = watch.open.len(), "some leases were not renewed; they are tried again soon");
+        } else if let Some(all) = watch.unnoted.take() {
+            self.note_renewed(all);
         }
         gone.extend(survey.gone);
         if !gone.is_empty() {
@@ -121,14 +123,14 @@ impl User {
     /// [`UserError`] if the catalogue cannot be read; leases whose vendor did not answer are tried again with the next command.
     pub async fn renew_if_due(self: &Arc<Self>) -> Result<(), UserError> {
         if self.until_due().is_zero() {
-            let claims = self.claims().await?;
+            let (claims, now) = (self.claims().await?, clock::now());
             self.heads(claims.keys().map(|place| place.vendor).collect()).await?;
             let survey = self.survey(claims).await;
             if !survey.gone.is_empty() {
                 tracing::warn!("vendors have lost copies of this user's files: `fathom repair` makes them again");
             }
             if survey.open.is_empty() {
-                self.note_renewed();
+                self.note_renewed(now);
             }
         }
         Ok(())
@@ -140,8 +142,8 @@ impl User {
         EVERY.saturating_sub(Duration::from_millis(clock::now().since_ms(last)))
     }
 
-    fn note_renewed(&self) {
-        if let Err(error) = std::fs::write(&self.renewed_file, clock::now().0.to_string()) {
+    fn note_renewed(&self, at: UnixMs) {
+        if let Err(error) = std::fs::write(&self.renewed_file, at.0.to_string()) {
             tracing::warn!(%error, "the time of the renewal was not noted; it will be repeated");
         }
     }
