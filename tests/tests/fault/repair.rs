@@ -133,6 +133,12 @@ fn fault_26_a_vendor_that_does_not_come_back_is_given_up_by_its_user() {
         0 => Ok(()),
         left => Err(format!("{left} chunks")),
     });
+    // With a copy at every vendor there is no other to take the place of one.
+    user.ok(&["put", source.to_str().unwrap(), "--as", "everywhere", "--copies", "5"]);
+    let left = user.cli(&["repair", "everywhere", "--without", &dead.node]);
+    assert_eq!(left.code, 1, "{}", left.stdout);
+    assert_eq!((number(&left.json, "/lost_copies"), number(&left.json, "/made_copies")), (CHUNKS as u64, 0));
+    assert_eq!(text(&left.json, "/failed/0/name"), "everywhere", "{}", left.stdout);
     let wrong = user.fails(2, &["repair", "--without", "nobody"]);
     assert!(text(&wrong, "/hint").contains("fathom fat"), "{wrong}");
     check(&net);
