@@ -57,6 +57,13 @@ pub struct UserSettings {
     pub check: Duration,
 }
 
+#[cfg(test)]
+impl UserSettings {
+    /// Those of tests that look at something else.
+    pub(crate) const TEST: Self =
+        Self { copies: 3, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1_000, check: Duration::from_secs(600) };
+}
+
 /// A person's files on the network.
 pub struct User {
     keys: UserKeys,

@@ -76,13 +76,6 @@ async fn fault_27_of_two_heads_the_newer_is_used_whoever_has_it() {
         decode::<Carried<VendorHead>>(&bytes, 1 << 20).unwrap()
     };
     let keys = Phrase::from_entropy([7; 32]).user_keys();
-    let settings = UserSettings {
-        copies: 3,
-        in_flight: 1,
-        part_bytes: 1 << 20,
-        trusted_ms: 1_000,
-        check: std::time::Duration::from_secs(600),
-    };
     for (seed, first) in [(81, &hour_old), (84, &newest)] {
         let second = if first == &newest { &hour_old } else { &newest };
         let (a, b) = (start(seed, true, with(signed(first))).await, start(seed + 1, true, with(signed(second))).await);
@@ -90,7 +83,7 @@ async fn fault_27_of_two_heads_the_newer_is_used_whoever_has_it() {
         net.book().learn(a.announcement().await.unwrap());
         net.book().learn(b.announcement().await.unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let user = User::open(dir.path(), net, keys.clone(), settings).unwrap();
+        let user = User::open(dir.path(), net, keys.clone(), UserSettings::TEST).unwrap();
         let heads = user.heads(BTreeSet::from([newest.vendor])).await.unwrap();
         assert_eq!((heads[&newest.vendor].seq, heads[&newest.vendor].issued), (newest.seq, newest.issued));
     }
@@ -100,6 +93,6 @@ async fn fault_27_of_two_heads_the_newer_is_used_whoever_has_it() {
     net.book().learn(a.announcement().await.unwrap());
     net.book().learn(b.announcement().await.unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let user = User::open(dir.path(), net, keys, settings).unwrap();
+    let user = User::open(dir.path(), net, keys, UserSettings::TEST).unwrap();
     assert_eq!(user.heads(BTreeSet::from([newest.vendor])).await.unwrap()[&newest.vendor].seq, hour_old.seq);
 }

@@ -109,14 +109,7 @@ mod tests {
     async fn fault_47_a_choice_among_choices_keeps_the_chunks_of_the_first_put() {
         let dir = tempfile::tempdir().unwrap();
         let net = start(91, false, None).await;
-        let settings = UserSettings {
-            copies: 2,
-            in_flight: 1,
-            part_bytes: 1 << 20,
-            trusted_ms: 1_000,
-            check: std::time::Duration::from_secs(600),
-        };
-        let user = User::open(dir.path(), net, Phrase::from_entropy([8; 32]).user_keys(), settings).unwrap();
+        let user = User::open(dir.path(), net, Phrase::from_entropy([8; 32]).user_keys(), UserSettings::TEST).unwrap();
         let file = user.keys.file_id("file");
         // Two puts at once, of which each device chose its own.
         let version = |put: Tag, choice: Tag, vendors: &[u8]| {

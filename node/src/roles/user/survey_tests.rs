@@ -19,20 +19,13 @@ async fn fault_26_a_proof_of_a_dropped_lease_names_the_copies_that_are_gone() {
     let Offence::Dropped { owner, lease, .. } = proof.offence() else { panic!("a dropped lease") };
     let vendor = proof.vendor();
     let mirror = start(92, true, Some(record)).await;
-    let settings = UserSettings {
-        copies: 3,
-        in_flight: 1,
-        part_bytes: 1 << 20,
-        trusted_ms: 1_000,
-        check: Duration::from_secs(600),
-    };
     // The samples' user, whose lease it was, and another one.
     for (seed, entropy, is_owner) in [(93, 7, true), (94, 99, false)] {
         let dir = tempfile::tempdir().unwrap();
         let net = start(seed, false, None).await;
         net.book().learn(mirror.announcement().await.unwrap());
         let keys = Phrase::from_entropy([entropy; 32]).user_keys();
-        let user = User::open(dir.path(), net, keys, settings).unwrap();
+        let user = User::open(dir.path(), net, keys, UserSettings::TEST).unwrap();
         assert_eq!(user.owner() == owner, is_owner);
         let gone = user.proven(&BTreeSet::from([vendor])).await;
         assert_eq!(gone.has(Place { vendor, lease }), is_owner);

@@ -213,14 +213,7 @@ async fn fault_28_a_lease_left_out_is_seen_and_the_client_goes_to_another_mirror
     let (net, _incoming) = start(233, Roles { user: true, ..Roles::default() }, false).await;
     let dir = tempfile::tempdir().unwrap();
     let keys = Phrase::from_entropy([7; 32]).user_keys();
-    let settings = UserSettings {
-        copies: 1,
-        in_flight: 1,
-        part_bytes: 1 << 20,
-        trusted_ms: 1_000,
-        check: std::time::Duration::from_secs(600),
-    };
-    let user = User::open(dir.path(), net.clone(), keys, settings).unwrap();
+    let user = User::open(dir.path(), net.clone(), keys, UserSettings::TEST).unwrap();
     acquaint(&net, &liar).await;
     let refused = user.explain(None).await.unwrap_err().to_string();
     assert!(refused.contains("the leases are not those that the head commits to"), "{refused}");
