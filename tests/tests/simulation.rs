@@ -68,6 +68,9 @@ fn the_fixed_seeds_keep_every_promise() {
         sum.removes,
         sum.reads,
         sum.renewals,
+        sum.whole_heads,
+        sum.deltas,
+        sum.bases_missing,
     ];
     assert!(each.iter().all(|count| *count > 0), "{sum:?}");
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use fathom_protocol::codec::{self, Bounded, Text};
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop};
@@ -135,7 +136,17 @@ impl Twister {
 
     /// A mirror's answer with old heads, leases left out, forged records, or a wrong clock.
     fn lying_mirror(&mut self, bytes: &[u8], stage: &mut Stage<'_>) -> Option<Vec<u8>> {
-        let Ok(Response::Page(mut page)) = codec::decode::<Response>(bytes, FRAME_BYTES_MAX) else { return None };
+        let mut page = match codec::decode::<Response>(bytes, FRAME_BYTES_MAX) {
+            Ok(Response::Page(page)) => page,
+            // Vendors that ask for their own head are shown an old one, or none.
+            Ok(Response::Heads(heads)) => {
+                let own = heads.iter().find_map(|head| head.peek().ok())?.vendor;
+                let of = |record: &&VendorRecord| record.head.peek().is_ok_and(|head| head.vendor == own);
+                let old = self.heads.iter().find(of).map(|record| record.head.clone());
+                return Some(codec::encode(&Response::Heads(Bounded::first(old))));
+            }
+            _ => return None,
+        };
         let mut records = page.records.into_vec();
         for record in &mut records {
             if let SyncRecord::Vendor(vendor) = record {
@@ -179,25 +190,41 @@ fn forged_head(vendor: &VendorRecord) -> VendorRecord {
     VendorRecord { head, leases: vendor.leases.clone() }
 }
 
-/// A second head with the number of the first: a twin, one that dropped a lease, or one that leased out too much.
+/// A second head with the number of the first, whole or as a change: a twin, or one that leased out too much.
 fn lying_vendor(bytes: &[u8], stage: &mut Stage<'_>, key: &ed25519_dalek::SigningKey) -> Option<Vec<u8>> {
-    let Ok(Request::Report(record)) = codec::decode::<Request>(bytes, FRAME_BYTES_MAX) else { return None };
-    let mut head = record.head.peek().ok()?;
+    let request = match codec::decode::<Request>(bytes, FRAME_BYTES_MAX) {
+        Ok(Request::Report(record)) => {
+            let head = lying_head(&record.head, stage, key)?;
+            Request::Report(VendorRecord { head, leases: record.leases })
+        }
+        Ok(Request::ReportDelta(delta)) => {
+            let head = lying_head(&delta.head, stage, key)?;
+            Request::ReportDelta(VendorDelta { head, ..delta })
+        }
+        _ => return None,
+    };
+    Some(codec::encode(&request))
+}
+
+fn lying_head(
+    told: &Carried<VendorHead>,
+    stage: &mut Stage<'_>,
+    key: &ed25519_dalek::SigningKey,
+) -> Option<Carried<VendorHead>> {
+    let mut head = told.peek().ok()?;
     head.characteristics.media = Text::cut("twin");
     if head.root.sum > 0 && stage.random.chance(300) {
         // More than it has: no honest code signs this.
         head.capacity = head.root.sum.saturating_sub(1);
         let body = codec::encode(&head);
         let signature = sign_bytes(VendorHead::LABEL, &body, key);
-        let record = VendorRecord { head: carried(body, signature), leases: record.leases };
-        return Some(codec::encode(&Request::Report(record)));
+        return Some(carried(body, signature));
     }
     let number = (head.vendor, head.epoch, head.seq);
     let twin = Signed::sign(head, key).ok()?;
     stage.oracle.signed(twin.hash());
     stage.oracle.twins.insert(number);
-    let record = VendorRecord { head: twin.into_carried(), leases: record.leases };
-    Some(codec::encode(&Request::Report(record)))
+    Some(twin.into_carried())
 }
 
 /// A chunk under a hop that somebody else signed, a byte too long, or under a lease of somebody else.

@@ -1,6 +1,7 @@
 //! A deterministic simulator: one seed is one history of a whole network.
 //!
-//! The nodes run the real cores over the real encodings, signatures and local FAT: ledger, table, allocation, final-FAT checks.
+//! The nodes run the real cores over the real encodings, signatures and local FAT: ledger, reporter, table, sync,
+//! allocation, final-FAT checks.
 //! What the binary's roles add to these cores (which request is answered how, what is written before what) is written out in
 //! `mirror`, `vendor` and `user`. Time, the network (`network`), the disks (`disk`), clocks, crashes and those who lie
 //! (`byzantine`) are the simulator's.

@@ -28,6 +28,9 @@ pub struct Injected {
     pub removes: u64,
     pub reads: u64,
     pub renewals: u64,
+    pub whole_heads: u64,
+    pub deltas: u64,
+    pub bases_missing: u64,
     pub refused: u64,
     pub abandoned: u64,
 }
@@ -52,6 +55,9 @@ impl Injected {
             (&mut self.removes, other.removes),
             (&mut self.reads, other.reads),
             (&mut self.renewals, other.renewals),
+            (&mut self.whole_heads, other.whole_heads),
+            (&mut self.deltas, other.deltas),
+            (&mut self.bases_missing, other.bases_missing),
             (&mut self.refused, other.refused),
             (&mut self.abandoned, other.abandoned),
         ];

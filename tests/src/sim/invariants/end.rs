@@ -27,7 +27,7 @@ impl Quiet<'_> {
         for (node, vendor) in &self.vendors {
             let Some(run) = &vendor.running else { return Some(format!("vendor {node} is down")) };
             let known = self.mirrors[0].1.table.vendor(vendor.id()).map(|known| (known.head.epoch, known.head.seq));
-            if known != Some((run.head.epoch, run.head.seq)) {
+            if known != Some(run.life.head().height()) {
                 return Some(format!("mirrors do not know the newest head of vendor {node}"));
             }
         }

@@ -164,6 +164,13 @@ impl Oracle {
         }
     }
 
+    /// Invariant 10: no vendor that is alone with its key takes itself for two.
+    pub(super) fn elsewhere(&mut self, vendor: usize, byzantine: bool) {
+        if !byzantine {
+            self.broken(10, format!("vendor {vendor} takes its own heads for those of another node"));
+        }
+    }
+
     /// Committed bytes under this lease were promised anew now.
     pub(super) fn renewed(&mut self, vendor: usize, lease: LeaseId, at: u64) {
         self.renewed.insert((vendor, lease), at);

@@ -4,10 +4,12 @@
 mod allocate;
 mod store;
 mod sync;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fathom_protocol::codec::{self, Bounded};
+use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
@@ -130,6 +132,16 @@ impl Mirror {
         };
         let answer = match request {
             Request::Report(record) => self.report(cx, from, SyncRecord::Vendor(record)),
+            Request::ReportDelta(delta) => self.report_delta(cx, from, delta),
+            Request::Heads(vendors) => {
+                let known = vendors.iter().filter_map(|vendor| self.table.vendor(*vendor));
+                Response::Heads(Bounded::first(known.map(|vendor| vendor.head.carried().clone())))
+            }
+            Request::VendorOf(vendor) => {
+                let records =
+                    [Key::Vendor(vendor), Key::Proof(vendor)].map(|key| self.store.records.get(&key).cloned());
+                Response::Page(self.page(cx, (records.into_iter().flatten().collect(), 0, false)))
+            }
             Request::SubmitMove(moved) => self.report(cx, from, SyncRecord::Move(moved)),
             Request::SubmitFats(fats) => self.submit(cx, from, fats.into_vec()),
             Request::FatsOf(query) => match query.verify() {
@@ -203,6 +215,34 @@ impl Mirror {
         records: Vec<Verified>,
         cursor: Option<(NodeId, Hash, u64)>,
     ) -> Vec<Result<bool, Refusal>> {
+        let (results, fresh) = self.keep_only(cx, records, cursor);
+        for record in fresh {
+            cx.gossip(&Gossip::Record(Box::new(record)));
+        }
+        results
+    }
+
+    /// Merges the record that a delta made, and passes it on as the delta that it came as.
+    fn keep_delta(&mut self, cx: &mut Cx<'_>, record: Verified, delta: VendorDelta) -> Result<bool, Refusal> {
+        let (mut results, fresh) = self.keep_only(cx, vec![record], None);
+        let mut delta = Some(delta);
+        for record in fresh {
+            let whole = |record| Gossip::Record(Box::new(record));
+            cx.gossip(&match (record, delta.take()) {
+                (SyncRecord::Vendor(_), Some(delta)) => Gossip::Delta(Box::new(delta)),
+                (record, _) => whole(record),
+            });
+        }
+        results.remove(0)
+    }
+
+    /// Merges records and writes what is new with the cursor, all or nothing. Returns which were new, and what is to be passed on.
+    fn keep_only(
+        &mut self,
+        cx: &mut Cx<'_>,
+        records: Vec<Verified>,
+        cursor: Option<(NodeId, Hash, u64)>,
+    ) -> (Vec<Result<bool, Refusal>>, Vec<SyncRecord>) {
         let mut changes = Vec::new();
         let (mut results, mut fresh, mut orders) = (Vec::new(), Vec::new(), Vec::new());
         let mut waiting: VecDeque<(Verified, bool)> = records.into_iter().map(|record| (record, true)).collect();
@@ -243,9 +283,6 @@ impl Mirror {
         } else {
             self.store.apply(changes);
         }
-        for record in fresh {
-            cx.gossip(&Gossip::Record(Box::new(record)));
-        }
         for (fat, vendors) in orders {
             for vendor in vendors {
                 if let Some(node) = cx.known.index.get(&vendor) {
@@ -253,7 +290,7 @@ impl Mirror {
                 }
             }
         }
-        results
+        (results, fresh)
     }
 
     fn page(&self, cx: &Cx<'_>, (records, next, more): (Vec<SyncRecord>, u64, bool)) -> Page {

@@ -119,8 +119,7 @@ impl Mirror {
                 Err(RecordError::Version(_)) => Told::Unclear,
                 Err(_) => Told::Bad,
             },
-            // No node of this world sends deltas.
-            Ok(Gossip::Delta(_)) => Told::Unclear,
+            Ok(Gossip::Delta(delta)) => self.hear_delta(cx, *delta),
             Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
             Err(_) => Told::Bad,
         };

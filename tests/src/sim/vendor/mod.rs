@@ -2,8 +2,9 @@
 //! whatever changes in the ledger is on disk before anybody hears of it.
 
 mod chunks;
-mod head;
 mod orders;
+mod polling;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use fathom_protocol::lease::Lease;
 use fathom_protocol::ledger::Ledger;
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
 use fathom_protocol::sign::{Carried, Record};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::FatTx;
 use fathom_store::{ChunkKey, FatConfig, FatError, LocalFat};
@@ -23,14 +25,19 @@ use fathom_store::{ChunkKey, FatConfig, FatError, LocalFat};
 use super::disk::Disk;
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Known, Timer};
-use head::HeadState;
+use report::Life;
 
 const FRAME_MS: u64 = 5_000;
 const TICK: u8 = 0;
 const SWEEP: u8 = 1;
-const HEAD: u8 = 2;
+/// What the reporter waits for.
+const REPORT: u8 = 2;
 const POLL: u8 = 3;
 const SETTLE: u8 = 4;
+/// Something changed that the head tells.
+const CHANGED: u8 = 5;
+/// Mirrors are looked for.
+const LOOK: u8 = 6;
 const TICK_MS: u64 = 2_000;
 /// Name in the local FAT of the note that leases may be dated by a clock that was behind.
 const DOUBTS_KEY: &str = "doubts";
@@ -60,7 +67,7 @@ pub(super) struct Vendor {
 pub(super) struct Running {
     pub(super) fat: LocalFat,
     pub(super) ledger: Ledger,
-    pub(super) head: HeadState,
+    pub(super) life: Life,
     persisted: BTreeMap<LeaseId, Option<u64>>,
     /// Whether it is noted on disk that dates are in doubt.
     doubts: bool,
@@ -70,7 +77,6 @@ pub(super) struct Running {
     /// True time at which it started: what it measures from there, nobody can set.
     started: u64,
     polls: BTreeMap<u64, usize>,
-    reports: BTreeMap<u64, (u64, u64)>,
     chains: BTreeMap<u64, Upstream>,
     turn: usize,
     /// When a mirror's orders were last read to their end.
@@ -121,21 +127,20 @@ impl Vendor {
         if doubts {
             ledger.doubt_all();
         }
-        let head = HeadState::read(&fat)?;
+        let life = Life::read(&fat, UnixMs(0))?;
         // Parts that no row names are removed, as the recovery does.
         let kept: BTreeSet<ChunkKey> = fat.chunks_after(None, 4_096)?.iter().map(|entry| entry.key()).collect();
         self.data.retain(|key, _| kept.contains(key));
         self.running = Some(Running {
             fat,
             ledger,
-            head,
+            life,
             persisted,
             doubts,
             writes: 0,
             clocks: Clocks::default(),
             started: 0,
             polls: BTreeMap::new(),
-            reports: BTreeMap::new(),
             chains: BTreeMap::new(),
             turn: 0,
             caught_up: None,
@@ -149,9 +154,10 @@ impl Vendor {
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
         if let Some(run) = &mut self.running {
             run.started = cx.at;
+            run.life = Life::read(&run.fat, cx.now).expect("a local FAT that opened is read");
         }
         let first = [500, TICK_MS, cx.known.terms.lock_ms / 8, 2_000].map(|bound| cx.random.within(1, bound));
-        for (every, first) in [HEAD, TICK, SWEEP, POLL].into_iter().zip(first) {
+        for (every, first) in [LOOK, TICK, SWEEP, POLL].into_iter().zip(first) {
             cx.wait(first, Timer::Every(every));
         }
     }
@@ -169,16 +175,18 @@ impl Vendor {
                 let _ = self.sweep(cx);
                 cx.wait(cx.known.terms.lock_ms / 8, Timer::Every(SWEEP));
             }
-            Timer::Every(HEAD) => self.report(cx, true),
+            Timer::Every(LOOK) => self.look(cx),
+            Timer::Every(CHANGED) => self.changed(cx),
             Timer::Every(POLL) => self.poll(cx),
             Timer::Every(SETTLE) => {
                 let _ = self.durable(|_, _| Ok(()));
             }
-            Timer::Every(_) => self.report(cx, false),
+            Timer::Every(_) => self.report_timer(cx),
             Timer::Call(call) => {
                 run.polls.remove(&call);
-                run.reports.remove(&call);
-                self.chain_silent(cx, call);
+                if !self.mirror_answered(cx, call, None) {
+                    self.chain_silent(cx, call);
+                }
             }
             Timer::Frame(frame) => {
                 run.frames.remove(&frame);
@@ -231,6 +239,9 @@ impl Vendor {
         let dated = self.dating_clock(cx);
         match request {
             Request::Offer { request, bytes } => {
+                if self.running.as_ref().is_some_and(|run| run.life.elsewhere) {
+                    return Err(refusal(RefusalKind::Busy, "this vendor's key is in use at another node"));
+                }
                 let request = request.verify()?;
                 let fresh = LeaseId(cx.random.bytes());
                 let (lease, granted) = self.account(cx, |ledger| ledger.offer(dated, &request, bytes, fresh))?;
@@ -264,8 +275,8 @@ impl Vendor {
             if let Response::Page(page) = response {
                 self.take_page(cx, from, page);
             }
-        } else if let Some(sent) = run.reports.remove(&call) {
-            self.reported(cx, sent, response);
+        } else {
+            self.mirror_answered(cx, call, Some(response));
         }
     }
 
@@ -327,16 +338,6 @@ impl Vendor {
             self.touch(cx);
         }
         Ok(value)
-    }
-
-    /// Says that a new head is due.
-    fn touch(&mut self, cx: &mut Cx<'_>) {
-        if let Some(run) = &mut self.running
-            && !run.dirty
-        {
-            run.dirty = true;
-            cx.wait(head::DEBOUNCE_MS, Timer::Every(head::DUE));
-        }
     }
 }
 
