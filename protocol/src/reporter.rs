@@ -28,8 +28,12 @@ pub const DEBOUNCE_MS: u64 = 200;
 pub const REFRESH_MS: u64 = 300_000;
 /// How often a head that nobody acknowledged is sent again, and a mirror that did not answer is asked again, in milliseconds.
 pub const RETRY_MS: u64 = 1_000;
-/// How long the answers of all mirrors are waited for once one has answered, in milliseconds.
+/// How long the answers of all mirrors are waited for once half of them have answered, in milliseconds from the first on.
 pub const ASK_MS: u64 = 2_500;
+/// While less than half of the mirrors answer, so long, in milliseconds: one of them alone may be the one that was away, or lie.
+pub const ALONE_MS: u64 = 60_000;
+/// How often the leases of a vendor that runs on an older state are asked for before it goes on without them.
+pub const READS_MAX: u32 = 8;
 /// Epochs that one run begins, at most: more than that is two nodes outdoing each other.
 pub const EPOCHS_MAX: u32 = 3;
 
@@ -71,6 +75,8 @@ pub enum Event {
     Unanswered(NodeId),
     /// [`Action::TakeBack`] is done, as far as it goes.
     TakenBack,
+    /// The mirror of [`Action::TakeBack`] did not give the record; nothing was changed.
+    Unread(NodeId),
     /// [`Action::Sign`] is done: this head is on disk.
     Signed(HeadId),
     /// It could not be signed or written.
@@ -132,6 +138,9 @@ struct Told {
     /// A question is on its way, and one was answered.
     asked: bool,
     answered: bool,
+    /// The head that it showed last, and how often it did not give the record.
+    shown: Option<HeadId>,
+    unread: u32,
     /// Not before this is it asked again, or told again what it did not take.
     retry: Option<UnixMs>,
 }
@@ -149,9 +158,15 @@ pub struct Reporter {
     newest: Option<(Seen, NodeId)>,
     first_answer: Option<UnixMs>,
     signing: bool,
+    /// Whether a head was signed in this run: only what is told is kept, and what an earlier run told is not.
+    signed: bool,
     /// When the next head is signed.
     due: UnixMs,
     epochs: u32,
+    /// How often the leases were asked for in vain.
+    reads: u32,
+    /// The epoch that begins with the next head, and the hash of the head before, until that head is on disk.
+    begins: Option<(u64, Hash)>,
 }
 
 impl Reporter {
@@ -166,8 +181,11 @@ impl Reporter {
             newest: None,
             first_answer: None,
             signing: false,
+            signed: false,
             due: now,
             epochs: 0,
+            reads: 0,
+            begins: None,
         }
     }
 
@@ -193,14 +211,11 @@ impl Reporter {
             Event::Unanswered(mirror) => {
                 self.told(mirror, |told| (told.asked, told.retry) = (false, Some(now.plus_ms(RETRY_MS))));
             }
-            Event::TakenBack => {
-                if let Phase::TakingBack { epoch, prev } = self.phase {
-                    self.phase = Phase::Reporting;
-                    self.sign(epoch, 1, prev, &mut actions);
-                }
-            }
+            Event::TakenBack => self.taken_back(&mut actions),
+            Event::Unread(mirror) => self.unread(mirror, now, &mut actions),
             Event::Signed(head) if head.height() > self.head.height() => {
-                (self.head, self.signing, self.due) = (head, false, now.plus_ms(REFRESH_MS));
+                (self.head, self.signing, self.signed, self.begins) = (head, false, true, None);
+                self.due = now.plus_ms(REFRESH_MS);
             }
             Event::Signed(_) | Event::Unsigned => {
                 (self.signing, self.due) = (false, now.plus_ms(RETRY_MS));
@@ -237,7 +252,10 @@ impl Reporter {
     }
 
     fn learn(&mut self, mirror: NodeId, seen: Option<Seen>, now: UnixMs, actions: &mut Vec<Action>) {
-        self.told(mirror, |told| (told.asked, told.answered, told.retry) = (false, true, None));
+        self.told(mirror, |told| {
+            (told.asked, told.answered, told.retry) = (false, true, None);
+            told.shown = seen.map(|seen| seen.head);
+        });
         self.first_answer.get_or_insert(now);
         let Some(seen) = seen else { return };
         if self.newest.is_none_or(|(newest, _)| newest.head.height() < seen.head.height()) {
@@ -246,7 +264,9 @@ impl Reporter {
         if self.phase != Phase::Reporting {
             return;
         }
-        let foreign = seen.head.height() > self.head.height()
+        // What an epoch that is about to begin leaves behind is known.
+        let left = self.begins.is_some_and(|(epoch, _)| seen.head.epoch < epoch);
+        let foreign = !left && seen.head.height() > self.head.height()
             || (seen.head.height() == self.head.height() && seen.head.hash != self.head.hash);
         if foreign && !self.signing {
             self.overtaken(seen, mirror, actions);
@@ -265,7 +285,36 @@ impl Reporter {
         self.epochs += 1;
         let epoch = seen.head.epoch.saturating_add(1).max(self.head.epoch);
         self.phase = Phase::TakingBack { epoch, prev: seen.head.hash };
-        actions.push(Action::TakeBack(mirror));
+        // Of those that know more than the disk, the one that failed least often, then the one that knows most.
+        let more = |told: &Told| told.shown.filter(|head| head.height() > self.head.height() || self.head.seq == 0);
+        let rank =
+            |(mirror, told): (&NodeId, &Told)| Some((told.unread, std::cmp::Reverse(more(told)?.height()), *mirror));
+        let best = self.mirrors.iter().filter_map(rank).min();
+        actions.push(Action::TakeBack(best.map_or(mirror, |(_, _, best)| best)));
+    }
+
+    fn taken_back(&mut self, actions: &mut Vec<Action>) {
+        if let Phase::TakingBack { epoch, prev } = self.phase {
+            (self.phase, self.reads, self.begins) = (Phase::Reporting, 0, Some((epoch, prev)));
+            self.sign_next(actions);
+        }
+    }
+
+    /// One lost answer must not cost a vendor its leases: mirrors are asked anew, and another one gives the record.
+    fn unread(&mut self, mirror: NodeId, now: UnixMs, actions: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::TakingBack { .. }) {
+            return;
+        }
+        self.reads += 1;
+        if self.reads >= READS_MAX {
+            return self.taken_back(actions);
+        }
+        self.told(mirror, |told| told.unread += 1);
+        (self.phase, self.first_answer) = (Phase::Asking, None);
+        self.epochs -= 1;
+        for told in self.mirrors.values_mut() {
+            (told.asked, told.answered, told.retry) = (false, false, Some(now.plus_ms(RETRY_MS)));
+        }
     }
 
     fn untaken(&mut self, mirror: NodeId, head: HeadId, why: Untaken, now: UnixMs, actions: &mut Vec<Action>) {
@@ -285,15 +334,24 @@ impl Reporter {
         }
     }
 
-    fn sign(&mut self, epoch: u64, seq: u64, prev: Hash, actions: &mut Vec<Action>) {
+    /// Signs the head that comes next. One of a new epoch that could not be signed is tried again as such: the number after the
+    /// one on disk was given away before.
+    fn sign_next(&mut self, actions: &mut Vec<Action>) {
         self.signing = true;
-        actions.push(Action::Sign { epoch, seq, prev });
+        actions.push(match self.begins {
+            Some((epoch, prev)) => Action::Sign { epoch, seq: 1, prev },
+            None => {
+                let HeadId { epoch, seq, hash } = self.head;
+                Action::Sign { epoch, seq: seq.saturating_add(1), prev: hash }
+            }
+        });
     }
 
     /// Does what is due, and sets the timer for what will be.
     fn go_on(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
         // A clock that was set back must not silence the vendor.
         self.due = self.due.min(now.plus_ms(REFRESH_MS));
+        self.first_answer = self.first_answer.map(|first| first.min(now));
         for told in self.mirrors.values_mut() {
             told.retry = told.retry.map(|retry| retry.min(now.plus_ms(RETRY_MS)));
         }
@@ -301,7 +359,7 @@ impl Reporter {
             Phase::Asking => self.ask(now, actions),
             Phase::Reporting => {
                 if !self.signing && self.due <= now {
-                    self.sign(self.head.epoch, self.head.seq.saturating_add(1), self.head.hash, actions);
+                    self.sign_next(actions);
                 }
                 self.send(now, actions);
             }
@@ -316,13 +374,25 @@ impl Reporter {
     fn next(&self, now: UnixMs) -> Option<UnixMs> {
         let retries = || self.mirrors.values().filter_map(|told| told.retry);
         match self.phase {
-            Phase::Asking => retries().chain(self.first_answer.map(|first| first.plus_ms(ASK_MS))).min(),
+            Phase::Asking => retries().chain(self.first_answer.map(|first| first.plus_ms(self.patience_ms()))).min(),
             Phase::Reporting => {
                 let due = (!self.signing).then_some(self.due);
                 let retries = retries().filter(|_| !self.heard());
                 due.into_iter().chain(retries.filter(|retry| *retry > now)).min()
             }
             Phase::TakingBack { .. } | Phase::Elsewhere => None,
+        }
+    }
+
+    /// How long after the first answer the others are waited for, in milliseconds.
+    fn patience_ms(&self) -> u64 {
+        let (answered, all) = (self.mirrors.values().filter(|told| told.answered).count(), self.mirrors.len());
+        if answered == all {
+            0
+        } else if 2 * answered >= all {
+            ASK_MS
+        } else {
+            ALONE_MS
         }
     }
 
@@ -334,8 +404,7 @@ impl Reporter {
             }
         }
         let Some(first) = self.first_answer else { return };
-        let all = self.mirrors.values().all(|told| told.answered);
-        if !all && now < first.plus_ms(ASK_MS) {
+        if now < first.plus_ms(self.patience_ms()) {
             return;
         }
         for told in self.mirrors.values_mut() {
@@ -354,13 +423,13 @@ impl Reporter {
                 self.phase = Phase::Reporting;
                 actions.push(Action::InStep);
                 self.due = now;
-                self.sign(self.head.epoch, self.head.seq.saturating_add(1), self.head.hash, actions);
+                self.sign_next(actions);
             }
         }
     }
 
     fn send(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
-        if self.signing || self.head.seq == 0 {
+        if self.signing || !self.signed {
             return;
         }
         let newest = self.head;

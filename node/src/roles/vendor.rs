@@ -56,7 +56,7 @@ use fathom_store::{
     ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatError, LocalFat,
     SetConfig, StoreError,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -127,8 +127,8 @@ pub struct Vendor {
     head: Mutex<HeadId>,
     /// Held for reading while a chunk's parts and its entry are made.
     storing: RwLock<()>,
-    /// Leases are being taken back after a restore.
-    readopting: AtomicBool,
+    /// Mirrors may know more than this disk: they were not asked yet, or leases are being taken back.
+    out_of_step: watch::Sender<bool>,
     /// Another node signs with this vendor's key.
     elsewhere: AtomicBool,
     /// What mirrors hold a proof of against this vendor.
@@ -251,7 +251,7 @@ impl Vendor {
             persisted: Mutex::new(persisted),
             head: Mutex::new(head),
             storing: RwLock::default(),
-            readopting: AtomicBool::new(false),
+            out_of_step: watch::Sender::new(false),
             elsewhere: AtomicBool::new(false),
             proven: Mutex::default(),
             ordering: Mutex::default(),

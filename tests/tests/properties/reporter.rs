@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use fathom_protocol::delta::HeadId;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::MIRRORS_TOLD_MAX;
-use fathom_protocol::reporter::{ASK_MS, Action, DEBOUNCE_MS, Event, REFRESH_MS, RETRY_MS, Reporter, Seen, Untaken};
+use fathom_protocol::reporter::{
+    ALONE_MS, ASK_MS, Action, DEBOUNCE_MS, Event, READS_MAX, REFRESH_MS, RETRY_MS, Reporter, Seen, Untaken,
+};
 use fathom_protocol::time::UnixMs;
 use fathom_tests::samples::NOW;
 use proptest::prelude::*;
@@ -126,6 +128,80 @@ fn fault_24_a_restored_vendor_begins_a_new_epoch_and_is_no_fork() {
     assert_eq!(signs(&reporter.handle(Event::TakenBack, NOW)), [(8, 1)]);
 }
 
+/// A full disk, for a moment: the head after that on the restored disk would have been a second one with its number.
+#[test]
+fn fault_24_a_restored_vendor_that_could_not_sign_tries_its_new_epoch_again() {
+    let mut reporter = asking();
+    let before = UnixMs(NOW.0 - 86_400_000);
+    for number in [1, 2] {
+        reporter.handle(known(number, seen(head(4, 500), before)), NOW);
+    }
+    assert_eq!(signs(&reporter.handle(Event::TakenBack, NOW)), [(5, 1)]);
+    let actions = reporter.handle(Event::Unsigned, NOW);
+    assert!(sends(&actions).is_empty(), "what an earlier run told is not kept");
+    // What was left behind is no news, whoever shows it late.
+    let actions = reporter.handle(known(1, seen(head(4, 500), NOW)), NOW);
+    assert!(!actions.iter().any(|action| matches!(action, Action::TakeBack(_) | Action::Elsewhere)));
+    let later = NOW.plus_ms(RETRY_MS);
+    assert_eq!(reporter.handle(Event::Timer, later)[0], Action::Sign { epoch: 5, seq: 1, prev: head(4, 500).hash });
+    assert_eq!(sends(&reporter.handle(Event::Signed(head(5, 1)), later)).len(), 2);
+}
+
+/// One lost answer made a vendor begin its epoch without the leases that mirrors remembered.
+#[test]
+fn fault_24_leases_that_one_mirror_does_not_give_are_read_from_another() {
+    let mut reporter = asking();
+    let before = UnixMs(NOW.0 - 86_400_000);
+    reporter.handle(known(1, seen(head(3, 7), before)), NOW);
+    let actions = reporter.handle(known(2, seen(head(4, 500), before)), NOW);
+    assert!(actions.contains(&Action::TakeBack(mirror(2))), "who knows most is asked first");
+    let mut now = NOW;
+    for round in 1..READS_MAX {
+        let asked = mirror(if round % 2 == 1 { 2 } else { 1 });
+        let actions = reporter.handle(Event::Unread(asked), now);
+        assert!(signs(&actions).is_empty());
+        now = now.plus_ms(RETRY_MS);
+        let actions = reporter.handle(Event::Timer, now);
+        assert_eq!(actions.iter().filter(|action| matches!(action, Action::Ask(_))).count(), 2);
+        reporter.handle(known(1, seen(head(3, 7), before)), now);
+        let other = mirror(if round % 2 == 1 { 1 } else { 2 });
+        let actions = reporter.handle(known(2, seen(head(4, 500), before)), now);
+        assert!(actions.contains(&Action::TakeBack(other)), "round {round}: {actions:?}");
+    }
+    let mut other = reporter.handle(Event::Unread(mirror(1)), now);
+    if signs(&other).is_empty() {
+        other = reporter.handle(Event::TakenBack, now);
+    }
+    assert_eq!(signs(&other), [(5, 1)], "in the end it goes on with what it has, in an epoch that nobody saw");
+}
+
+/// One mirror that was away, or lies, made a restored vendor sign an old number again.
+#[test]
+fn fault_24_one_answer_of_three_is_not_taken_for_all() {
+    let three = || {
+        let mut reporter = Reporter::new(head(1, 10), NOW);
+        reporter.handle(Event::Mirrors(vec![mirror(1), mirror(2), mirror(3)]), NOW);
+        reporter.handle(known(1, None), NOW);
+        for number in [2, 3] {
+            reporter.handle(Event::Unanswered(mirror(number)), NOW);
+        }
+        reporter
+    };
+    let mut reporter = three();
+    assert!(signs(&reporter.handle(Event::Timer, NOW.plus_ms(ALONE_MS - 1))).is_empty());
+    assert_eq!(signs(&reporter.handle(Event::Timer, NOW.plus_ms(ALONE_MS))), [(1, 11)]);
+    // A second answer is enough, and it counts.
+    let mut reporter = three();
+    let later = NOW.plus_ms(ASK_MS);
+    let actions = reporter.handle(known(2, seen(head(1, 12), UnixMs(NOW.0 - 5_000))), later);
+    assert!(actions.contains(&Action::TakeBack(mirror(2))) && signs(&actions).is_empty());
+    // A clock that is set back meanwhile makes it wait no longer.
+    let mut reporter = three();
+    let back = UnixMs(NOW.0 - 86_400_000);
+    assert!(signs(&reporter.handle(Event::Timer, back)).is_empty());
+    assert_eq!(signs(&reporter.handle(Event::Timer, back.plus_ms(ALONE_MS))), [(1, 11)]);
+}
+
 /// A local FAT that was made anew begins an epoch by itself; what mirrors remember of its leases is taken back all the same.
 #[test]
 fn a_vendor_that_has_signed_nothing_yet_takes_back_what_mirrors_remember() {
@@ -196,7 +272,12 @@ proptest! {
                 2 => known(number, None),
                 3 => known(number, seen(head(epoch, seq), UnixMs(now.0 - passed * 2))),
                 4 => Event::Unanswered(who),
+                5 if seq % 3 == 0 => Event::Unread(who),
                 5 => Event::TakenBack,
+                6 if signing.is_some() && passed % 5 == 0 => {
+                    signing = None;
+                    Event::Unsigned
+                }
                 6 if signing.is_some() => Event::Signed(signing.take().unwrap()),
                 7 => match flying.remove(&who) {
                     Some(head) => Event::Acked(who, head),
@@ -215,7 +296,9 @@ proptest! {
                 prop_assert!(!(elsewhere && tells), "a vendor that is elsewhere goes on");
                 match action {
                     Action::Sign { epoch, seq, prev } => {
-                        prop_assert!((epoch, seq) > newest && signing.is_none(), "{epoch} {seq} after {newest:?}");
+                        // One that was not signed is tried again, with its number or in a later epoch.
+                        let again = (epoch, seq) == newest && reporter.head().height() < newest;
+                        prop_assert!(((epoch, seq) > newest || again) && signing.is_none(), "{epoch} {seq} after {newest:?}");
                         prop_assert!(seq == 1 || prev == reporter.head().hash);
                         newest = (epoch, seq);
                         signing = Some(head(epoch, seq));

@@ -33,10 +33,13 @@ const PAGES_AT_ONCE: usize = 64;
 /// Largest cursor as stored, in bytes.
 const CURSOR_BYTES_MAX: usize = 128;
 
+/// What the names of cursors in the local FAT begin with.
+pub(super) const ORDERS_PREFIX: &str = "orders/";
+
 type Cursor = (Hash, u64);
 
 fn cursor_key(mirror: NodeId) -> String {
-    format!("orders/{mirror}")
+    format!("{ORDERS_PREFIX}{mirror}")
 }
 
 impl Vendor {
@@ -73,6 +76,10 @@ impl Vendor {
                 }
             };
             self.note_clock(mirror, page.clock);
+            if self.is_out_of_step() {
+                // Leases and chunks that these orders are about may not be known here yet: they are read again.
+                return;
+            }
             returned.heard(&page);
             let (more, next) = (page.more, (page.log, page.next));
             if next != cursor || !page.records.is_empty() {

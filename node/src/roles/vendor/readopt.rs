@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use fathom_protocol::codec;
+use fathom_protocol::delta::HeadId;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::ids::{DeviceId, Hash, LeaseId, NodeId};
 use fathom_protocol::ledger::Ledger;
@@ -19,28 +21,29 @@ use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response, SyncRecord}
 use fathom_store::{ChunkKey, FatError, StoredPart};
 
 use super::accounts::Persisted;
+use super::polling::ORDERS_PREFIX;
 use super::report::MIRROR_WAIT;
 use super::{UNADOPTED_KEY, Vendor, capacity, fat_refusal, lock, read_leases};
 use crate::clock;
 
+/// How long who asks for room waits for a vendor that was just started; less than mirrors wait for an offer.
+const STEP_WAIT: Duration = Duration::from_millis(700);
 /// Entries forgotten in one transaction.
 const FORGET_BATCH: usize = 1_024;
 
 impl Vendor {
-    /// Takes back what `mirror` knows of this vendor's leases. What fails is said in the log: the vendor then goes on with
-    /// what it has.
+    /// Takes back what `mirror` knows of this vendor's leases. What fails is said in the log.
     pub(super) async fn take_back_leases(self: &Arc<Self>, mirror: NodeId) -> Event {
+        self.out_of_step.send_replace(true);
         tracing::warn!(mirror = %mirror.short(), "mirrors know a newer head than this vendor: it takes its leases back and begins a new epoch");
         let record = match self.own_record(mirror).await {
             Ok(record) => record,
             Err(refusal) => {
-                tracing::error!(%refusal, "this vendor's leases were not read from the mirror; it goes on with those it knows");
-                return Event::TakenBack;
+                tracing::error!(%refusal, "this vendor's leases were not read from the mirror; others are asked, and if none gives them it goes on with those it knows");
+                return Event::Unread(mirror);
             }
         };
-        self.readopting.store(true, Ordering::SeqCst);
         let done = self.blocking(move |vendor| vendor.readopt(&record)).await;
-        self.readopting.store(false, Ordering::SeqCst);
         if let Err(refusal) = done {
             tracing::error!(%refusal, "not all leases were taken back");
         }
@@ -54,7 +57,10 @@ impl Vendor {
         for record in page.records {
             if let SyncRecord::Vendor(record) = record {
                 let record = record.verify()?;
-                if record.head.vendor == self.me {
+                let own = *lock(&self.head);
+                // A mirror that shows an older one than this vendor has would have it forget leases.
+                let newer = own.seq == 0 || HeadId::of(&record.head).height() >= own.height();
+                if record.head.vendor == self.me && newer {
                     return Ok(record);
                 }
             }
@@ -63,7 +69,7 @@ impl Vendor {
     }
 
     /// Brings local FAT, devices and ledger to what `record` and the devices say together. Blocks.
-    fn readopt(&self, record: &VerifiedVendor) -> Result<(), Refusal> {
+    pub(super) fn readopt(&self, record: &VerifiedVendor) -> Result<(), Refusal> {
         let _nothing_is_stored = self.storing.write().unwrap_or_else(PoisonError::into_inner);
         // Nor is the ledger written meanwhile.
         let mut persisted = lock(&self.persisted);
@@ -74,8 +80,13 @@ impl Vendor {
             self.fat.erase_chunks(batch).map_err(failed)?;
         }
         self.fat.finish_erases(&self.devices).map_err(failed)?;
+        // Final FATs that were read before the leases were here were nobody's: they are read again.
+        let read = self.fat.kv_with_prefix(ORDERS_PREFIX).map_err(failed)?;
         self.fat
             .write(|tx| {
+                for (cursor, _) in &read {
+                    tx.remove_kv(cursor)?;
+                }
                 for lease in &record.leases {
                     // What was stored after that head has its place, too; the next head says how much it was.
                     let room = lease.bytes.max(EXTENT_BYTES_MAX);
@@ -148,6 +159,24 @@ impl Vendor {
     pub(super) fn stop_signing(&self) {
         tracing::error!("{ELSEWHERE}");
         self.elsewhere.store(true, Ordering::SeqCst);
+        self.in_step();
+    }
+
+    /// Whether mirrors may know more of this vendor than its disk does: it is not known yet which leases and final FATs there
+    /// are. Until then nothing is offered, no order is taken for read, and nothing is reclaimed.
+    pub(super) fn is_out_of_step(&self) -> bool {
+        *self.out_of_step.borrow()
+    }
+
+    /// It is known now, as far as it ever will be.
+    pub(super) fn in_step(&self) {
+        self.out_of_step.send_replace(false);
+    }
+
+    /// Waits for that, for a moment: one that was just started knows it as soon as a mirror answers.
+    pub(super) async fn wait_for_step(&self) {
+        let mut step = self.out_of_step.subscribe();
+        let _ = tokio::time::timeout(STEP_WAIT, step.wait_for(|out| !out)).await;
     }
 
     /// What its operator must know and do, if anything.
@@ -165,10 +194,10 @@ impl Vendor {
         if self.elsewhere.load(Ordering::SeqCst) {
             return Err(Refusal::new(RefusalKind::Busy, "this vendor's key is in use at another node"));
         }
-        if self.readopting.load(Ordering::SeqCst) {
+        if self.is_out_of_step() {
             return Err(Refusal::new(
                 RefusalKind::Busy,
-                "this vendor takes its leases back after a restore; ask again",
+                "this vendor asks mirrors whether its records are the newest; ask again",
             ));
         }
         Ok(())

@@ -143,6 +143,9 @@ impl Vendor {
 
     /// Keeps the mirrors' knowledge of this vendor up to date: does what the [`Reporter`] decides.
     pub(super) async fn reporting(self: &Arc<Self>) {
+        // One that never signed anything, and has nothing on its devices, has nothing to be reminded of.
+        let before = lock(&self.head).seq > 0 || self.devices.report().iter().any(|report| report.parts > 0);
+        self.out_of_step.send_replace(before);
         let mut life = Life {
             vendor: Arc::clone(self),
             reporter: Reporter::new(*lock(&self.head), self.up_since),
@@ -250,7 +253,10 @@ impl Life {
                     Action::Ask(mirror) => self.ask(mirror),
                     Action::TakeBack(mirror) => events.extend([self.vendor.take_back_leases(mirror).await]),
                     Action::InStep => self.vendor.clear_leftovers().await,
-                    Action::Sign { epoch, seq, prev } => events.push_back(self.sign(Number { epoch, seq, prev }).await),
+                    Action::Sign { epoch, seq, prev } => {
+                        self.vendor.in_step();
+                        events.push_back(self.sign(Number { epoch, seq, prev }).await);
+                    }
                     Action::Send { mirror, base } => self.send(mirror, base),
                     Action::SetTimer(at) => timer = Some(at),
                     Action::Elsewhere => self.vendor.stop_signing(),

@@ -22,6 +22,9 @@ fn refused(kind: RefusalKind, reason: &str) -> Refusal {
 impl Vendor {
     /// Answers one request of the authenticated peer `from`.
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
+        if matches!(request, Request::Offer { .. }) {
+            self.wait_for_step().await;
+        }
         let answer = self
             .blocking(move |vendor| match request {
                 Request::Offer { request, bytes } => vendor.offer(request, bytes),

@@ -2,7 +2,8 @@
 
 use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::VerifiedVendor;
-use fathom_protocol::wire::FetchRequest;
+use fathom_protocol::ids::Hash;
+use fathom_protocol::wire::{FetchRequest, Page};
 use fathom_store::ChunkKey;
 
 use super::migration::introduce;
@@ -82,6 +83,40 @@ async fn fault_24_a_vendor_restored_from_a_backup_takes_its_leases_back() {
     user.store(&vendor, &bytes(100_000, 4)).await;
     let next = head_at(&mirror, &vendor, "the next head", |head| head.head.used == 800_000).await;
     assert_eq!(next.head.epoch, 2);
+}
+
+/// Keeps away: a vendor that was just started, and did not know yet whether its local FAT was the newest, took orders for read
+/// that were about leases it had yet to take back; what they named was swept.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_orders_read_before_the_leases_came_back_are_read_again() {
+    let user = TestUser::start(153).await;
+    let vendor = TestVendor::start(154).await;
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    let record = vendor.vendor.next_head(Default::default());
+    let mirror = NodeId([7; NodeId::LEN]);
+    let page =
+        Page { log: Hash([9; Hash::LEN]), next: 5, more: false, clock: clock::now(), records: Default::default() };
+    vendor.vendor.take_orders(mirror, page).unwrap();
+    assert_eq!(vendor.vendor.cursor(mirror).unwrap(), (Hash([9; Hash::LEN]), 5));
+    vendor.vendor.readopt(&record).unwrap();
+    assert_eq!(vendor.vendor.cursor(mirror).unwrap(), (Hash([0; Hash::LEN]), 0));
+}
+
+/// Room that a restored vendor offers before it has its leases back may be somebody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_vendor_that_was_started_again_offers_nothing_before_a_mirror_answered() {
+    let user = TestUser::start(155).await;
+    let (peer, _mirror) = TestMirror::start(156).await;
+    let vendor = TestVendor::start(157).await;
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    vendor.vendor.next_head(Default::default());
+    let (dir, settings) = vendor.stop().await;
+    let vendor = TestVendor::open(157, dir, settings).await;
+    vendor.run();
+    eventually("it knows that it does not know", || vendor.vendor.is_out_of_step()).await;
+    assert_eq!(kind(vendor.vendor.may_offer()), RefusalKind::Busy);
+    introduce(&vendor, &peer).await;
+    eventually("it is in step", || vendor.vendor.may_offer().is_ok()).await;
 }
 
 /// A local FAT that was lost altogether comes back the same way.
