@@ -146,7 +146,8 @@ pub struct Suspicions {
 
 impl Suspicions {
     /// Looks at a vendor's record that is about to replace the one in `table`, and returns what it noted. Hashes the leases of
-    /// both if one vanished that a final FAT in the table still uses.
+    /// both if one vanished that a final FAT in the table still uses. `now`, here and in [`Self::due`], is of a clock that nobody
+    /// sets while the mirror runs: a jump of the wall clock would end the wait for a release at once.
     pub fn notice(&mut self, table: &Table, new: &VerifiedVendor, now: UnixMs) -> Vec<Suspicion> {
         let mut found = Vec::new();
         let Some(old) = table.vendor(new.head.vendor) else { return found };
@@ -181,9 +182,11 @@ impl Suspicions {
         found
     }
 
-    /// Takes back what was noted before a restart.
-    pub fn restore(&mut self, noted: impl IntoIterator<Item = Suspicion>) {
-        self.waiting.extend(noted);
+    /// Takes back what was noted before a restart at `now`. Each has its whole time again: a release may have come to the others
+    /// while this mirror was away, and the clock by which it was noted may have been wrong.
+    pub fn restore(&mut self, noted: impl IntoIterator<Item = Suspicion>, now: UnixMs) {
+        let due = now.plus_ms(DROPPED_GRACE_MS);
+        self.waiting.extend(noted.into_iter().map(|suspicion| Suspicion { due, ..suspicion }));
         self.waiting.make_contiguous().sort_by_key(|suspicion| suspicion.due);
         self.waiting.truncate(SUSPICIONS_MAX);
     }

@@ -11,6 +11,7 @@ use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{DROPPED_GRACE_MS, Key, Merged, Suspicions, Table, Verified, verify};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{RefusalKind, SyncRecord};
 use fathom_tests::samples::{self, NOW, key, node, signed};
 use proptest::prelude::*;
@@ -167,6 +168,25 @@ fn fault_26_a_mirror_makes_the_proof_after_a_grace() {
     table.merge(&fat_record(&by_user(samples::release()))).unwrap();
     suspicions.notice(&table, &newer, NOW);
     assert!(suspicions.due(&table, late).is_empty());
+}
+
+/// Keeps away: a mirror that was away, or whose clock was set right between two runs, accused a vendor before it had heard of
+/// the releases that it had missed.
+#[test]
+fn fault_26_after_a_restart_the_whole_grace_is_waited_for() {
+    let fat = by_user(samples::final_fat());
+    let (older, newer) = (vendor(17, &[noted(&fat)]), vendor(18, &[]));
+    let mut table = Table::default();
+    table.merge(&fat_record(&fat)).unwrap();
+    table.merge(&Verified::Vendor(older)).unwrap();
+    let noted = Suspicions::default().notice(&table, &newer, NOW);
+    table.merge(&Verified::Vendor(newer)).unwrap();
+    for started in [NOW.plus_ms(10 * DROPPED_GRACE_MS), UnixMs(NOW.0 - 10 * DROPPED_GRACE_MS)] {
+        let mut suspicions = Suspicions::default();
+        suspicions.restore(noted.clone(), started);
+        assert!(suspicions.due(&table, started.plus_ms(DROPPED_GRACE_MS - 1)).is_empty());
+        assert_eq!(suspicions.due(&table, started.plus_ms(DROPPED_GRACE_MS)).len(), 1);
+    }
 }
 
 /// Once, a lease was missed only if the final FAT that the vendor had noted in it came first among those of a fork.

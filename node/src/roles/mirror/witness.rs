@@ -12,7 +12,6 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Response, SyncRecord};
 
 use super::{Mirror, Origin};
-use crate::clock;
 
 /// How often leases that vanished are looked at.
 const LOOK: Duration = Duration::from_secs(15);
@@ -22,7 +21,7 @@ impl Mirror {
     pub(super) async fn watch_leases(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.accuse(clock::now()).await;
+            self.accuse(self.writer.shared().steady()).await;
         }
     }
 

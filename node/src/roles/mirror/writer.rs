@@ -77,13 +77,13 @@ pub(super) struct State {
 }
 
 impl State {
-    fn replace(&mut self, content: Content) {
+    fn replace(&mut self, content: Content, now: UnixMs) {
         self.market = Market::of(content.table.vendors().map(|vendor| &*vendor.head));
         self.table = content.table;
         self.also = content.also;
         self.cursors = content.cursors;
         self.suspicions = Suspicions::default();
-        self.suspicions.restore(content.suspicions);
+        self.suspicions.restore(content.suspicions, now);
         self.digest = None;
     }
 
@@ -98,9 +98,17 @@ impl State {
 pub(super) struct Shared {
     pub(super) store: Store,
     state: Mutex<State>,
+    /// The wall clock when this was opened, and when that was.
+    opened: (UnixMs, Instant),
 }
 
 impl Shared {
+    /// The time by a clock that nobody sets while this runs.
+    pub(super) fn steady(&self) -> UnixMs {
+        let (wall, since) = self.opened;
+        wall.plus_ms(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// The table, for a moment.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -133,8 +141,9 @@ impl Writer {
     /// Starts the thread over an opened store.
     pub(super) fn start(store: Store, content: Content) -> std::io::Result<Self> {
         let mut state = State::default();
-        state.replace(content);
-        let shared = Arc::new(Shared { store, state: Mutex::new(state) });
+        let opened = (clock::now(), Instant::now());
+        state.replace(content, opened.0);
+        let shared = Arc::new(Shared { store, state: Mutex::new(state), opened });
         let (jobs, waiting) = mpsc::channel(JOBS_QUEUED_MAX);
         let task = Task { shared: Arc::clone(&shared), failed: false };
         let thread = std::thread::Builder::new().name("mirror-writer".to_owned()).spawn(move || task.run(waiting))?;
@@ -283,7 +292,8 @@ impl Task {
         for (job, work) in jobs.iter().enumerate() {
             let mut kept = Vec::with_capacity(work.records.len());
             for (at, record) in work.records.iter().enumerate() {
-                steps.extend(suspect(&mut state, record).into_iter().map(|found| Step::Suspect(Box::new(found))));
+                let found = suspect(&mut state, record, self.shared.steady());
+                steps.extend(found.into_iter().map(|found| Step::Suspect(Box::new(found))));
                 steps.extend(witness(&mut state, record).map(|proof| Step::Prove { job, proof: Box::new(proof) }));
                 let mut merged = if encoded_max(record) > RECORD_BYTES_MAX {
                     Err(Refusal::new(RefusalKind::BadRequest, "the record is too large to be passed on"))
@@ -370,7 +380,7 @@ impl Task {
     fn recover(&mut self) -> bool {
         match self.shared.store.reload() {
             Ok(content) => {
-                self.shared.state().replace(content);
+                self.shared.state().replace(content, self.shared.steady());
                 self.failed = false;
             }
             Err(error) => {
@@ -382,9 +392,9 @@ impl Task {
 }
 
 /// Leases that a vendor's record that is about to be merged leaves out; they may yet turn out to have been released.
-fn suspect(state: &mut State, record: &Verified) -> Vec<Suspicion> {
+fn suspect(state: &mut State, record: &Verified, now: UnixMs) -> Vec<Suspicion> {
     let Verified::Vendor(vendor) = record else { return Vec::new() };
-    state.suspicions.notice(&state.table, vendor, clock::now())
+    state.suspicions.notice(&state.table, vendor, now)
 }
 
 /// The proof that a record that is about to be merged makes if it contradicts the head here. It is merged at once.

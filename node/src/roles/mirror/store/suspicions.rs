@@ -2,7 +2,7 @@
 
 use fathom_protocol::codec;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
-use fathom_protocol::table::Suspicion;
+use fathom_protocol::table::{DROPPED_GRACE_MS, Suspicion};
 use fathom_protocol::time::UnixMs;
 use redb::{ReadTransaction, ReadableTable, TableError};
 
@@ -29,10 +29,12 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Forgets those that were due until then.
+    /// Forgets those that were due until then, and those that a clock which was ahead in an earlier run had due long after.
     pub(super) fn looked_at(&mut self, until: UnixMs) -> Result<(), redb::Error> {
         let end = until.0.saturating_add(1).to_be_bytes();
         self.suspicions.retain_in(..end.as_slice(), |_, _| false)?;
+        let ahead = until.plus_ms(DROPPED_GRACE_MS + 1).0.to_be_bytes();
+        self.suspicions.retain_in(ahead.as_slice().., |_, _| false)?;
         Ok(())
     }
 }

@@ -159,12 +159,12 @@ async fn fault_26_a_dropped_lease_is_proven_also_by_a_mirror_that_restarted() {
     report(&mirror, vendor(1, "a", &[1, 2], named)).await;
     report(&mirror, vendor(2, "a", &[2], named)).await;
     let waiting = |mirror: &TestMirror| super::super::store::Store::open(&mirror.copy()).unwrap().1.suspicions.len();
-    let later = clock::now().plus_ms(DROPPED_GRACE_MS + 1000);
+    let later = || clock::now().plus_ms(DROPPED_GRACE_MS + 1000);
 
     let again = restarted(&mirror, 229).await;
     again.mirror.accuse(clock::now()).await;
     assert_eq!((again.mirror.digest().proofs, waiting(&again)), (0, 1), "the release may be on its way");
-    again.mirror.accuse(later).await;
+    again.mirror.accuse(later()).await;
     assert_eq!((again.mirror.digest().proofs, waiting(&again)), (1, 0));
     let third = restarted(&again, 230).await;
     assert_eq!(third.mirror.digest().proofs, 1);
@@ -172,7 +172,7 @@ async fn fault_26_a_dropped_lease_is_proven_also_by_a_mirror_that_restarted() {
     // Where the release comes after the restart, nothing is proven, and nothing waits any more.
     let other = restarted(&mirror, 234).await;
     assert_eq!(other.submit(fat(&user, 1, 2, 2, &[], 0)).await, None);
-    other.mirror.accuse(later).await;
+    other.mirror.accuse(later()).await;
     assert_eq!((other.mirror.digest().proofs, waiting(&other)), (0, 0));
 }
 
