@@ -62,9 +62,15 @@ impl Disk {
         Self::of(Vec::new())
     }
 
-    fn of(bytes: Vec<u8>) -> Self {
+    /// A disk with these bytes on it.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
         let image = Image { durable: bytes.clone(), bytes, ..Image::default() };
         Self { image: Arc::new(Mutex::new(image)), path: PathBuf::from("simulated-disk") }
+    }
+
+    /// What a snapshot of this disk holds: what is durable.
+    pub(super) fn backup(&self) -> Vec<u8> {
+        self.lock().durable.clone()
     }
 
     /// The power fails at the `step`th write, growth or sync from now, counted from 1.

@@ -1,14 +1,21 @@
 //! What goes wrong, and when: drawn from the seed, or directed by a scenario.
 
+use fathom_protocol::delta::HeadId;
+use fathom_protocol::ids::Hash;
+
 use super::network::Weather;
 use super::node::Body;
 use super::random::Random;
+use super::vendor::{Restore, Vendor};
 use super::world::{Actor, Doom, Event, World};
 
 /// Milliseconds between two faults, at most.
 const PAUSE_MS: u64 = 9_000;
 /// Steps of a disk within which a crash is set to come.
 const STEPS: u64 = 40;
+
+/// How long a restore takes, milliseconds: longer than any message is on its way.
+const RESTORE_MS: (u64, u64) = (56_000, 90_000);
 
 /// A fault.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +86,7 @@ impl World {
     pub(super) fn inject(&mut self, fault: Fault) {
         let Fault::Any = fault;
         let node = self.random.index(self.nodes.len());
-        match self.random.below(14) {
+        match self.random.below(20) {
             0..=2 => self.partition_any(),
             3 => self.clog_in_turn(),
             4 => self.links.weather = Weather::any(&mut self.random),
@@ -89,6 +96,9 @@ impl World {
             8..=9 => self.crash_in_write(),
             10..=11 => self.jump_clock(),
             12 => self.stranger(node),
+            13..=14 => self.back_up(),
+            15..=16 => self.restore(),
+            17..=18 => self.drop_lease(),
             _ => self.revive_clocks(),
         }
         let pause = self.random.within(500, PAUSE_MS);
@@ -142,6 +152,65 @@ impl World {
         if let (Actor::Vendor(vendor), true) = (&self.nodes[node].actor, self.nodes[node].up) {
             vendor.disk.fail_at(step);
         }
+    }
+
+    /// A vendor that does not keep its word drops a lease.
+    fn drop_lease(&mut self) {
+        let Some(node) = self.droppers.get(self.random.index(self.droppers.len())).copied() else { return };
+        if self.nodes[node].up {
+            self.step(node, &format!("{node} drops a lease"), |actor, cx| {
+                if let Actor::Vendor(vendor) = actor {
+                    // Where its disk fails, it is as if nothing was.
+                    let _ = vendor.drop_a_lease(cx);
+                }
+            });
+        }
+    }
+
+    /// Some vendors make a backup.
+    fn back_up(&mut self) {
+        for node in self.role(1) {
+            let now = self.nodes[node].up && self.random.chance(500);
+            if let (Actor::Vendor(vendor), true) = (&mut self.nodes[node].actor, now) {
+                vendor.back_up();
+            }
+        }
+    }
+
+    /// A vendor's disk is lost, and what there is of it is put back. That takes a while: nothing that it said before is on its way
+    /// any more. Only where every mirror knows that it said more than the backup has: a head that nobody remembers is
+    /// forgotten, and its number is given again.
+    fn restore(&mut self) {
+        let mirrors = self.quiet().mirrors;
+        let known = |vendor: &Vendor, after: HeadId| {
+            let Some(run) = &vendor.running else { return false };
+            mirrors.iter().all(|(_, mirror)| {
+                let known = mirror.table.vendor(vendor.id()).map(|known| HeadId::of(&known.head));
+                known.is_some_and(|known| known.epoch == run.life.head().epoch && known.height() > after.height())
+            })
+        };
+        let mut candidates = Vec::new();
+        for node in self.role(1) {
+            let Actor::Vendor(vendor) = &self.nodes[node].actor else { continue };
+            if !self.nodes[node].up || self.known.byzantine[node] {
+                continue;
+            }
+            let none = HeadId { epoch: 0, seq: 0, hash: Hash([0; Hash::LEN]) };
+            if vendor.backup.as_ref().is_some_and(|backup| known(vendor, backup.head)) {
+                candidates.extend([(node, Restore::All), (node, Restore::FatOnly)]);
+            }
+            if known(vendor, none) {
+                candidates.push((node, Restore::Nothing));
+            }
+        }
+        if candidates.is_empty() {
+            return;
+        }
+        let (node, what) = candidates[self.random.index(candidates.len())];
+        let down = self.random.within(RESTORE_MS.0, RESTORE_MS.1);
+        self.injected.restores += 1;
+        self.trace.note(self.now, format!("disk of {node} is put back: {what:?}"));
+        self.crash_and_restore(node, down, Some(what));
     }
 
     /// One vendor's clock, or that of a minority of mirrors, jumps.

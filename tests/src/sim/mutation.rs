@@ -31,6 +31,10 @@ pub enum Mutation {
     SweepCommitted,
     /// 10: a vendor's second signature for one number is overlooked.
     TwinsOverlooked,
+    /// 10: a lease that a vendor dropped is overlooked.
+    DropsOverlooked,
+    /// 10: a vendor that starts signs without asking mirrors whether it signed more than its disk knows.
+    SignsUnasked,
     /// 11: a stranger's frame may be as long as anybody's.
     StrangersUnbounded,
     /// 12: a chunk's salt does not depend on its plaintext.
@@ -39,7 +43,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::AnySignature,
         Self::LowerHead,
         Self::MoreThanCapacity,
@@ -51,6 +55,8 @@ impl Mutation {
         Self::OneAcknowledgement,
         Self::SweepCommitted,
         Self::TwinsOverlooked,
+        Self::DropsOverlooked,
+        Self::SignsUnasked,
         Self::StrangersUnbounded,
         Self::OneSalt,
     ];
@@ -68,7 +74,7 @@ impl Mutation {
             Self::TimeOrders => 7,
             Self::OneAcknowledgement => 8,
             Self::SweepCommitted => 9,
-            Self::TwinsOverlooked => 10,
+            Self::TwinsOverlooked | Self::DropsOverlooked | Self::SignsUnasked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,
         }
@@ -83,6 +89,8 @@ impl Mutation {
                 | Self::VendorAnswersEarly
                 | Self::OneAcknowledgement
                 | Self::SweepCommitted
+                | Self::DropsOverlooked
+                | Self::SignsUnasked
                 | Self::StrangersUnbounded
         )
     }

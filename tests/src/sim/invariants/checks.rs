@@ -26,6 +26,8 @@ pub(in crate::sim) enum After {
     Restart,
     /// A restart after a crash within a write, which may or may not have become durable.
     RestartInWrite,
+    /// A restart after its disk was put back to an earlier state.
+    Restored,
 }
 
 impl Oracle {
@@ -40,6 +42,9 @@ impl Oracle {
 
     pub(in crate::sim) fn check_vendor(&mut self, me: usize, vendor: &Vendor, after: After, at: u64, known: &Known) {
         let Some(run) = &vendor.running else { return };
+        if after == After::Restored {
+            return self.restored(me, vendor);
+        }
         self.strangers_cost_little(me, run.frames.values());
         self.capacity_holds(me, vendor);
         let unseen = self.views.get(&me).is_none_or(|view| view.writes != run.writes);
@@ -128,8 +133,13 @@ impl Oracle {
     /// Invariant 3: the sum of live leases never exceeds the capacity.
     fn capacity_holds(&mut self, me: usize, vendor: &Vendor) {
         let Some(run) = &vendor.running else { return };
-        if run.ledger.leased() > vendor.capacity {
-            let leased = run.ledger.leased();
+        let leased = run.ledger.leased();
+        // What was released before a restore and came back with it goes as its orders are read again.
+        let over = self.over.get_mut(&me).map_or(0, |over| {
+            *over = leased.min(*over);
+            *over
+        });
+        if leased > vendor.capacity.max(over) {
             self.broken(3, format!("vendor {me} leased {leased} bytes and has {}", vendor.capacity));
         }
     }
@@ -188,7 +198,8 @@ impl Oracle {
                 None => self.broken(5, format!("vendor {me} holds {bytes} bytes under no lease")),
             }
         }
-        if let Some(key) = chunks.keys().find(|key| !vendor.data.contains_key(key)) {
+        if let Some(key) = chunks.keys().find(|key| !vendor.data.contains_key(key) && !self.bare.contains(&(me, **key)))
+        {
             self.broken(9, format!("vendor {me} has no bytes of chunk {} that it says it has", key.chunk.short()));
         }
         let view = self.views.entry(me).or_default();
@@ -248,7 +259,8 @@ impl Oracle {
         chunk: ChunkId,
         good: bool,
     ) {
-        if good {
+        // What was answered before a restore says nothing of what is there now.
+        if good || self.behind.contains(&vendor) {
             return;
         }
         let key = ChunkKey { owner, chunk };

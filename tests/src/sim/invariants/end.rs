@@ -1,7 +1,7 @@
 //! What must hold once everything is quiet: all mirrors equal, no acknowledged final FAT lost, nothing resurrected.
 
 use fathom_protocol::fat::Tag;
-use fathom_protocol::ids::Hash;
+use fathom_protocol::ids::{ChunkId, Hash};
 use fathom_store::ChunkKey;
 
 use super::Oracle;
@@ -31,7 +31,12 @@ impl Quiet<'_> {
                 return Some(format!("mirrors do not know the newest head of vendor {node}"));
             }
         }
-        self.unfinished(oracle)
+        self.unfinished(oracle).or_else(|| self.unproven(oracle))
+    }
+
+    /// A vendor that dropped a lease before an honest mirror's eyes, and against whom nothing is proven.
+    pub(in crate::sim) fn unproven(&self, oracle: &Oracle) -> Option<String> {
+        oracle.accusable.iter().find_map(|drop| drop.unproven(self))
     }
 
     /// Chunks that a released or overwritten file still has somewhere.
@@ -96,13 +101,17 @@ impl Oracle {
                     else {
                         continue;
                     };
+                    if self.alone.contains(node) {
+                        continue;
+                    }
                     let terms = &quiet.known.terms;
                     let renewed = self.renewed.get(&(*node, place.lease)).copied().unwrap_or(0);
                     let live = quiet.at < renewed + terms.commit_ms + terms.grace_ms;
                     let key = ChunkKey { owner: *owner, chunk: *chunk };
-                    let good =
-                        vendor.data.get(&key).is_some_and(|bytes| fathom_protocol::ids::ChunkId::of(bytes) == *chunk);
-                    if live && !good {
+                    let row = vendor.running.as_ref().and_then(|run| run.fat.chunk(*owner, *chunk).ok().flatten());
+                    let part = vendor.data.get(&key).filter(|_| row.is_some());
+                    let good = part.is_some_and(|part| ChunkId::of(&part.bytes) == *chunk);
+                    if live && !good && !self.forgiven.contains(&(*node, key)) {
                         lost.push(format!("vendor {node} has not chunk {} of a stored file", chunk.short()));
                     }
                 }

@@ -4,7 +4,9 @@
 //! time; no node reads it. A checker that finds a promise broken notes the first such violation, which ends the run.
 
 mod checks;
+mod drops;
 mod end;
+mod restores;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +91,22 @@ pub(super) struct Oracle {
     receipts: BTreeSet<(usize, ChunkKey)>,
     sealed: BTreeMap<([u8; 32], u64, [u8; 8]), Hash>,
     views: BTreeMap<usize, VendorView>,
+    /// Leases that vendors dropped although they were in use.
+    dropped: BTreeSet<(NodeId, LeaseId)>,
+    /// Those that an honest mirror saw vanish, with the final FAT that the vendor had noted.
+    pub(super) accusable: Vec<drops::Drop>,
+    /// Chunks that went when their vendor's disk was put back.
+    forgiven: BTreeSet<(usize, ChunkKey)>,
+    /// Chunks whose bytes are there and whose entries went.
+    unadopted: BTreeMap<(usize, ChunkKey), Held>,
+    /// Entries that came back and whose bytes are gone.
+    bare: BTreeSet<(usize, ChunkKey)>,
+    /// Vendors whose disk was put back, until they took back what mirrors know.
+    behind: BTreeSet<usize>,
+    /// Vendors that could not learn that their disk was put back, since one mirror alone answered: nothing is promised of them.
+    pub(super) alone: BTreeSet<usize>,
+    /// What a vendor took back, in bytes, which may be more than it has: nothing may be added to it.
+    over: BTreeMap<usize, u64>,
 }
 
 impl Oracle {
@@ -202,7 +220,9 @@ impl Oracle {
 
     /// Invariant 5: bytes are taken only under a live lease of that user with room for them.
     pub(super) fn took(&mut self, at: u64, vendor: usize, hop: &Hop, lease: LeaseId, allowed: bool) {
-        self.stored_at.insert((vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk }), at);
+        let key = (vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk });
+        self.stored_at.insert(key, at);
+        self.forgiven.remove(&key);
         if !allowed {
             self.broken(
                 5,

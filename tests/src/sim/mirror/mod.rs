@@ -16,7 +16,8 @@ use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
-use fathom_protocol::table::{Key, Merged, Strangers, Submission, Table, Verified, verify};
+use fathom_protocol::table::{Key, Merged, Strangers, Submission, Suspicions, Table, Verified, verify};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
 
 use super::mutation::Mutation;
@@ -28,6 +29,9 @@ use store::{Change, Store};
 const FRAME_MS: u64 = 5_000;
 const SYNC: u8 = 0;
 const COMMIT: u8 = 1;
+const ACCUSE: u8 = 3;
+/// How often leases that vanished are looked at.
+const ACCUSE_MS: u64 = 15_000;
 
 /// A mirror.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ pub(super) struct Mirror {
     pub(super) table: Table,
     pub(super) store: Store,
     strangers: Strangers,
+    /// Leases that vanished from heads, until it is known why.
+    suspicions: Suspicions,
+    /// Its wall clock when it started, and the true time: what it measures from there, nobody can set.
+    started: (UnixMs, u64),
     works: BTreeMap<u64, Work>,
     next_work: u64,
     /// Decides what is asked of other mirrors; nothing before the start.
@@ -63,6 +71,8 @@ impl Mirror {
             table,
             store,
             strangers: Strangers::default(),
+            suspicions: Suspicions::default(),
+            started: (UnixMs(0), 0),
             works: BTreeMap::new(),
             next_work: 0,
             sync: None,
@@ -80,6 +90,9 @@ impl Mirror {
 
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
         self.begin_sync(cx);
+        self.started = (cx.now, cx.at);
+        self.suspicions.restore(self.store.suspicions.iter().cloned(), cx.now);
+        cx.wait(ACCUSE_MS, Timer::Every(ACCUSE));
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
@@ -87,6 +100,10 @@ impl Mirror {
             Timer::Every(COMMIT) => {
                 let changes = std::mem::take(&mut self.unwritten);
                 self.store.apply(changes);
+            }
+            Timer::Every(ACCUSE) => {
+                self.accuse(cx);
+                cx.wait(ACCUSE_MS, Timer::Every(ACCUSE));
             }
             Timer::Every(which) => self.timer_of_sync(cx, which),
             Timer::Call(call) => {
@@ -247,6 +264,7 @@ impl Mirror {
         let (mut results, mut fresh, mut orders) = (Vec::new(), Vec::new(), Vec::new());
         let mut waiting: VecDeque<(Verified, bool)> = records.into_iter().map(|record| (record, true)).collect();
         while let Some((record, asked)) = waiting.pop_front() {
+            changes.extend(self.suspect(cx, &record));
             // A twin of what is known is a proof against its signer.
             waiting.extend(self.table.twins(&record).map(|proof| (Verified::Proof(Box::new(proof)), false)));
             cx.oracle.mirror_took(cx.me, &record);

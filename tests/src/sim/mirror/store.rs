@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::ids::{Hash, NodeId};
-use fathom_protocol::table::{Key, Table};
+use fathom_protocol::table::{DROPPED_GRACE_MS, Key, Suspicion, Table};
+use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::SyncRecord;
 
 /// Records of one page. Few, so that pages end in the middle of things.
@@ -17,6 +18,8 @@ pub(in crate::sim) enum Change {
     Demote(Key, Key),
     Also(Key, BTreeSet<NodeId>),
     Cursor(NodeId, Hash, u64),
+    Suspect(Box<Suspicion>),
+    LookedAt(UnixMs),
 }
 
 /// What is on disk.
@@ -29,6 +32,7 @@ pub(in crate::sim) struct Store {
     entries: BTreeMap<u64, Key>,
     also: BTreeMap<Key, BTreeSet<NodeId>>,
     pub(in crate::sim) cursors: BTreeMap<NodeId, (Hash, u64)>,
+    pub(in crate::sim) suspicions: Vec<Suspicion>,
 }
 
 impl Default for Store {
@@ -47,6 +51,7 @@ impl Store {
             entries: BTreeMap::new(),
             also: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            suspicions: Vec::new(),
         }
     }
 
@@ -73,6 +78,10 @@ impl Store {
                 Change::Cursor(mirror, log, next) => {
                     self.cursors.insert(mirror, (log, next));
                 }
+                Change::Suspect(suspicion) => self.suspicions.push(*suspicion),
+                Change::LookedAt(until) => self
+                    .suspicions
+                    .retain(|suspicion| suspicion.due > until && suspicion.due <= until.plus_ms(DROPPED_GRACE_MS)),
             }
         }
     }

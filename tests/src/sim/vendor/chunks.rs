@@ -11,7 +11,7 @@ use fathom_protocol::tags;
 use fathom_protocol::wire::{ChunkAnswer, FetchRequest, Refusal, RefusalKind};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, ChunkTag, Inserted};
 
-use super::{Upstream, Vendor, refusal};
+use super::{Part, Upstream, Vendor, internal, refusal};
 use crate::sim::node::{ANSWER_MS, Body, Cx};
 
 impl Vendor {
@@ -70,8 +70,8 @@ impl Vendor {
         }
         let allowed = cx.oracle.may_take(run.ledger.lease(lease), hop, now);
         run.ledger.admit(now, hop, lease)?;
-        self.data.insert(key, bytes.to_vec());
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
+        self.data.insert(key, Part { tag, bytes: bytes.to_vec() });
         let receipt = self.sign_receipt(&tag, bytes, now)?;
         let entry = ChunkEntry::stored(&tag, hop.length, Vec::new(), codec::encode(&receipt), now);
         let Some(run) = &mut self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
@@ -112,7 +112,15 @@ impl Vendor {
         {
             self.durable(|_, _| Ok(()))?;
         }
-        let receipt = codec::decode(&entry.receipt, ANSWER_BYTES_MAX).map_err(|error| internal(&error))?;
+        let receipt = if entry.receipt.is_empty() {
+            // One that was lost with the local FAT is signed anew over the bytes as they are.
+            let part = self.data.get(&entry.key()).ok_or_else(|| refusal(RefusalKind::Corrupt, "no bytes"))?;
+            let receipt = self.sign_receipt(&part.tag, &part.bytes, entry.stored_at)?;
+            self.durable(|tx, _| tx.set_receipt(&entry.key(), &codec::encode(&receipt)))?;
+            receipt
+        } else {
+            codec::decode(&entry.receipt, ANSWER_BYTES_MAX).map_err(|error| internal(&error))?
+        };
         cx.oracle.receipt(cx.me, &receipt);
         Ok(receipt)
     }
@@ -164,15 +172,11 @@ impl Vendor {
         let (Some(request), Some(run)) = (request, &self.running) else { return };
         let here = run.fat.chunk(request.owner, request.chunk).ok().flatten();
         let key = ChunkKey { owner: request.owner, chunk: request.chunk };
-        let bytes = here.and_then(|_| self.data.get(&key).cloned());
+        let bytes = here.and_then(|_| self.data.get(&key).map(|part| part.bytes.clone()));
         cx.send(from, Body::Fetched { call, bytes });
     }
 }
 
 fn say(cx: &mut Cx<'_>, to: Upstream, answer: &ChunkAnswer) {
     cx.send(to.node, Body::Answer { call: to.call, bytes: codec::encode(answer) });
-}
-
-fn internal(error: &dyn std::fmt::Display) -> Refusal {
-    refusal(RefusalKind::Internal, &error.to_string())
 }

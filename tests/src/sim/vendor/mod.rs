@@ -4,6 +4,7 @@
 mod chunks;
 mod orders;
 mod polling;
+mod readopt;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,19 +14,20 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId};
-use fathom_protocol::lease::Lease;
 use fathom_protocol::ledger::Ledger;
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
-use fathom_protocol::sign::{Carried, Record};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::FatTx;
-use fathom_store::{ChunkKey, FatConfig, FatError, LocalFat};
+use fathom_store::{ChunkKey, ChunkTag, FatConfig, FatError, LocalFat};
 
 use super::disk::Disk;
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Known, Timer};
+use readopt::{Backup, read_leases};
 use report::Life;
+
+pub(super) use readopt::Restore;
 
 const FRAME_MS: u64 = 5_000;
 const TICK: u8 = 0;
@@ -49,6 +51,16 @@ struct Upstream {
     call: u64,
 }
 
+/// A chunk on the devices, with what its parts' headers say of it.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) tag: ChunkTag,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What lies on the devices.
+type Data = BTreeMap<ChunkKey, Part>;
+
 /// A vendor.
 #[derive(Debug)]
 pub(super) struct Vendor {
@@ -57,7 +69,9 @@ pub(super) struct Vendor {
     pub(super) capacity: u64,
     pub(super) disk: Disk,
     /// What lies on its devices; written before the local FAT says so.
-    pub(super) data: BTreeMap<ChunkKey, Vec<u8>>,
+    pub(super) data: Data,
+    /// The newest backup.
+    pub(super) backup: Option<Backup>,
     /// Nothing, after a crash.
     pub(super) running: Option<Running>,
 }
@@ -82,12 +96,18 @@ pub(super) struct Running {
     /// When a mirror's orders were last read to their end.
     caught_up: Option<u64>,
     dirty: bool,
+    /// Mirrors may know more than this disk: they were not asked yet, or leases are being taken back.
+    out_of_step: bool,
     pub(super) frames: BTreeMap<u64, u64>,
     next_frame: u64,
 }
 
 pub(super) fn refusal(kind: RefusalKind, reason: &str) -> Refusal {
     Refusal::new(kind, reason)
+}
+
+fn internal(error: &dyn std::fmt::Display) -> Refusal {
+    refusal(RefusalKind::Internal, &error.to_string())
 }
 
 fn config() -> FatConfig {
@@ -97,7 +117,7 @@ fn config() -> FatConfig {
 impl Vendor {
     pub(super) fn new(key: SigningKey, zone: String, capacity: u64, known: &Known) -> Self {
         let disk = Disk::new();
-        let mut vendor = Self { key, zone, capacity, disk, data: BTreeMap::new(), running: None };
+        let mut vendor = Self { key, zone, capacity, disk, data: Data::new(), backup: None, running: None };
         vendor.open(known).expect("an empty disk opens");
         vendor
     }
@@ -109,18 +129,8 @@ impl Vendor {
     /// Reads everything from disk, as the role does when it starts.
     pub(super) fn open(&mut self, known: &Known) -> Result<(), FatError> {
         let fat = LocalFat::open_in(Arc::new(self.disk.clone()), config())?;
-        let mut leases = Vec::new();
-        let mut persisted = BTreeMap::new();
-        for (id, entry) in fat.leases()? {
-            let carried: Carried<Lease> =
-                codec::decode(&entry.signed, 2 * Lease::BYTES_MAX).expect("a lease on disk decodes");
-            let mut lease = carried.peek().expect("a lease on disk is one");
-            // What is used follows the local FAT.
-            lease.bytes = lease.bytes.max(entry.used);
-            lease.used = entry.used;
-            persisted.insert(id, None);
-            leases.push(lease);
-        }
+        let leases = read_leases(&fat)?;
+        let persisted = fat.leases()?.into_iter().map(|(id, _)| (id, None)).collect();
         let mut ledger =
             Ledger::open(self.key.clone(), known.terms, self.capacity, leases).expect("its own leases sign");
         let doubts = fat.kv(DOUBTS_KEY)?.is_some();
@@ -128,9 +138,6 @@ impl Vendor {
             ledger.doubt_all();
         }
         let life = Life::read(&fat, UnixMs(0))?;
-        // Parts that no row names are removed, as the recovery does.
-        let kept: BTreeSet<ChunkKey> = fat.chunks_after(None, 4_096)?.iter().map(|entry| entry.key()).collect();
-        self.data.retain(|key, _| kept.contains(key));
         self.running = Some(Running {
             fat,
             ledger,
@@ -145,6 +152,7 @@ impl Vendor {
             turn: 0,
             caught_up: None,
             dirty: false,
+            out_of_step: false,
             frames: BTreeMap::new(),
             next_frame: 0,
         });
@@ -154,6 +162,7 @@ impl Vendor {
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
         if let Some(run) = &mut self.running {
             run.started = cx.at;
+            run.out_of_step = run.life.head().seq > 0 || !self.data.is_empty();
             run.life = Life::read(&run.fat, cx.now).expect("a local FAT that opened is read");
         }
         let first = [500, TICK_MS, cx.known.terms.lock_ms / 8, 2_000].map(|bound| cx.random.within(1, bound));
@@ -241,6 +250,12 @@ impl Vendor {
             Request::Offer { request, bytes } => {
                 if self.running.as_ref().is_some_and(|run| run.life.elsewhere) {
                     return Err(refusal(RefusalKind::Busy, "this vendor's key is in use at another node"));
+                }
+                if self.running.as_ref().is_some_and(|run| run.out_of_step) {
+                    return Err(refusal(
+                        RefusalKind::Busy,
+                        "this vendor asks mirrors whether its records are the newest",
+                    ));
                 }
                 let request = request.verify()?;
                 let fresh = LeaseId(cx.random.bytes());

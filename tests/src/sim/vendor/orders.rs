@@ -146,7 +146,8 @@ impl Vendor {
 
     /// Lets the ledger's time pass and erases what it reclaims.
     pub(super) fn lapse(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
-        let (now, agreed) = (cx.now, self.agreed_clock(cx));
+        let in_step = self.running.as_ref().is_some_and(|run| !run.out_of_step);
+        let (now, agreed) = (cx.now, self.agreed_clock(cx).filter(|_| in_step));
         let lapses = self.account(cx, |ledger| ledger.tick(now, agreed))?;
         for lapse in lapses {
             let Lapse::Reclaim(id) = lapse else { continue };

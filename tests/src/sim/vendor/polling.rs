@@ -11,6 +11,8 @@ use crate::sim::node::{Cx, Timer};
 
 const POLL_MS: u64 = 4_000;
 const MIRRORS_ASKED: usize = 2;
+/// What the names of cursors in the local FAT begin with.
+pub(super) const ORDERS_PREFIX: &str = "orders/";
 
 impl Vendor {
     pub(super) fn poll(&mut self, cx: &mut Cx<'_>) {
@@ -45,6 +47,9 @@ impl Vendor {
         let next: Cursor = (page.log, page.next);
         if let Some(run) = &mut self.running {
             run.clocks.heard(cx.known.ids[mirror], page.clock, cx.at - run.started);
+            if run.out_of_step {
+                return;
+            }
         }
         if next == before && page.records.is_empty() {
             self.caught_up(cx);
@@ -91,5 +96,5 @@ impl Vendor {
 }
 
 fn cursor_key(mirror: usize) -> String {
-    format!("orders/{mirror}")
+    format!("{ORDERS_PREFIX}{mirror}")
 }

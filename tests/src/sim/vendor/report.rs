@@ -1,6 +1,6 @@
 //! What a vendor tells of itself: what the real [`Reporter`] decides is carried out here, as the vendor's role does it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fathom_protocol::codec::{self, Bounded, Text};
 use fathom_protocol::delta::{HeadId, VendorDelta};
@@ -15,6 +15,7 @@ use fathom_store::fat::HEAD_KEY;
 use fathom_store::{FatError, LocalFat};
 
 use super::{CHANGED, LOOK, REPORT, Vendor};
+use crate::sim::mutation::Mutation;
 use crate::sim::node::{Cx, Timer};
 
 /// How often mirrors are looked for.
@@ -29,6 +30,8 @@ enum Asked {
     Newest(NodeId),
     /// To take this head.
     Head(NodeId, HeadId),
+    /// For this vendor's own record, leases and all.
+    Record(NodeId),
 }
 
 /// The head's life as it is carried out.
@@ -39,6 +42,10 @@ pub(in crate::sim) struct Life {
     kept: Vec<VerifiedVendor>,
     calls: BTreeMap<u64, Asked>,
     events: VecDeque<Event>,
+    /// While leases are taken back nothing else is looked at.
+    taking_back: bool,
+    /// Mirrors that said what they know.
+    heard: BTreeSet<NodeId>,
     /// True time of the timer that counts; one set earlier is void.
     timer: Option<u64>,
     /// Another node signs with this vendor's key, it seems.
@@ -60,6 +67,8 @@ impl Life {
             kept: Vec::new(),
             calls: BTreeMap::new(),
             events: VecDeque::new(),
+            taking_back: false,
+            heard: BTreeSet::new(),
             timer: None,
             elsewhere: false,
         })
@@ -110,7 +119,11 @@ impl Vendor {
     pub(super) fn tell_reporter(&mut self, cx: &mut Cx<'_>, event: Event) {
         let Some(run) = &mut self.running else { return };
         run.life.events.push_back(event);
-        while let Some(run) = &mut self.running {
+        self.go_on(cx);
+    }
+
+    fn go_on(&mut self, cx: &mut Cx<'_>) {
+        while let Some(run) = self.running.as_mut().filter(|run| !run.life.taking_back) {
             let Some(event) = run.life.events.pop_front() else { return };
             for action in run.life.reporter.handle(event, cx.now) {
                 self.carry_out(cx, action);
@@ -120,13 +133,26 @@ impl Vendor {
 
     fn carry_out(&mut self, cx: &mut Cx<'_>, action: Action) {
         match action {
+            Action::Ask(mirror) if cx.known.broken(Mutation::SignsUnasked) => {
+                self.next_event(Event::Known { mirror, seen: None });
+            }
             Action::Ask(mirror) => {
                 let newest = Request::Heads(Bounded::first([self.id()]));
                 self.ask_mirror(cx, mirror, &newest, Asked::Newest(mirror));
             }
-            Action::TakeBack(_) => self.next_event(Event::TakenBack),
-            Action::InStep => {}
+            Action::TakeBack(mirror) => {
+                self.ask_mirror(cx, mirror, &Request::VendorOf(self.id()), Asked::Record(mirror));
+                if let Some(run) = &mut self.running {
+                    (run.life.taking_back, run.out_of_step) = (true, true);
+                }
+            }
+            Action::InStep => {
+                self.clear_leftovers();
+                let heard = self.running.as_ref().map_or(0, |run| run.life.heard.len());
+                cx.oracle.in_step(cx.me, heard);
+            }
             Action::Sign { epoch, seq, prev } => {
+                self.in_step(cx);
                 let event = self.sign_head(cx, epoch, seq, prev).map_or(Event::Unsigned, Event::Signed);
                 self.next_event(event);
             }
@@ -139,10 +165,18 @@ impl Vendor {
             }
             Action::Elsewhere => {
                 if let Some(run) = &mut self.running {
-                    run.life.elsewhere = true;
+                    (run.life.elsewhere, run.out_of_step) = (true, false);
                 }
                 cx.oracle.elsewhere(cx.me, cx.known.byzantine[cx.me]);
             }
+        }
+    }
+
+    /// Whatever there was to be learnt from mirrors is known.
+    fn in_step(&mut self, cx: &mut Cx<'_>) {
+        let out = self.running.as_mut().is_some_and(|run| std::mem::take(&mut run.out_of_step));
+        if out && !cx.known.byzantine[cx.me] {
+            cx.oracle.settled(cx.me, self);
         }
     }
 
@@ -183,6 +217,9 @@ impl Vendor {
     pub(super) fn mirror_answered(&mut self, cx: &mut Cx<'_>, call: u64, response: Option<Response>) -> bool {
         let me = self.id();
         let Some(asked) = self.running.as_mut().and_then(|run| run.life.calls.remove(&call)) else { return false };
+        if let (Asked::Newest(mirror), Some(Response::Heads(_)), Some(run)) = (asked, &response, &mut self.running) {
+            run.life.heard.insert(mirror);
+        }
         let event = match (asked, response) {
             (Asked::Newest(mirror), Some(Response::Heads(heads))) => {
                 let mut heads = heads.into_iter().filter_map(|head| head.verify().ok());
@@ -201,6 +238,15 @@ impl Vendor {
                 Event::Untaken(mirror, head, why)
             }
             (Asked::Head(mirror, head), _) => Event::Untaken(mirror, head, Untaken::Failed),
+            (Asked::Record(mirror), response) => {
+                let event = self.take_back(cx, mirror, response);
+                self.next_event(event);
+                if let Some(run) = &mut self.running {
+                    run.life.taking_back = false;
+                }
+                self.go_on(cx);
+                return true;
+            }
         };
         self.tell_reporter(cx, event);
         true
