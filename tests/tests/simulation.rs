@@ -71,6 +71,11 @@ fn the_fixed_seeds_keep_every_promise() {
         sum.whole_heads,
         sum.deltas,
         sum.bases_missing,
+        sum.restores,
+        sum.taken_back,
+        sum.unread,
+        sum.leases_dropped,
+        sum.drops_proven,
     ];
     assert!(each.iter().all(|count| *count > 0), "{sum:?}");
 }
@@ -163,6 +168,18 @@ fn fault_21_in_the_simulator_wrong_clocks_reclaim_nothing_and_order_nothing() {
 fn fault_23_in_the_simulator_of_all_that_want_the_last_extent_as_many_get_it_as_there_are() {
     let sum = scenario(Scenario::Race);
     assert!(sum.refused > 0, "somebody must have been refused: {sum:?}");
+}
+
+#[test]
+fn fault_24_in_the_simulator_restored_vendors_are_no_forks_and_lose_only_what_went_with_the_disk() {
+    let sum = scenario(Scenario::Restores);
+    assert!(sum.restores > 0 && sum.taken_back > 0, "{sum:?}");
+}
+
+#[test]
+fn fault_26_in_the_simulator_dropped_leases_are_proven_and_nothing_else_is() {
+    let sum = scenario(Scenario::Drops);
+    assert!(sum.leases_dropped > 0 && sum.drops_proven > 0, "{sum:?}");
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl World {
     }
 
     /// A vendor that does not keep its word drops a lease.
-    fn drop_lease(&mut self) {
+    pub(super) fn drop_lease(&mut self) {
         let Some(node) = self.droppers.get(self.random.index(self.droppers.len())).copied() else { return };
         if self.nodes[node].up {
             self.step(node, &format!("{node} drops a lease"), |actor, cx| {
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// Some vendors make a backup.
-    fn back_up(&mut self) {
+    pub(super) fn back_up(&mut self) {
         for node in self.role(1) {
             let now = self.nodes[node].up && self.random.chance(500);
             if let (Actor::Vendor(vendor), true) = (&mut self.nodes[node].actor, now) {
@@ -180,7 +180,7 @@ impl World {
     /// A vendor's disk is lost, and what there is of it is put back. That takes a while: nothing that it said before is on its way
     /// any more. Only where every mirror knows that it said more than the backup has: a head that nobody remembers is
     /// forgotten, and its number is given again.
-    fn restore(&mut self) {
+    pub(super) fn restore(&mut self) {
         let mirrors = self.quiet().mirrors;
         let known = |vendor: &Vendor, after: HeadId| {
             let Some(run) = &vendor.running else { return false };

@@ -24,6 +24,10 @@ pub enum Scenario {
     Clocks,
     /// 23: everybody wants the last extent.
     Race,
+    /// 24: vendors' disks are put back to what backups hold.
+    Restores,
+    /// 26: vendors drop leases that are in use.
+    Drops,
     /// 50: a mirror is away for as long as a year is to this world's leases.
     Away,
 }
@@ -38,6 +42,7 @@ impl Scenario {
             Self::Race => {
                 Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
             }
+            Self::Drops => Shape { byzantine_vendors: 2, ..Shape::honest(random) },
             _ => Shape::honest(random),
         }
     }
@@ -58,6 +63,8 @@ impl Scenario {
             }
             Self::Clocks => self.clocks(world),
             Self::Race => world.run_until(60_000),
+            Self::Restores => self.restores(world),
+            Self::Drops => self.drops(world),
             Self::Away => self.away(world),
         };
         if going {
@@ -111,6 +118,35 @@ impl Scenario {
         world.run_until(190_000)
     }
 
+    /// Backups are made, more is stored, and disks go back.
+    fn restores(self, world: &mut World) -> bool {
+        for round in 0..4 {
+            if !world.run_until(25_000 + 35_000 * round) {
+                return false;
+            }
+            world.back_up();
+            if !world.run_until(45_000 + 35_000 * round) {
+                return false;
+            }
+            world.restore();
+        }
+        world.run_until(200_000)
+    }
+
+    fn drops(self, world: &mut World) -> bool {
+        world.droppers = world.role(1).into_iter().filter(|node| world.known.byzantine[*node]).collect();
+        for node in world.droppers.clone() {
+            world.nodes[node].twister = None;
+        }
+        for round in 0..8 {
+            if !world.run_until(30_000 + 8_000 * round) {
+                return false;
+            }
+            world.drop_lease();
+        }
+        world.run_until(110_000)
+    }
+
     /// Longer than any lease, order or file of this world lives.
     fn away(self, world: &mut World) -> bool {
         if !world.run_until(60_000) {
@@ -135,6 +171,8 @@ impl std::str::FromStr for Scenario {
             "lossy" => Self::Lossy,
             "clocks" => Self::Clocks,
             "race" => Self::Race,
+            "restores" => Self::Restores,
+            "drops" => Self::Drops,
             "away" => Self::Away,
             other => return Err(format!("no scenario is called {other}")),
         })

@@ -375,8 +375,8 @@ impl World {
         let mut last = "nothing was looked at".to_owned();
         let mut recent: VecDeque<bool> = VecDeque::new();
         // What vanished is waited for before it is held against anybody.
-        let within = LIVE_MS + if self.oracle.accusable.is_empty() { 0 } else { DROPPED_GRACE_MS };
-        while self.now < start + within {
+        let within = |oracle: &Oracle| LIVE_MS + if oracle.accusable.is_empty() { 0 } else { DROPPED_GRACE_MS };
+        while self.now < start + within(&self.oracle) {
             if !self.run_until(self.now + LOOK_MS) {
                 return;
             }
@@ -397,7 +397,7 @@ impl World {
         self.broken_at = self.now;
         let unproven = self.quiet().unproven(&self.oracle).is_some();
         let invariant = if unproven || self.twins_differ() { 10 } else { 0 };
-        self.oracle.broken(invariant, format!("not quiet {within} ms after the last fault: {last}"));
+        self.oracle.broken(invariant, format!("not quiet {} ms after the last fault: {last}", self.now - start));
     }
 
     /// Whether honest mirrors keep different ones of two heads with one number.
