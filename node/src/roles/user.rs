@@ -9,6 +9,7 @@ mod error;
 mod fetch;
 mod get;
 mod journal;
+mod lately;
 mod mirrors;
 mod path;
 mod placement;
@@ -22,6 +23,7 @@ mod source;
 mod store;
 mod successor;
 mod survey;
+mod together;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -30,8 +32,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use fathom_protocol::ids::{Hash, NodeId, OwnerId};
+use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
+use fathom_protocol::limits::{FILES_PER_QUERY_MAX, VALIDATIONS_MAX};
+use fathom_protocol::sign::Carried;
+use fathom_protocol::table::Verified;
+use fathom_protocol::wire::Validation;
 
 use crate::net::Net;
 use catalogue::Local;
@@ -39,7 +45,9 @@ pub use catalogue::{Listed, Listing, StoredFile, Version, select};
 pub use error::UserError;
 use journal::Journal;
 pub(crate) use journal::inspect;
+use lately::Lately;
 pub use path::Way;
+use together::Together;
 use turns::Turns;
 
 /// How a user stores and fetches.
@@ -64,6 +72,11 @@ impl UserSettings {
         Self { copies: 3, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1_000, check: Duration::from_secs(600) };
 }
 
+/// Files that mirrors are asked for, and what one had; none if it did not answer.
+type Queries = Together<FileId, Option<Vec<Verified>>>;
+/// Words on downloads, for a vendor or a mirror.
+type Words = Together<Carried<Validation>, ()>;
+
 /// A person's files on the network.
 pub struct User {
     keys: UserKeys,
@@ -74,6 +87,9 @@ pub struct User {
     /// When all leases were last renewed, Unix milliseconds as text.
     renewed_file: PathBuf,
     turns: Turns,
+    queries: Arc<Queries>,
+    lately: Lately,
+    words: Arc<Words>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -102,6 +118,9 @@ impl User {
             local,
             renewed_file: dir.join("renewed"),
             turns: Turns::default(),
+            queries: Together::new(FILES_PER_QUERY_MAX),
+            lately: Lately::default(),
+            words: Together::new(VALIDATIONS_MAX),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))

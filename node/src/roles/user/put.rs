@@ -34,6 +34,9 @@ pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
 const LIVENESS: Duration = Duration::from_millis(700);
 
+/// Ways measured within this time are not measured again.
+const LATELY: Duration = Duration::from_secs(5);
+
 /// How often copies that grew old are sent again before a put gives up.
 const RENEWALS: usize = 3;
 
@@ -256,7 +259,7 @@ impl User {
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.net.probe(heads.keys().copied()).await;
+        self.net.measure(heads.keys().copied(), LATELY).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
         Ok(())
     }
@@ -365,7 +368,10 @@ impl User {
         let handed = self.submit(fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
-        blocking(move || user.journal.end(&name, &files)).await?;
+        // Everything is stored, whatever becomes of this.
+        if let Err(error) = blocking(move || user.journal.end(&name, &files)).await {
+            tracing::warn!(%error, "a put that is stored was not taken out of the journal");
+        }
         self.give_back(unused).await;
         lock(&self.used).extend(lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.epoch)));
         Ok(handed)
