@@ -32,12 +32,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
 use fathom_protocol::limits::{FILES_PER_QUERY_MAX, VALIDATIONS_MAX};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Verified;
-use fathom_protocol::wire::Validation;
+use fathom_protocol::wire::{Refusal, Response, Validation};
 
 use crate::net::Net;
 use catalogue::Local;
@@ -77,6 +78,12 @@ type Queries = Together<FileId, Option<Vec<Verified>>>;
 /// Words on downloads, for a vendor or a mirror.
 type Words = Together<Carried<Validation>, ()>;
 
+/// Final FATs for a mirror, and what it said.
+type Submissions = Together<Carried<FinalFat>, Result<Response, Refusal>>;
+
+/// Small final FATs that are handed in together.
+const SUBMITTED_TOGETHER: usize = 64;
+
 /// A person's files on the network.
 pub struct User {
     keys: UserKeys,
@@ -90,6 +97,7 @@ pub struct User {
     queries: Arc<Queries>,
     lately: Lately,
     words: Arc<Words>,
+    submissions: Arc<Submissions>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -121,6 +129,7 @@ impl User {
             queries: Together::new(FILES_PER_QUERY_MAX),
             lately: Lately::default(),
             words: Together::new(VALIDATIONS_MAX),
+            submissions: Together::new(SUBMITTED_TOGETHER),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))
