@@ -20,6 +20,7 @@ mod repair;
 mod resolve;
 mod send;
 mod source;
+mod stock;
 mod store;
 mod successor;
 mod survey;
@@ -48,6 +49,7 @@ use journal::Journal;
 pub(crate) use journal::inspect;
 use lately::Lately;
 pub use path::Way;
+use stock::Stock;
 use together::Together;
 use turns::Turns;
 
@@ -94,6 +96,7 @@ pub struct User {
     /// When all leases were last renewed, Unix milliseconds as text.
     renewed_file: PathBuf,
     turns: Turns,
+    stock: Stock,
     queries: Arc<Queries>,
     lately: Lately,
     words: Arc<Words>,
@@ -126,6 +129,7 @@ impl User {
             local,
             renewed_file: dir.join("renewed"),
             turns: Turns::default(),
+            stock: Stock::default(),
             queries: Together::new(FILES_PER_QUERY_MAX),
             lately: Lately::default(),
             words: Together::new(VALIDATIONS_MAX),
@@ -145,6 +149,15 @@ impl User {
     #[must_use]
     pub fn pending_puts(&self) -> u64 {
         self.journal.pending()
+    }
+
+    /// Before its node ends: gives back what is locked ahead, and waits until the journal is on disk.
+    pub async fn close(self: &Arc<Self>) {
+        self.give_back(self.empty_stock()).await;
+        let user = Arc::clone(self);
+        if let Err(error) = blocking(move || user.journal.flush()).await {
+            tracing::warn!(%error, "the journal was not written to its end");
+        }
     }
 
     fn signing(&self) -> &SigningKey {
