@@ -304,7 +304,7 @@ impl Mirror {
         for (fat, vendors) in orders {
             for vendor in vendors {
                 if let Some(node) = cx.known.index.get(&vendor) {
-                    cx.tell(*node, &Request::Order(fat.clone()));
+                    cx.tell(*node, &Request::Order(Bounded::first([fat.clone()])));
                 }
             }
         }
@@ -337,7 +337,7 @@ impl Mirror {
 
     fn fats_of(&self, cx: &Cx<'_>, query: &OwnerQuery) -> Page {
         let mut records = Vec::new();
-        for key in self.table.keys_of(query.owner, query.file, None) {
+        for key in self.table.keys_of(query.owner, &query.files, None) {
             if !matches!(key, Key::Move(_)) {
                 records.extend(self.store.records.get(&key).cloned());
             }

@@ -262,7 +262,10 @@ impl Vendor {
                 let (lease, granted) = self.account(cx, |ledger| ledger.offer(dated, &request, bytes, fresh))?;
                 Ok(Response::Offered { lease: lease.into_carried(), granted })
             }
-            Request::Order(fat) => self.order(cx, fat),
+            Request::Order(fats) => {
+                let answers: Result<Vec<_>, _> = fats.into_iter().map(|fat| self.order(cx, fat)).collect();
+                answers.map(|_| Response::Done)
+            }
             Request::Unused(unused) => {
                 let unused = unused.verify()?;
                 if unused.vendor != self.id() {
