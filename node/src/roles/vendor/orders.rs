@@ -1,9 +1,12 @@
 //! Final FATs as orders: commit what they name, erase what they release (figures 15 and 22).
 
+use std::collections::BTreeSet;
+
 use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Fate, FinalFat, Tag};
-use fathom_protocol::lease::Named;
+use fathom_protocol::ids::LeaseId;
+use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk};
@@ -127,10 +130,12 @@ impl Vendor {
         let dated = self.dating_clock();
         let mut freed = Vec::with_capacity(orders.len());
         for Order { fat, .. } in orders {
-            freed.push(self.freed(fat)?);
+            let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+            let live = |chunk: &&ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) == Fate::Live;
+            let here: BTreeSet<LeaseId> = chunks.iter().filter(live).map(|chunk| chunk.lease).collect();
+            freed.push((self.freed(fat)?, here));
             if !dated.sure {
                 // What this final FAT lets go begins its time now, too.
-                let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
                 let mut ledger = lock(&self.ledger);
                 for chunk in chunks {
                     ledger.doubt(chunk.lease);
@@ -138,7 +143,7 @@ impl Vendor {
             }
         }
         let outcomes = self.durable(|tx| {
-            let apply = |(order, freed): (&Order, &Vec<ChunkKey>)| {
+            let apply = |(order, (freed, here)): (&Order, &(Vec<ChunkKey>, BTreeSet<LeaseId>))| {
                 let Order { fat, record, repeated } = order;
                 let (owner, file, record) = (fat.owner, fat.file, record.clone());
                 let commit = CommitFile { owner, file, base: fat.base, seq: fat.seq, record, now: dated.at };
@@ -151,6 +156,9 @@ impl Vendor {
                 let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
                 if held && !repeated {
                     self.commit_leases(fat, dated).map_err(|refusal| in_transaction(&refusal))?;
+                }
+                if held {
+                    self.note_leases(fat, here, *repeated).map_err(|refusal| in_transaction(&refusal))?;
                 }
                 Ok(outcome)
             };
@@ -191,7 +199,20 @@ impl Vendor {
             // Room that another vendor locked for a move is not the owner's to give back.
             let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
             ledger.commit(dated, used.lease, unused)?;
-            if used.bytes > 0 {
+        }
+        Ok(())
+    }
+
+    /// Notes the final FAT in the leases under which there is something of it. Not where what it names was lost: when the rest
+    /// is gone, too, the lease goes, and with that note it would look as if it had been dropped in use. One that is shown again
+    /// replaces no other note.
+    fn note_leases(&self, fat: &Signed<FinalFat>, here: &BTreeSet<LeaseId>, repeated: bool) -> Result<(), Refusal> {
+        let mut ledger = lock(&self.ledger);
+        for used in
+            fat.uses.iter().filter(|used| used.vendor == self.me && used.bytes > 0 && here.contains(&used.lease))
+        {
+            let open = |lease: &Signed<Lease>| lease.owner == fat.owner && !(repeated && lease.named.is_some());
+            if ledger.lease(used.lease).is_some_and(open) {
                 ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
             }
         }

@@ -107,7 +107,11 @@ impl Vendor {
                 Ok::<_, FatError>(())
             })
             .map_err(failed)?;
-        let leases = read_leases(&self.fat).map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
+        let mut leases =
+            read_leases(&self.fat).map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
+        // What the notes are about may be gone, and the lease with the rest that is under it: that would look like a lie. Final FATs
+        // that commit something here are noted as they are read again.
+        leases.iter_mut().for_each(|lease| lease.named = None);
         tracing::warn!(
             leases = leases.len(),
             chunks = found.chunks,

@@ -1,12 +1,12 @@
 //! Final FATs as orders, and what lapses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::ids::{LeaseId, NodeId};
-use fathom_protocol::lease::Named;
+use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::ledger::{Lapse, Ledger};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
@@ -28,7 +28,21 @@ fn commit_leases(ledger: &mut Ledger, me: NodeId, fat: &Signed<FinalFat>, dated:
         let Some(lease) = ledger.lease(used.lease).filter(|lease| lease.owner == fat.owner) else { continue };
         let unused = if lease.authority == SignerId::from(fat.owner) { used.unused } else { 0 };
         ledger.commit(dated, used.lease, unused)?;
-        if used.bytes > 0 {
+    }
+    Ok(())
+}
+
+/// Notes the final FAT in the leases under which there is something of it.
+fn note_leases(
+    ledger: &mut Ledger,
+    me: NodeId,
+    fat: &Signed<FinalFat>,
+    here: &BTreeSet<LeaseId>,
+    repeated: bool,
+) -> Result<(), Refusal> {
+    for used in fat.uses.iter().filter(|used| used.vendor == me && used.bytes > 0 && here.contains(&used.lease)) {
+        let open = |lease: &Signed<Lease>| lease.owner == fat.owner && !(repeated && lease.named.is_some());
+        if ledger.lease(used.lease).is_some_and(open) {
             ledger.note(used.lease, Named { file: fat.file, fat: fat.hash() })?;
         }
     }
@@ -69,6 +83,8 @@ impl Vendor {
         } else {
             Vec::new()
         };
+        let live = |chunk: &&ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) == Fate::Live;
+        let here: BTreeSet<LeaseId> = chunks.iter().filter(live).map(|chunk| chunk.lease).collect();
         let dated = self.dating_clock(cx);
         let commit =
             CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now: dated.at };
@@ -87,6 +103,10 @@ impl Vendor {
             let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
             if held && !repeated {
                 commit_leases(ledger, me, &fat, dated).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
+            }
+            if held {
+                note_leases(ledger, me, &fat, &here, repeated)
+                    .map_err(|refusal| FatError::Refused(refusal.to_string()))?;
             }
             Ok(outcome)
         })?;

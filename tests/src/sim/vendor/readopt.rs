@@ -187,7 +187,8 @@ impl Vendor {
         let empty = fat.leases().map_err(failed)?.into_iter().filter(|(_, lease)| lease.used == 0);
         let empty: Vec<LeaseId> = empty.map(|(id, _)| id).collect();
         fat.write(|tx| empty.iter().try_for_each(|id| tx.remove_lease(*id).map(drop))).map_err(failed)?;
-        let leases = read_leases(fat).map_err(failed)?;
+        let mut leases = read_leases(fat).map_err(failed)?;
+        leases.iter_mut().for_each(|lease| lease.named = None);
         run.persisted = fat.leases().map_err(failed)?.into_iter().map(|(id, _)| (id, None)).collect();
         run.ledger = Ledger::open(self.key.clone(), cx.known.terms, self.capacity, leases)?;
         // Renewals since what was read here are forgotten.

@@ -1,8 +1,10 @@
 //! A vendor restored from a backup, and a vendor whose key signs elsewhere.
 
+use fathom_protocol::codec::Blob;
+use fathom_protocol::fat::{FinalFat, Use};
 use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::VerifiedVendor;
-use fathom_protocol::ids::Hash;
+use fathom_protocol::lease::Named;
 use fathom_protocol::wire::{FetchRequest, Page};
 use fathom_store::ChunkKey;
 
@@ -100,6 +102,42 @@ async fn fault_24_orders_read_before_the_leases_came_back_are_read_again() {
     assert_eq!(vendor.vendor.cursor(mirror).unwrap(), (Hash([9; Hash::LEN]), 5));
     vendor.vendor.readopt(&record).unwrap();
     assert_eq!(vendor.vendor.cursor(mirror).unwrap(), (Hash([0; Hash::LEN]), 0));
+}
+
+/// Keeps away: of what was under a lease, that which it was noted for went with the disk; when the rest was released, the lease was
+/// gone, and mirrors took that for a lease dropped in use.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_lease_taken_back_is_noted_only_for_what_is_here() {
+    let user = TestUser::start(158).await;
+    let vendor = TestVendor::start(159).await;
+    let receipt = user.store(&vendor, &bytes(300_000, 1)).await;
+    let lost = Named { file: FileId([9; FileId::LEN]), fat: Hash([9; Hash::LEN]) };
+    vendor.vendor.account(|ledger| ledger.note(receipt.lease, lost)).unwrap();
+    let record = vendor.vendor.next_head(Default::default());
+    assert_eq!(record.lease(receipt.lease).unwrap().named, Some(lost));
+    vendor.vendor.readopt(&record).unwrap();
+    let named = || super::super::lock(&vendor.vendor.ledger).lease(receipt.lease).unwrap().named;
+    assert_eq!(named(), None);
+    // Two files that use the lease: one of which a chunk is here, one of which there is none any more.
+    for (file, seq, here) in [(receipt.file, receipt.seq, true), (FileId([9; FileId::LEN]), 1, false)] {
+        let uses = [Use { vendor: vendor.node(), lease: receipt.lease, bytes: 300_000, unused: 0 }];
+        let fat = FinalFat {
+            version: tags::VERSION,
+            owner: user.owner(),
+            file,
+            seq,
+            base: seq,
+            uses: Bounded::first(uses),
+            frees: Bounded::default(),
+            issued: clock::now(),
+            order_expires: hour(),
+            body: Blob::new(vec![1; 40]).unwrap(),
+        };
+        let fat = Signed::sign(fat, &user.key).unwrap();
+        vendor.vendor.order(vec![fat.carried().clone()]).remove(0).unwrap();
+        assert_eq!(named().is_some_and(|named| named.fat == fat.hash()), here);
+        assert_eq!(named().unwrap().file, receipt.file);
+    }
 }
 
 /// Room that a restored vendor offers before it has its leases back may be somebody's.
