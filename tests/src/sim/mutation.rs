@@ -13,6 +13,8 @@ pub enum Mutation {
     AnySignature,
     /// 2: a mirror takes a lower head.
     LowerHead,
+    /// 2: a vendor that starts signs without asking mirrors whether it signed more than its disk knows.
+    SignsUnasked,
     /// 3: a vendor offers what it has not.
     MoreThanCapacity,
     /// 4: a mirror answers before the record is on disk.
@@ -33,8 +35,6 @@ pub enum Mutation {
     TwinsOverlooked,
     /// 10: a lease that a vendor dropped is overlooked.
     DropsOverlooked,
-    /// 10: a vendor that starts signs without asking mirrors whether it signed more than its disk knows.
-    SignsUnasked,
     /// 11: a stranger's frame may be as long as anybody's.
     StrangersUnbounded,
     /// 12: a chunk's salt does not depend on its plaintext.
@@ -46,6 +46,7 @@ impl Mutation {
     pub const ALL: [Self; 15] = [
         Self::AnySignature,
         Self::LowerHead,
+        Self::SignsUnasked,
         Self::MoreThanCapacity,
         Self::MirrorAnswersEarly,
         Self::VendorAnswersEarly,
@@ -56,7 +57,6 @@ impl Mutation {
         Self::SweepCommitted,
         Self::TwinsOverlooked,
         Self::DropsOverlooked,
-        Self::SignsUnasked,
         Self::StrangersUnbounded,
         Self::OneSalt,
     ];
@@ -66,7 +66,7 @@ impl Mutation {
     pub fn invariant(self) -> u8 {
         match self {
             Self::AnySignature => 1,
-            Self::LowerHead => 2,
+            Self::LowerHead | Self::SignsUnasked => 2,
             Self::MoreThanCapacity => 3,
             Self::MirrorAnswersEarly | Self::VendorAnswersEarly => 4,
             Self::AnyLease => 5,
@@ -74,7 +74,7 @@ impl Mutation {
             Self::TimeOrders => 7,
             Self::OneAcknowledgement => 8,
             Self::SweepCommitted => 9,
-            Self::TwinsOverlooked | Self::DropsOverlooked | Self::SignsUnasked => 10,
+            Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,
         }

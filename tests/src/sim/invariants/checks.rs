@@ -158,7 +158,8 @@ impl Oracle {
         let mut lost = Vec::new();
         if after != After::Step {
             for ((node, lease), revision) in &self.said_leases {
-                if *node == me && now.get(lease).is_some_and(|found| found < revision) {
+                // A restart signs each lease anew, with the next revision.
+                if *node == me && now.get(lease).is_some_and(|found| found <= revision) {
                     lost.push(format!(
                         "vendor {me} forgot revision {revision} of lease {} that it signed",
                         lease.short()
