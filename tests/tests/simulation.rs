@@ -68,6 +68,8 @@ fn the_fixed_seeds_keep_every_promise() {
         sum.removes,
         sum.reads,
         sum.renewals,
+        sum.cancels,
+        sum.withdrawn,
     ];
     assert!(each.iter().all(|count| *count > 0), "{sum:?}");
 }

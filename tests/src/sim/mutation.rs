@@ -9,6 +9,8 @@ use std::str::FromStr;
 /// One broken line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutation {
+    /// 0: a vendor says that a request was withdrawn and keeps its room locked.
+    CancelForgotten,
     /// 1: a record's signature is not verified.
     AnySignature,
     /// 2: a mirror takes a lower head.
@@ -39,7 +41,8 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
+        Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
         Self::MoreThanCapacity,
@@ -59,6 +62,7 @@ impl Mutation {
     #[must_use]
     pub fn invariant(self) -> u8 {
         match self {
+            Self::CancelForgotten => 0,
             Self::AnySignature => 1,
             Self::LowerHead => 2,
             Self::MoreThanCapacity => 3,
@@ -79,7 +83,8 @@ impl Mutation {
     pub fn in_core(self) -> bool {
         !matches!(
             self,
-            Self::MirrorAnswersEarly
+            Self::CancelForgotten
+                | Self::MirrorAnswersEarly
                 | Self::VendorAnswersEarly
                 | Self::OneAcknowledgement
                 | Self::SweepCommitted

@@ -30,6 +30,8 @@ pub struct Injected {
     pub renewals: u64,
     pub refused: u64,
     pub abandoned: u64,
+    pub cancels: u64,
+    pub withdrawn: u64,
 }
 
 impl Injected {
@@ -54,6 +56,8 @@ impl Injected {
             (&mut self.renewals, other.renewals),
             (&mut self.refused, other.refused),
             (&mut self.abandoned, other.abandoned),
+            (&mut self.cancels, other.cancels),
+            (&mut self.withdrawn, other.withdrawn),
         ];
         for (sum, value) in pairs {
             *sum += value;

@@ -308,6 +308,7 @@ impl World {
                 }
                 vendor.disk.kill();
                 vendor.running = None;
+                self.oracle.vendor_crashed(node);
                 let (disk, harmed) = vendor.disk.after_crash(&mut self.random);
                 vendor.disk = disk;
                 self.injected.torn_writes += harmed;

@@ -2,12 +2,16 @@
 
 use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::Hash;
+use fathom_protocol::lease::LeaseState;
 use fathom_store::ChunkKey;
 
 use super::Oracle;
 use crate::sim::mirror::Mirror;
-use crate::sim::node::Known;
+use crate::sim::node::{EPOCH_MS, Known};
 use crate::sim::vendor::Vendor;
+
+/// A vendor notices within so many milliseconds that room has lapsed, by its own clock.
+const LAPSE_MS: u64 = 10_000;
 
 /// The world as it is looked at.
 pub(in crate::sim) struct Quiet<'a> {
@@ -31,7 +35,18 @@ impl Quiet<'_> {
                 return Some(format!("mirrors do not know the newest head of vendor {node}"));
             }
         }
-        self.unfinished(oracle)
+        self.unfinished(oracle).or_else(|| self.locked())
+    }
+
+    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten.
+    fn locked(&self) -> Option<String> {
+        let now = EPOCH_MS + self.at;
+        self.vendors.iter().find_map(|(node, vendor)| {
+            let over = vendor.running.iter().flat_map(|run| run.ledger.leases()).find(|lease| {
+                lease.room() > 0 && lease.state != LeaseState::Grace && lease.room_expires.0 + LAPSE_MS < now
+            });
+            over.map(|lease| format!("vendor {node} keeps {} bytes of room locked past their time", lease.room()))
+        })
     }
 
     /// Chunks that a released or overwritten file still has somewhere.

@@ -13,7 +13,7 @@ use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::receipt::Receipt;
-use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::table::Verified;
 use fathom_protocol::time::UnixMs;
 use fathom_store::ChunkKey;
@@ -62,6 +62,16 @@ struct VendorView {
     head: (u64, u64),
 }
 
+/// What a vendor granted for a request.
+#[derive(Debug)]
+struct Granted {
+    lease: LeaseId,
+    /// Bytes until they were withdrawn.
+    bytes: u64,
+    until: UnixMs,
+    withdrawn: bool,
+}
+
 /// What is known of the world from outside.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
@@ -89,6 +99,8 @@ pub(super) struct Oracle {
     receipts: BTreeSet<(usize, ChunkKey)>,
     sealed: BTreeMap<([u8; 32], u64, [u8; 8]), Hash>,
     views: BTreeMap<usize, VendorView>,
+    /// What each vendor granted since it started, by the request.
+    granted: BTreeMap<(usize, SignerId, Hash), Granted>,
 }
 
 impl Oracle {
@@ -152,6 +164,48 @@ impl Oracle {
     pub(super) fn vendor_offered(&mut self, vendor: usize, _: u64, lease: &Lease) {
         let said = self.said_leases.entry((vendor, lease.id)).or_default();
         *said = (*said).max(lease.revision);
+    }
+
+    /// A vendor forgets requests that have expired by what it takes for the time, which may be ahead and come back.
+    pub(super) fn vendor_remembers(&mut self, vendor: usize, now: UnixMs) {
+        self.granted.retain(|(node, ..), granted| *node != vendor || granted.until >= now);
+    }
+
+    /// Which requests it granted, a vendor knows while it runs; after a crash, what it held for them lapses.
+    pub(super) fn vendor_crashed(&mut self, vendor: usize) {
+        self.granted.retain(|(node, ..), _| *node != vendor);
+    }
+
+    /// A vendor holds room for a request, which it remembers until then. One that was withdrawn there gets none.
+    pub(super) fn vendor_granted(
+        &mut self,
+        vendor: usize,
+        (who, nonce): (SignerId, Hash),
+        (lease, bytes): (LeaseId, u64),
+        until: UnixMs,
+    ) {
+        let granted = Granted { lease, bytes, until, withdrawn: false };
+        if self.granted.entry((vendor, who, nonce)).or_insert(granted).withdrawn {
+            self.broken(0, format!("vendor {vendor} locks room for a request that was withdrawn"));
+        }
+    }
+
+    /// The lease under which a vendor holds room for a request.
+    pub(super) fn held_for(&self, vendor: usize, (who, nonce): (SignerId, Hash)) -> Option<LeaseId> {
+        self.granted.get(&(vendor, who, nonce)).map(|granted| granted.lease)
+    }
+
+    /// A vendor says that it holds nothing for a request any more: of its lease's room, `before` and `after` are left.
+    pub(super) fn vendor_withdrew(&mut self, vendor: usize, (who, nonce): (SignerId, Hash), before: u64, after: u64) {
+        let Some(granted) = self.granted.get_mut(&(vendor, who, nonce)) else { return };
+        granted.withdrawn = true;
+        let bytes = std::mem::take(&mut granted.bytes);
+        if after > before.saturating_sub(bytes) {
+            self.broken(
+                0,
+                format!("vendor {vendor} keeps room locked for a request that was withdrawn: {after} bytes"),
+            );
+        }
     }
 
     /// Invariant 2, at the vendor: its heads go up.

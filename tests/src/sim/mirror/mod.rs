@@ -11,6 +11,7 @@ use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::market::Market;
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
@@ -19,7 +20,7 @@ use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Requ
 
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Timer};
-use allocate::Work;
+use allocate::{Withdrawal, Work};
 use store::{Change, Store};
 
 /// Milliseconds that a stranger has for its first frame.
@@ -33,7 +34,11 @@ pub(super) struct Mirror {
     pub(super) table: Table,
     pub(super) store: Store,
     strangers: Strangers,
+    /// What allocation needs of each vendor's head, and what was offered since.
+    market: Market,
     works: BTreeMap<u64, Work>,
+    /// Withdrawals that vendors have not answered yet, by the call.
+    withdrawals: BTreeMap<u64, Withdrawal>,
     next_work: u64,
     /// Decides what is asked of other mirrors; nothing before the start.
     sync: Option<Sync>,
@@ -57,11 +62,14 @@ impl Mirror {
             let verified = verify(record.clone()).expect("what a mirror kept was verified");
             table.merge(&verified).expect("what a mirror kept, it keeps");
         }
+        let market = Market::of(table.vendors().map(|known| &*known.head));
         Self {
             table,
             store,
             strangers: Strangers::default(),
+            market,
             works: BTreeMap::new(),
+            withdrawals: BTreeMap::new(),
             next_work: 0,
             sync: None,
             asks: BTreeMap::new(),
@@ -88,7 +96,7 @@ impl Mirror {
             }
             Timer::Every(which) => self.timer_of_sync(cx, which),
             Timer::Call(call) => {
-                if !self.answered(cx, call, None) {
+                if !self.answered(cx, call, None) && !self.withdrawn(cx, call, None) {
                     self.not_offered(cx, call);
                 }
             }
@@ -148,6 +156,7 @@ impl Mirror {
             }
             Request::Wanted(wanted) => Response::Page(self.wanted(cx, &wanted)),
             Request::Allocate(request) => return self.allocate(cx, from, call, request),
+            Request::Cancel(cancel) => return self.cancel(cx, from, call, cancel),
             Request::Digest => Response::Digest(self.table.digest()),
             _ => refused(RefusalKind::WrongRole, "a mirror does not answer this"),
         };
@@ -157,7 +166,7 @@ impl Mirror {
     fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
         if self.asks.contains_key(&call) {
             self.answered(cx, call, Some(response));
-        } else {
+        } else if !self.withdrawn(cx, call, Some(&response)) {
             self.offered(cx, from, call, response);
         }
     }
@@ -220,6 +229,9 @@ impl Mirror {
                     changes.extend(drops.into_iter().map(Change::Drop));
                     changes.extend(demoted.map(|to| Change::Demote(record.key(), to)));
                     changes.push(Change::Put(key, record.to_record()));
+                    if let Verified::Vendor(vendor) = &record {
+                        self.market.note(&vendor.head);
+                    }
                     if let Verified::Fat(fat) = &record {
                         let named = fat.vendors();
                         let others: BTreeSet<NodeId> =

@@ -12,7 +12,9 @@ use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, ProvisionalFat, RefusalKind, Request, Response, Wants};
+use fathom_protocol::wire::{
+    AllocateRequest, Cancel, ChunkAnswer, ProvisionalFat, RefusalKind, Request, Response, Wants,
+};
 
 use super::{CHUNK_PLAIN, Op, REQUEST_SECONDS, User, next_tag};
 use crate::sim::node::{Body, Cx};
@@ -43,13 +45,31 @@ pub(super) struct Put {
     pub(super) seq: u64,
     pub(super) plain: Vec<Vec<u8>>,
     request: Carried<AllocateRequest>,
+    nonce: Hash,
     mirrors: Vec<usize>,
+    asking: usize,
+    /// Vendors that may hold room for the request, and the mirror that asked them.
+    held: Vec<(usize, NodeId)>,
     allocating: u64,
     pub(super) chunks: Vec<Sending>,
     /// When the first receipt came.
     pub(super) received: Option<u64>,
     /// Bytes granted for this put, by lease.
     pub(super) granted: BTreeMap<Place, u64>,
+}
+
+/// Whether another mirror may do better after this refusal.
+fn elsewhere(kind: RefusalKind) -> bool {
+    matches!(
+        kind,
+        RefusalKind::Silent
+            | RefusalKind::Unreachable
+            | RefusalKind::WrongRole
+            | RefusalKind::Internal
+            | RefusalKind::Busy
+            | RefusalKind::NoSpace
+            | RefusalKind::TooFewVendors
+    )
 }
 
 impl Put {
@@ -69,6 +89,7 @@ impl User {
             })
             .collect();
         let unit = sealed_len(CHUNK_PLAIN);
+        let nonce = Hash(cx.random.bytes());
         let request = AllocateRequest {
             version: tags::VERSION,
             owner: self.keys.owner(),
@@ -81,7 +102,7 @@ impl User {
             exclude: Bounded::default(),
             avoid_zones: Bounded::default(),
             wants: Wants::default(),
-            nonce: Hash(cx.random.bytes()),
+            nonce,
             expires: cx.now.plus_seconds(REQUEST_SECONDS),
         };
         let request = Signed::sign(request, self.keys.signing()).expect("a request signs").into_carried();
@@ -97,7 +118,10 @@ impl User {
             seq,
             plain,
             request,
+            nonce,
             mirrors,
+            asking: 0,
+            held: Vec::new(),
             allocating: 0,
             chunks: Vec::new(),
             received: None,
@@ -108,16 +132,47 @@ impl User {
 
     fn ask_for_storage(&mut self, cx: &mut Cx<'_>, last: RefusalKind) {
         let Some(Op::Put(put)) = &mut self.op else { return };
-        let Some(mirror) = put.mirrors.pop() else { return self.give_up(cx, last) };
+        let Some(mirror) = put.mirrors.pop().filter(|_| elsewhere(last)) else {
+            self.withdraw(cx);
+            return self.give_up(cx, last);
+        };
+        put.asking = mirror;
         put.allocating = cx.ask_within(mirror, &Request::Allocate(put.request.clone()), ALLOCATE_MS);
     }
 
     pub(super) fn allocated(&mut self, cx: &mut Cx<'_>, response: Response) {
         match response {
-            Response::Provisional(fat) => self.send_chunks(cx, fat),
-            // What vendors may have locked is not cancelled: it lapses by itself.
-            Response::Refused(refusal) | Response::Short { refusal, .. } => self.ask_for_storage(cx, refusal.kind),
+            Response::Provisional(fat) => {
+                if let Some(Op::Put(put)) = &mut self.op {
+                    // The same request asked at several mirrors locks a vendor's room once.
+                    let heads = fat.locations.iter().filter_map(|location| Some(location.head.peek().ok()?.vendor));
+                    let used: BTreeSet<NodeId> = heads.collect();
+                    put.held.retain(|(_, vendor)| !used.contains(vendor));
+                }
+                self.withdraw(cx);
+                self.send_chunks(cx, fat);
+            }
+            Response::Short { refusal, asked } => {
+                if let Some(Op::Put(put)) = &mut self.op {
+                    put.held.extend(asked.iter().map(|vendor| (put.asking, *vendor)));
+                }
+                self.ask_for_storage(cx, refusal.kind);
+            }
+            Response::Refused(refusal) => self.ask_for_storage(cx, refusal.kind),
             _ => self.give_up(cx, RefusalKind::BadRequest),
+        }
+    }
+
+    /// Tells vendors, through the mirrors that asked them, that what they hold for the request is free. One that does not hear it
+    /// holds it until it lapses.
+    fn withdraw(&mut self, cx: &mut Cx<'_>) {
+        let authority = self.keys.owner().into();
+        let Some(Op::Put(put)) = &mut self.op else { return };
+        for (mirror, vendor) in std::mem::take(&mut put.held) {
+            let cancel = Cancel { version: tags::VERSION, authority, vendor, request: put.nonce };
+            let cancel = Signed::sign(cancel, self.keys.signing()).expect("a withdrawal signs");
+            cx.injected.cancels += 1;
+            cx.tell(mirror, &Request::Cancel(cancel.into_carried()));
         }
     }
 
