@@ -70,6 +70,11 @@ fn the_fixed_seeds_keep_every_promise() {
         sum.renewals,
         sum.cancels,
         sum.withdrawn,
+        sum.user_crashes,
+        sum.resumes,
+        sum.changed_sources,
+        sum.forks,
+        sum.resolutions,
     ];
     assert!(each.iter().all(|count| *count > 0), "{sum:?}");
 }

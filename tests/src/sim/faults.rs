@@ -23,6 +23,8 @@ pub(super) struct Shape {
     pub(super) mirrors: usize,
     pub(super) vendors: usize,
     pub(super) users: usize,
+    /// Users that have two devices.
+    pub(super) pairs: usize,
     pub(super) zones: usize,
     pub(super) copies: u8,
     /// Chunks that a vendor has room for, at least and at most.
@@ -41,6 +43,7 @@ impl Shape {
             mirrors,
             vendors: random.within(6, 9) as usize,
             users: random.within(4, 8) as usize,
+            pairs: random.below(3) as usize,
             zones: random.within(2, 5) as usize,
             copies: random.within(2, 3) as u8,
             units: (8, 40),
@@ -79,7 +82,7 @@ impl World {
     pub(super) fn inject(&mut self, fault: Fault) {
         let Fault::Any = fault;
         let node = self.random.index(self.nodes.len());
-        match self.random.below(14) {
+        match self.random.below(16) {
             0..=2 => self.partition_any(),
             3 => self.clog_in_turn(),
             4 => self.links.weather = Weather::any(&mut self.random),
@@ -89,6 +92,7 @@ impl World {
             8..=9 => self.crash_in_write(),
             10..=11 => self.jump_clock(),
             12 => self.stranger(node),
+            13..=14 => self.twins(),
             _ => self.revive_clocks(),
         }
         let pause = self.random.within(500, PAUSE_MS);
@@ -123,24 +127,53 @@ impl World {
     }
 
     fn crash_some(&mut self, node: usize) {
-        if !matches!(self.nodes[node].actor, Actor::User(_)) {
-            self.crash(node);
-        }
+        self.crash(node);
     }
 
     fn doom(&mut self, node: usize, doom: Doom) {
-        if self.nodes[node].up && !matches!(self.nodes[node].actor, Actor::User(_)) {
+        if self.nodes[node].up {
             self.nodes[node].doom = doom;
         }
     }
 
-    /// A vendor's power fails at one of the next steps of its disk.
+    /// The power of a vendor or of a user's device fails at one of the next steps of its disk.
     fn crash_in_write(&mut self) {
-        let vendors = self.role(1);
-        let node = vendors[self.random.index(vendors.len())];
+        let role = if self.random.chance(700) { 1 } else { 2 };
+        let nodes = self.role(role);
+        let node = nodes[self.random.index(nodes.len())];
         let step = self.random.within(1, STEPS);
-        if let (Actor::Vendor(vendor), true) = (&self.nodes[node].actor, self.nodes[node].up) {
-            vendor.disk.fail_at(step);
+        match &self.nodes[node].actor {
+            Actor::Vendor(vendor) if self.nodes[node].up => vendor.disk.fail_at(step),
+            Actor::User(user) if self.nodes[node].up => user.disk.fail_at(step),
+            _ => {}
+        }
+    }
+
+    /// Two devices of one user begin to store one file at the same moment.
+    pub(super) fn twins(&mut self) {
+        let devices = self.role(2);
+        let owner = |world: &Self, node: usize| match &world.nodes[node].actor {
+            Actor::User(user) => Some(user.keys.owner()),
+            _ => None,
+        };
+        let pairs: Vec<(usize, usize)> = devices
+            .windows(2)
+            .filter(|pair| owner(self, pair[0]) == owner(self, pair[1]))
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let (first, second) = pairs[self.random.index(pairs.len())];
+        let name = self.random.index(8);
+        for node in [first, second] {
+            if self.nodes[node].up {
+                self.step(node, &format!("{node} stores a file at once with its twin"), |actor, cx| {
+                    if let Actor::User(user) = actor {
+                        user.put_now(cx, name);
+                    }
+                });
+            }
         }
     }
 

@@ -8,7 +8,7 @@ mod end;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::{FinalFat, Place};
+use fathom_protocol::fat::{FinalFat, Place, Tag};
 use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
@@ -29,19 +29,31 @@ pub(super) type Stored = Vec<(ChunkId, u32, Vec<Place>)>;
 /// A final FAT that its owner signed.
 #[derive(Debug)]
 struct Final {
-    seq: u64,
-    base: u64,
+    seq: Tag,
+    base: Tag,
     uses: Vec<NodeId>,
     frees: Vec<NodeId>,
+    /// True time.
+    at: u64,
 }
 
 /// A final FAT of which its user was told that it is stored.
 #[derive(Debug, Clone)]
 pub(super) struct Acked {
-    pub(super) seq: u64,
-    base: u64,
+    seq: Tag,
+    /// The tag of its chunks, too.
+    base: Tag,
     hash: Hash,
     stored: Option<Stored>,
+}
+
+/// What became of what was known before, when a final FAT counts as stored.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// It is the second of two contents that were stored at once.
+    pub(super) forked: bool,
+    /// Versions that count as stored and that gave way unseen: they were read or handed in where the other was not known yet.
+    pub(super) overtaken: u64,
 }
 
 /// A chunk in a vendor's local FAT.
@@ -89,7 +101,14 @@ pub(super) struct Oracle {
     twins_shown: BTreeSet<(usize, NodeId)>,
     signed: BTreeSet<Hash>,
     finals: BTreeMap<FileKey, Vec<Final>>,
-    pub(super) acked: BTreeMap<FileKey, Acked>,
+    /// By file: the newest ones, which are several if devices wrote at once.
+    acked: BTreeMap<FileKey, Vec<Acked>>,
+    /// All that ever were.
+    ever_acked: BTreeSet<(FileKey, Tag)>,
+    /// What each number of a file stands for.
+    contents: BTreeMap<(FileKey, u64), Hash>,
+    /// What each vendor heard of a file: numbers and oldest tags.
+    heard: BTreeMap<(usize, FileKey), BTreeSet<(Tag, Tag)>>,
     heads: BTreeMap<(usize, NodeId), (u64, u64)>,
     best: BTreeMap<(usize, NodeId), (u64, u64, Hash)>,
     mirror_finals: BTreeMap<(usize, OwnerId, FileId), u64>,
@@ -115,14 +134,21 @@ impl Oracle {
         self.signed.insert(hash);
     }
 
-    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>) {
+    /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents.
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>) {
         self.signed.insert(fat.hash());
-        self.finals.entry((fat.owner, fat.file)).or_default().push(Final {
-            seq: fat.seq,
-            base: fat.base,
+        let key = (fat.owner, fat.file);
+        self.finals.entry(key).or_default().push(Final {
+            seq: fat.tag(),
+            base: Tag(fat.base),
             uses: fat.uses.iter().map(|used| used.vendor).collect(),
             frees: fat.frees.to_vec(),
+            at,
         });
+        let Some(content) = content.filter(|_| !self.forkers.contains(&fat.owner)) else { return };
+        if *self.contents.entry((key, fat.seq)).or_insert(content) != content {
+            self.broken(9, format!("number {} of {} stands for two contents", fat.seq, fat.file.short()));
+        }
     }
 
     /// Invariant 1: a record that a mirror takes was signed by its owner.
@@ -150,6 +176,7 @@ impl Oracle {
 
     /// Invariant 1, at a vendor.
     pub(super) fn vendor_acted(&mut self, vendor: usize, fat: &Signed<FinalFat>) {
+        self.heard.entry((vendor, (fat.owner, fat.file))).or_default().insert((fat.tag(), Tag(fat.base)));
         if !self.signed.contains(&fat.hash()) {
             self.broken(1, format!("vendor {vendor} acts on a final FAT that nobody signed"));
         }
@@ -267,15 +294,15 @@ impl Oracle {
     }
 
     /// Invariant 8: a final FAT counts as stored at min(3, mirrors) acknowledgements, or a majority of those where one
-    /// does not answer.
+    /// does not answer. `seen` are the versions that its author went on from.
     pub(super) fn acknowledged(
         &mut self,
         mirrors: usize,
         byzantine: &[bool],
         fat: &Signed<FinalFat>,
         stored: Option<Stored>,
-        acked: &BTreeSet<usize>,
-    ) {
+        (acked, seen): (&BTreeSet<usize>, &[Hash]),
+    ) -> Said {
         let needed = mirrors.min(3) / 2 + 1;
         let key = (fat.owner, fat.file);
         let holding = acked.iter().filter(|mirror| {
@@ -286,8 +313,20 @@ impl Oracle {
         if holding < needed {
             self.broken(8, format!("a final FAT counts as stored, {holding} mirrors have it and {needed} must"));
         }
-        if !self.forkers.contains(&fat.owner) && self.acked.get(&key).is_none_or(|known| known.seq < fat.seq) {
-            self.acked.insert(key, Acked { seq: fat.seq, base: fat.base, hash: fat.hash(), stored });
+        if self.forkers.contains(&fat.owner) {
+            return Said::default();
         }
+        self.ever_acked.insert((key, fat.tag()));
+        let known = self.acked.entry(key).or_default();
+        let counter = fat.tag().counter();
+        if known.iter().any(|known| known.seq.counter() > counter) {
+            return Said { forked: false, overtaken: 1 };
+        }
+        let older = known.extract_if(.., |known| known.seq.counter() < counter);
+        let overtaken = older.filter(|known| !seen.contains(&known.hash)).count() as u64;
+        let content = |seq: Tag| self.contents.get(&(key, seq.0));
+        let forked = known.iter().any(|known| content(known.seq) != content(fat.tag()));
+        known.push(Acked { seq: fat.tag(), base: Tag(fat.base), hash: fat.hash(), stored });
+        Said { forked, overtaken }
     }
 }

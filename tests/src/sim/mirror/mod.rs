@@ -15,8 +15,10 @@ use fathom_protocol::market::Market;
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
-use fathom_protocol::table::{Key, Merged, Strangers, Submission, Table, Verified, verify};
-use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
+use fathom_protocol::table::{Merged, Strangers, Submission, Table, Verified, verify};
+use fathom_protocol::wire::{
+    FilesPage, Gossip, LogCursor, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord,
+};
 
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Timer};
@@ -141,7 +143,7 @@ impl Mirror {
             Request::SubmitMove(moved) => self.report(cx, from, SyncRecord::Move(moved)),
             Request::SubmitFats(fats) => self.submit(cx, from, fats.into_vec()),
             Request::FatsOf(query) => match query.verify() {
-                Ok(query) if query.mirror == cx.id(cx.me) => Response::Page(self.fats_of(cx, &query)),
+                Ok(query) if query.mirror == cx.id(cx.me) => Response::Files(self.fats_of(&query)),
                 Ok(_) => refused(RefusalKind::NotAuthorised, "signed for another mirror"),
                 Err(error) => Response::Refused(error.into()),
             },
@@ -195,7 +197,10 @@ impl Mirror {
                         let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
                         self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
                         cx.oracle.mirror_said_final(cx.me, owner, file, seq);
-                        Ok(())
+                        // What its author must know: another device stored the file at the same time.
+                        let forked = self.table.versions(owner, file).count() > 1;
+                        let forked = forked.then(|| Refusal::new(RefusalKind::Forked, "both versions are kept"));
+                        forked.map_or(Ok(()), Err)
                     })
                 }
                 Some(Ok(_)) => Err(Refusal::new(RefusalKind::BadRequest, "not a final FAT")),
@@ -292,14 +297,12 @@ impl Mirror {
         self.page(cx, (records, found.len() as u64, found.len() < wanted.len()))
     }
 
-    fn fats_of(&self, cx: &Cx<'_>, query: &OwnerQuery) -> Page {
-        let mut records = Vec::new();
-        for key in self.table.keys_of(query.owner, query.file, None) {
-            if !matches!(key, Key::Move(_)) {
-                records.extend(self.store.records.get(&key).cloned());
-            }
-        }
-        self.page(cx, (records, 0, false))
+    /// Everything about an owner's files, or about one of them; it fits one page here.
+    fn fats_of(&self, query: &OwnerQuery) -> FilesPage {
+        let keys = self.table.keys_of(query.owner, query.file, None);
+        let records: Vec<SyncRecord> = keys.filter_map(|key| self.store.records.get(&key).cloned()).collect();
+        let cursor = LogCursor { log: self.store.log, position: self.store.next - 1 };
+        FilesPage { cursor, whole: true, after: None, more: false, records: Bounded::first(records) }
     }
 }
 
