@@ -170,6 +170,18 @@ fn fault_23_in_the_simulator_of_all_that_want_the_last_extent_as_many_get_it_as_
 }
 
 #[test]
+fn fault_03_in_the_simulator_a_user_that_is_killed_goes_on_from_its_journal_and_loses_nothing_acknowledged() {
+    let sum = scenario(Scenario::Interrupted);
+    assert!(sum.user_crashes > 0 && sum.crashes_in_write > 0 && sum.resumes > 0, "{sum:?}");
+}
+
+#[test]
+fn fault_47_in_the_simulator_of_two_versions_stored_at_once_none_is_lost_before_one_is_chosen() {
+    let sum = scenario(Scenario::Twins);
+    assert!(sum.forks > 0 && sum.resolutions > 0, "{sum:?}");
+}
+
+#[test]
 fn fault_50_in_the_simulator_a_mirror_that_was_away_for_longer_than_anything_lives_resurrects_nothing() {
     let sum = scenario(Scenario::Away);
     assert!(sum.crashes > 0, "{sum:?}");

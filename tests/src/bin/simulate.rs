@@ -18,7 +18,8 @@ Runs seeded histories of a whole network and checks its invariants after every s
 usage: simulate [options]
   --seeds N         how many seeds (default 100)
   --seed S          the first one; the others follow it (default: from the clock)
-  --scenario NAME   storm (default), calm, parted, one-side-only, asymmetric, lossy, clocks, race, away
+  --scenario NAME   storm (default), calm, parted, one-side-only, asymmetric, lossy, clocks, race, twins,
+                    interrupted, away
   --mutation NAME   take a line away that keeps an invariant; most need --features mutations
   --trace           print every event; for one seed
   --json            print one report a line

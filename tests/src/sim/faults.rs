@@ -149,6 +149,20 @@ impl World {
         }
     }
 
+    /// A user's device dies: at once, before or after its next step, or in the middle of a write of its journal.
+    pub(super) fn crash_user(&mut self) {
+        let devices = self.role(2);
+        let node = devices[self.random.index(devices.len())];
+        let step = self.random.within(1, STEPS);
+        match (self.random.below(4), &self.nodes[node].actor) {
+            (0, _) => self.crash(node),
+            (1, _) => self.doom(node, Doom::Before),
+            (2, _) => self.doom(node, Doom::After),
+            (_, Actor::User(user)) if self.nodes[node].up => user.disk.fail_at(step),
+            _ => {}
+        }
+    }
+
     /// Two devices of one user begin to store one file at the same moment.
     pub(super) fn twins(&mut self) {
         let devices = self.role(2);

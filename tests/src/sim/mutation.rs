@@ -31,6 +31,8 @@ pub enum Mutation {
     OneAcknowledgement,
     /// 9: chunks that a final FAT names are swept like those that none names.
     SweepCommitted,
+    /// 9: chunks of a version that was not chosen are erased at once.
+    LostAtOnce,
     /// 10: a vendor's second signature for one number is overlooked.
     TwinsOverlooked,
     /// 11: a stranger's frame may be as long as anybody's.
@@ -41,7 +43,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
@@ -53,6 +55,7 @@ impl Mutation {
         Self::TimeOrders,
         Self::OneAcknowledgement,
         Self::SweepCommitted,
+        Self::LostAtOnce,
         Self::TwinsOverlooked,
         Self::StrangersUnbounded,
         Self::OneSalt,
@@ -71,7 +74,7 @@ impl Mutation {
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
             Self::OneAcknowledgement => 8,
-            Self::SweepCommitted => 9,
+            Self::SweepCommitted | Self::LostAtOnce => 9,
             Self::TwinsOverlooked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,
@@ -88,6 +91,7 @@ impl Mutation {
                 | Self::VendorAnswersEarly
                 | Self::OneAcknowledgement
                 | Self::SweepCommitted
+                | Self::LostAtOnce
                 | Self::StrangersUnbounded
         )
     }

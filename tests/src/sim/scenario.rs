@@ -24,6 +24,10 @@ pub enum Scenario {
     Clocks,
     /// 23: everybody wants the last extent.
     Race,
+    /// 47: two devices of each user store the same files at the same moments.
+    Twins,
+    /// 3: users' devices crash in the middle of what they do, all the time.
+    Interrupted,
     /// 50: a mirror is away for as long as a year is to this world's leases.
     Away,
 }
@@ -38,6 +42,7 @@ impl Scenario {
             Self::Race => {
                 Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
             }
+            Self::Twins => Shape { users: 4, pairs: 2, ..Shape::honest(random) },
             _ => Shape::honest(random),
         }
     }
@@ -59,6 +64,8 @@ impl Scenario {
             Self::Clocks => self.clocks(world),
             Self::Race => world.run_until(60_000),
             Self::Away => self.away(world),
+            Self::Twins => self.twins(world),
+            Self::Interrupted => self.interrupted(world),
         };
         if going {
             world.calm();
@@ -111,6 +118,26 @@ impl Scenario {
         world.run_until(190_000)
     }
 
+    fn twins(self, world: &mut World) -> bool {
+        for round in 1..=40 {
+            if !world.run_until(3_000 * round) {
+                return false;
+            }
+            world.twins();
+        }
+        world.run_until(150_000)
+    }
+
+    fn interrupted(self, world: &mut World) -> bool {
+        for round in 1..=60 {
+            if !world.run_until(2_000 * round) {
+                return false;
+            }
+            world.crash_user();
+        }
+        world.run_until(150_000)
+    }
+
     /// Longer than any lease, order or file of this world lives.
     fn away(self, world: &mut World) -> bool {
         if !world.run_until(60_000) {
@@ -136,6 +163,8 @@ impl std::str::FromStr for Scenario {
             "clocks" => Self::Clocks,
             "race" => Self::Race,
             "away" => Self::Away,
+            "twins" => Self::Twins,
+            "interrupted" => Self::Interrupted,
             other => return Err(format!("no scenario is called {other}")),
         })
     }

@@ -105,6 +105,8 @@ pub(super) struct Oracle {
     acked: BTreeMap<FileKey, Vec<Acked>>,
     /// All that ever were.
     ever_acked: BTreeSet<(FileKey, Tag)>,
+    /// The versions that the author of each final FAT went on from.
+    parents: BTreeMap<Hash, Vec<Hash>>,
     /// What each number of a file stands for.
     contents: BTreeMap<(FileKey, u64), Hash>,
     /// What each vendor heard of a file: numbers and oldest tags.
@@ -135,8 +137,10 @@ impl Oracle {
     }
 
     /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents.
-    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>) {
+    /// `seen` are the versions that its author went on from.
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[Hash]) {
         self.signed.insert(fat.hash());
+        self.parents.entry(fat.hash()).or_default().extend(seen);
         let key = (fat.owner, fat.file);
         self.finals.entry(key).or_default().push(Final {
             seq: fat.tag(),
@@ -149,6 +153,19 @@ impl Oracle {
         if *self.contents.entry((key, fat.seq)).or_insert(content) != content {
             self.broken(9, format!("number {} of {} stands for two contents", fat.seq, fat.file.short()));
         }
+    }
+
+    /// All versions that the author of a final FAT went on from, and their authors, and so on.
+    fn ancestors(&self, of: Hash) -> BTreeSet<Hash> {
+        let (mut known, mut open) = (BTreeSet::new(), vec![of]);
+        while let Some(next) = open.pop() {
+            for parent in self.parents.get(&next).into_iter().flatten() {
+                if known.insert(*parent) {
+                    open.push(*parent);
+                }
+            }
+        }
+        known
     }
 
     /// Invariant 1: a record that a mirror takes was signed by its owner.
@@ -294,14 +311,14 @@ impl Oracle {
     }
 
     /// Invariant 8: a final FAT counts as stored at min(3, mirrors) acknowledgements, or a majority of those where one
-    /// does not answer. `seen` are the versions that its author went on from.
+    /// does not answer.
     pub(super) fn acknowledged(
         &mut self,
         mirrors: usize,
         byzantine: &[bool],
         fat: &Signed<FinalFat>,
         stored: Option<Stored>,
-        (acked, seen): (&BTreeSet<usize>, &[Hash]),
+        acked: &BTreeSet<usize>,
     ) -> Said {
         let needed = mirrors.min(3) / 2 + 1;
         let key = (fat.owner, fat.file);
@@ -317,13 +334,18 @@ impl Oracle {
             return Said::default();
         }
         self.ever_acked.insert((key, fat.tag()));
+        let ancestors = self.ancestors(fat.hash());
         let known = self.acked.entry(key).or_default();
         let counter = fat.tag().counter();
         if known.iter().any(|known| known.seq.counter() > counter) {
+            // With so few mirrors one of those that took it has the newer one, and says so.
+            if mirrors <= 3 {
+                self.broken(8, format!("a final FAT of {} counts as stored after a newer one", fat.file.short()));
+            }
             return Said { forked: false, overtaken: 1 };
         }
         let older = known.extract_if(.., |known| known.seq.counter() < counter);
-        let overtaken = older.filter(|known| !seen.contains(&known.hash)).count() as u64;
+        let overtaken = older.filter(|known| !ancestors.contains(&known.hash)).count() as u64;
         let content = |seq: Tag| self.contents.get(&(key, seq.0));
         let forked = known.iter().any(|known| content(known.seq) != content(fat.tag()));
         known.push(Acked { seq: fat.tag(), base: Tag(fat.base), hash: fat.hash(), stored });

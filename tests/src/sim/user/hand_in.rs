@@ -41,8 +41,6 @@ pub(super) struct HandIn {
     fat: Signed<FinalFat>,
     /// Where its version lies; nothing if it releases the file.
     stored: Option<Stored>,
-    /// The versions that it takes the place of.
-    seen: Vec<Hash>,
     asked: BTreeMap<u64, usize>,
     /// Mirrors that are asked again soon.
     early: Vec<usize>,
@@ -159,14 +157,13 @@ impl User {
             body: draft.body,
         };
         let fat = Signed::sign(fat, self.keys.signing()).expect("a final FAT signs");
-        cx.oracle.signed_fat(&fat, cx.at, Some(manifest.map_or(Hash([0; Hash::LEN]), content)));
+        cx.oracle.signed_fat(&fat, cx.at, Some(manifest.map_or(Hash([0; Hash::LEN]), content)), &seen);
         let mut rest = cx.known.mirrors.clone();
         cx.random.shuffle(&mut rest);
         let mut work = HandIn {
             what,
             fat,
             stored: manifest.map(stored_at),
-            seen,
             asked: BTreeMap::new(),
             early: Vec::new(),
             until: cx.at + HEADS_WAIT_MS,
@@ -228,7 +225,7 @@ impl User {
         }
         let Some(Op::HandIn(work)) = self.op.take() else { return };
         let (mirrors, byzantine) = (cx.known.mirrors.len(), &cx.known.byzantine);
-        let said = cx.oracle.acknowledged(mirrors, byzantine, &work.fat, work.stored, (&work.acked, &work.seen));
+        let said = cx.oracle.acknowledged(mirrors, byzantine, &work.fat, work.stored, &work.acked);
         cx.injected.forks += u64::from(said.forked);
         cx.injected.overtaken += said.overtaken;
         match work.what {
