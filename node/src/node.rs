@@ -245,6 +245,7 @@ impl RunningNode {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.commands.close_user().await;
         self.commands.save_peers();
         self.overlay.shutdown().await;
         if !self.options.temporary

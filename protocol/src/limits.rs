@@ -66,6 +66,10 @@ pub const NAME_BYTES_MAX: usize = 4_096;
 pub const SYNC_RECORDS_MAX: usize = 1_024;
 /// Length of a record's key, in bytes: a move's is the longest.
 pub const KEY_BYTES_MAX: usize = 97;
+/// Files that one query names.
+pub const FILES_PER_QUERY_MAX: usize = 64;
+/// Words on downloads that are told at once: at their longest, they still fit a frame.
+pub const VALIDATIONS_MAX: usize = 16;
 /// Final FATs in one submission.
 pub const FATS_PER_SUBMIT_MAX: usize = 256;
 /// Copies of one chunk.

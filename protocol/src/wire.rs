@@ -19,8 +19,8 @@ use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX, HEADS_MAX,
-    KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX,
+    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX,
+    FILES_PER_QUERY_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX, VALIDATIONS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -243,8 +243,8 @@ pub struct OwnerQuery {
     pub owner: OwnerId,
     /// The mirror asked, so that nobody can ask elsewhere with this.
     pub mirror: NodeId,
-    /// One file, or all.
-    pub file: Option<FileId>,
+    /// These files, or all if none is named.
+    pub files: Bounded<FileId, FILES_PER_QUERY_MAX>,
     /// Of all files: only what the mirror accepted after this. If its log is another one by now, it answers with everything.
     pub since: Option<LogCursor>,
     /// Of everything: only keys ([`crate::table::Key::to_bytes`]) after this one, in order: the next page.
@@ -253,7 +253,7 @@ pub struct OwnerQuery {
     pub expires: UnixMs,
 }
 
-record!(OwnerQuery, tags::sign::QUERY, 1024, owner);
+record!(OwnerQuery, tags::sign::QUERY, FILES_PER_QUERY_MAX * 20 + 1024, owner);
 
 /// A user's word after a download: to each vendor about its chunks, to mirrors about the whole (figures 19 and 20).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -389,14 +389,14 @@ pub enum Request {
         /// Last position seen.
         cursor: u64,
     },
-    /// Mirror to vendor: act on this final FAT (figure 22).
-    Order(Carried<FinalFat>),
+    /// Mirror to vendor: act on these final FATs (figure 22).
+    Order(Bounded<Carried<FinalFat>, FATS_PER_SUBMIT_MAX>),
     /// Vendor to vendor: I moved this chunk to you, sign that you have it.
     Cosign(CarriedMove),
     /// Vendor to mirror: a cosigned move.
     SubmitMove(CarriedMove),
     /// User to vendor and mirror: how a download went.
-    Validate(Carried<Validation>),
+    Validate(Bounded<Carried<Validation>, VALIDATIONS_MAX>),
     /// User to mirror, mirror to vendor: room that will not be filled.
     Unused(Carried<Unused>),
     /// User to mirror, mirror to vendor: a request for storage is withdrawn.

@@ -379,7 +379,7 @@ pub fn query() -> OwnerQuery {
         version: VERSION,
         owner: user().owner(),
         mirror: node(4),
-        file: None,
+        files: Bounded::default(),
         since: Some(LogCursor { log: Hash::of(b"log"), position: 13 }),
         after: Some(Blob::new(Key::Fat(user().owner(), file()).to_bytes()).expect("a key is short")),
         expires: NOW.plus_seconds(60),

@@ -83,6 +83,13 @@ impl NodeCommands {
         }
     }
 
+    /// Before the node ends: what its user holds and nobody needs any more is given back.
+    pub(super) async fn close_user(&self) {
+        if let Ok(user) = self.user() {
+            user.close().await;
+        }
+    }
+
     fn user(&self) -> Result<Arc<User>, CommandError> {
         let user = self.user.read().unwrap_or_else(PoisonError::into_inner).clone();
         user.ok_or_else(|| match self.config.has(Role::User) {

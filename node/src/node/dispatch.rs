@@ -114,7 +114,9 @@ impl Dispatch {
 fn for_vendor(me: NodeId, request: &Request) -> bool {
     match request {
         Request::Offer { .. } | Request::Order(_) | Request::Cosign(_) | Request::Renew(_) => true,
-        Request::Validate(validation) => validation.peek().is_ok_and(|validation| validation.vendor == me),
+        Request::Validate(words) => {
+            words.first().is_some_and(|word| word.peek().is_ok_and(|validation| validation.vendor == me))
+        }
         Request::Unused(unused) => unused.peek().is_ok_and(|unused| unused.vendor == me),
         _ => false,
     }

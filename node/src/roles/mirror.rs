@@ -168,7 +168,7 @@ impl Mirror {
             Request::Since { log, cursor } => self.since(log, cursor).await.map(Response::Page),
             Request::Orders { vendor, log, cursor } => self.orders_of(vendor, log, cursor).await.map(Response::Page),
             Request::SubmitMove(moved) => self.submit_move(from, moved).await,
-            Request::Validate(validation) => self.validate(validation).await,
+            Request::Validate(words) => self.validate(words.into_vec()).await,
             Request::Unused(unused) => self.unused(unused).await,
             Request::Cancel(cancel) => self.cancel(cancel).await,
             Request::Compare(compare) => self.compare(from, compare).await.map(Response::Compared),
@@ -335,15 +335,17 @@ impl Mirror {
         kept.map(|()| Response::Done)
     }
 
-    async fn validate(&self, validation: Carried<Validation>) -> Result<Response, Refusal> {
-        let validation = self.off_reactor(move || validation.verify()).await??;
-        if self.writer.shared().state().table.vendor(validation.vendor).is_none() {
-            return Err(Refusal::new(RefusalKind::NotFound, "this mirror does not know that vendor"));
+    async fn validate(&self, words: Vec<Carried<Validation>>) -> Result<Response, Refusal> {
+        let verified = move || words.into_iter().map(Carried::verify).collect::<Result<Vec<_>, _>>();
+        for validation in self.off_reactor(verified).await?? {
+            if self.writer.shared().state().table.vendor(validation.vendor).is_none() {
+                return Err(Refusal::new(RefusalKind::NotFound, "this mirror does not know that vendor"));
+            }
+            let mut quality = self.quality.lock().unwrap_or_else(PoisonError::into_inner);
+            let counts = quality.entry(validation.vendor).or_default();
+            counts.good = counts.good.saturating_add(validation.good.len() as u64);
+            counts.bad = counts.bad.saturating_add(validation.bad.len() as u64);
         }
-        let mut quality = self.quality.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = quality.entry(validation.vendor).or_default();
-        counts.good = counts.good.saturating_add(validation.good.len() as u64);
-        counts.bad = counts.bad.saturating_add(validation.bad.len() as u64);
         Ok(Response::Done)
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod fetch;
 mod get;
 mod journal;
+mod lately;
 mod mirrors;
 mod path;
 mod placement;
@@ -19,9 +20,11 @@ mod repair;
 mod resolve;
 mod send;
 mod source;
+mod stock;
 mod store;
 mod successor;
 mod survey;
+mod together;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -30,8 +33,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use fathom_protocol::ids::{Hash, NodeId, OwnerId};
+use fathom_protocol::fat::FinalFat;
+use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
+use fathom_protocol::limits::{FILES_PER_QUERY_MAX, VALIDATIONS_MAX};
+use fathom_protocol::sign::Carried;
+use fathom_protocol::table::Verified;
+use fathom_protocol::wire::{Refusal, Response, Validation};
 
 use crate::net::Net;
 use catalogue::Local;
@@ -39,7 +47,10 @@ pub use catalogue::{Listed, Listing, StoredFile, Version, select};
 pub use error::UserError;
 use journal::Journal;
 pub(crate) use journal::inspect;
+use lately::Lately;
 pub use path::Way;
+use stock::Stock;
+use together::Together;
 use turns::Turns;
 
 /// How a user stores and fetches.
@@ -64,6 +75,17 @@ impl UserSettings {
         Self { copies: 3, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1_000, check: Duration::from_secs(600) };
 }
 
+/// Files that mirrors are asked for, and what one had; none if it did not answer.
+type Queries = Together<FileId, Option<Vec<Verified>>>;
+/// Words on downloads, for a vendor or a mirror.
+type Words = Together<Carried<Validation>, ()>;
+
+/// Final FATs for a mirror, and what it said.
+type Submissions = Together<Carried<FinalFat>, Result<Response, Refusal>>;
+
+/// Small final FATs that are handed in together.
+const SUBMITTED_TOGETHER: usize = 64;
+
 /// A person's files on the network.
 pub struct User {
     keys: UserKeys,
@@ -74,6 +96,11 @@ pub struct User {
     /// When all leases were last renewed, Unix milliseconds as text.
     renewed_file: PathBuf,
     turns: Turns,
+    stock: Stock,
+    queries: Arc<Queries>,
+    lately: Lately,
+    words: Arc<Words>,
+    submissions: Arc<Submissions>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -102,6 +129,11 @@ impl User {
             local,
             renewed_file: dir.join("renewed"),
             turns: Turns::default(),
+            stock: Stock::default(),
+            queries: Together::new(FILES_PER_QUERY_MAX),
+            lately: Lately::default(),
+            words: Together::new(VALIDATIONS_MAX),
+            submissions: Together::new(SUBMITTED_TOGETHER),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))
@@ -117,6 +149,15 @@ impl User {
     #[must_use]
     pub fn pending_puts(&self) -> u64 {
         self.journal.pending()
+    }
+
+    /// Before its node ends: gives back what is locked ahead, and waits until the journal is on disk.
+    pub async fn close(self: &Arc<Self>) {
+        self.give_back(self.empty_stock()).await;
+        let user = Arc::clone(self);
+        if let Err(error) = blocking(move || user.journal.flush()).await {
+            tracing::warn!(%error, "the journal was not written to its end");
+        }
     }
 
     fn signing(&self) -> &SigningKey {

@@ -207,25 +207,32 @@ impl Table {
         self.fats.range((from, to)).map(|((_, file), entry)| (*file, entry))
     }
 
-    /// Keys of final FATs and moves of `owner`, or of one of its files, that come after `after`, in the order of keys.
-    pub fn keys_of(&self, owner: OwnerId, only: Option<FileId>, after: Option<Key>) -> impl Iterator<Item = Key> {
-        let ends = [0, 0xff].map(|byte| only.unwrap_or(FileId([byte; FileId::LEN])));
-        let fats = self.fats.range((owner, ends[0])..=(owner, ends[1]));
-        let moves = {
-            let end = |at: usize, byte: u8| MoveKey {
+    /// Keys of final FATs and moves of `owner`, or of `only` these of its files if there are any, that come after `after`, in the
+    /// order of keys.
+    pub fn keys_of(&self, owner: OwnerId, only: &[FileId], after: Option<Key>) -> impl Iterator<Item = Key> {
+        let mut ranges: Vec<[FileId; 2]> = only.iter().map(|file| [*file; 2]).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        if ranges.is_empty() {
+            ranges.push([0, 0xff].map(|byte| FileId([byte; FileId::LEN])));
+        }
+        let moves = ranges.clone().into_iter().flat_map(move |[first, last]| {
+            let end = |file: FileId, byte: u8| MoveKey {
                 owner,
-                file: ends[at],
+                file,
                 chunk: ChunkId([byte; ChunkId::LEN]),
                 from_lease: LeaseId([byte; LeaseId::LEN]),
             };
-            self.moves.range(end(0, 0)..=end(1, 0xff))
-        };
-        let twins =
-            self.twins.range((owner, ends[0], Hash([0; Hash::LEN]))..=(owner, ends[1], Hash([0xff; Hash::LEN])));
-        fats.map(|((owner, file), _)| Key::Fat(*owner, *file))
-            .chain(moves.map(|(key, _)| Key::Move(*key)))
-            .chain(twins.map(|((owner, file, hash), _)| Key::Twin(*owner, *file, *hash)))
-            .skip_while(move |key| after.is_some_and(|after| *key <= after))
+            self.moves.range(end(first, 0)..=end(last, 0xff)).map(|(key, _)| Key::Move(*key))
+        });
+        let twins = ranges.clone().into_iter().flat_map(move |[first, last]| {
+            let range = (owner, first, Hash([0; Hash::LEN]))..=(owner, last, Hash([0xff; Hash::LEN]));
+            self.twins.range(range).map(|((owner, file, hash), _)| Key::Twin(*owner, *file, *hash))
+        });
+        let fats = ranges.into_iter().flat_map(move |[first, last]| {
+            self.fats.range((owner, first)..=(owner, last)).map(|((owner, file), _)| Key::Fat(*owner, *file))
+        });
+        fats.chain(moves).chain(twins).skip_while(move |key| after.is_some_and(|after| *key <= after))
     }
 
     /// Moves of one file.

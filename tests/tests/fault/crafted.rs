@@ -481,7 +481,7 @@ impl Client {
             version: VERSION,
             owner: self.keys.owner(),
             mirror: id(mirror),
-            file: None,
+            files: Bounded::default(),
             since: None,
             after: None,
             expires: now().plus_seconds(60),

@@ -69,7 +69,9 @@ fn fault_45_forged_foreign_and_expired_erase_orders_leave_the_data_alone() {
         Response::Refused(refusal) => Some(refusal.kind),
         other => panic!("{other:?}"),
     };
-    let order = |client: &Client, fat: Carried<FinalFat>| match client.call(&stage.vendor, &Request::Order(fat)) {
+    let order = |client: &Client, fat: Carried<FinalFat>| match client
+        .call(&stage.vendor, &Request::Order(Bounded::first([fat])))
+    {
         Response::Done => None,
         Response::Refused(refusal) => Some(refusal.kind),
         other => panic!("{other:?}"),

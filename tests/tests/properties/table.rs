@@ -216,7 +216,7 @@ fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
                 |mirror: &Mirror| -> Vec<_> { mirror.table.versions(owner(number), file(at)).cloned().collect() };
             prop_assert_eq!(versions(a), versions(b));
             prop_assert!(versions(a).len() <= VERSIONS_MAX);
-            let keys: Vec<Key> = a.table.keys_of(owner(number), Some(file(at)), None).collect();
+            let keys: Vec<Key> = a.table.keys_of(owner(number), &[file(at)], None).collect();
             let stored = a.store.keys().filter(|key| key.file() == Some((owner(number), file(at))));
             prop_assert_eq!(keys, stored.copied().collect::<Vec<_>>());
         }
@@ -273,9 +273,14 @@ proptest! {
             mirror.take(&verify(record(what)).unwrap())?;
         }
         let after = verify(record(&after)).unwrap().key();
-        let all: Vec<Key> = mirror.table.keys_of(owner(1), None, None).collect();
-        let rest: Vec<Key> = mirror.table.keys_of(owner(1), None, Some(after)).collect();
-        prop_assert_eq!(rest, all.into_iter().filter(|key| *key > after).collect::<Vec<_>>());
+        let all: Vec<Key> = mirror.table.keys_of(owner(1), &[], None).collect();
+        let rest: Vec<Key> = mirror.table.keys_of(owner(1), &[], Some(after)).collect();
+        prop_assert_eq!(rest, all.iter().copied().filter(|key| *key > after).collect::<Vec<_>>());
+        // Of a few files, named in any order and more than once, just theirs.
+        let named = [file(2), file(0), file(2)];
+        let some: Vec<Key> = mirror.table.keys_of(owner(1), &named, Some(after)).collect();
+        let theirs = |key: &Key| *key > after && key.file().is_some_and(|(_, file)| named.contains(&file));
+        prop_assert_eq!(some, all.into_iter().filter(theirs).collect::<Vec<_>>());
     }
 
     /// What a final FAT says of a chunk: the dead-tag rule, written out once more.

@@ -29,7 +29,7 @@ impl Mirror {
             return Err(Refusal::new(RefusalKind::LeaseExpired, "the query has expired; sign a new one"));
         }
         let shared = Arc::clone(self.writer.shared());
-        let page = self.off_reactor(move || match query.since.filter(|_| query.file.is_none()) {
+        let page = self.off_reactor(move || match query.since.filter(|_| query.files.is_empty()) {
             Some(since) if own_cursor(&shared, since.log, since.position)? == since.position => {
                 news_of(&shared, &query, since.position)
             }
@@ -193,14 +193,14 @@ fn news_of(shared: &Shared, query: &OwnerQuery, position: u64) -> Result<FilesPa
     Ok(FilesPage { cursor, whole: false, after: None, more: page.more, records: Bounded::first(page.records) })
 }
 
-/// Everything of the owner's, or of one file, after the query's key.
+/// Everything of the owner's, or of the files named, after the query's key.
 fn all_of(shared: &Shared, query: &OwnerQuery) -> Result<FilesPage, redb::Error> {
     // Before the keys are looked up: what comes meanwhile is read again from the log.
     let cursor = LogCursor { log: shared.store.log(), position: shared.store.newest()? };
     let after = query.after.as_ref().and_then(|after| Key::of_file(after));
     let mut keys: Vec<Key> = {
         let state = shared.state();
-        state.table.keys_of(query.owner, query.file, after).take(SYNC_RECORDS_MAX + 1).collect()
+        state.table.keys_of(query.owner, &query.files, after).take(SYNC_RECORDS_MAX + 1).collect()
     };
     let cut = keys.len() > SYNC_RECORDS_MAX;
     keys.truncate(SYNC_RECORDS_MAX);

@@ -13,7 +13,7 @@ use fathom_protocol::fat::{ChunkRef, Manifest};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::limits::CHUNKS_PER_MESSAGE_MAX;
 use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
-use fathom_protocol::sign::Signed;
+use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::wire::{Request, Validation};
 use futures::{StreamExt, TryStreamExt};
 
@@ -26,6 +26,8 @@ use crate::control::{ControlEvent, EventSink};
 
 /// Longest wait for a vendor or mirror to take the word on a download.
 const REPORT: Duration = Duration::from_millis(1_500);
+/// Ways measured within this time are not measured again.
+const LATELY: Duration = Duration::from_secs(5);
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
 
@@ -72,10 +74,8 @@ impl User {
         }
         let files = self.prepare(name, output, &selected, version).await?;
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
-        let named: Vec<NodeId> = holders.iter().copied().collect();
-        let (heads, quarantined) = tokio::join!(self.heads(holders), self.quarantined(&named));
-        let heads = heads?;
-        self.net.probe(heads.keys().copied()).await;
+        let (heads, quarantined) = self.heads_lately(holders).await?;
+        self.net.measure(heads.keys().copied(), LATELY).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();
@@ -83,14 +83,18 @@ impl User {
         let sources = Arc::new(Sources::last(quarantined));
         let files: Vec<Arc<Getting>> = files.into_iter().map(Arc::new).collect();
         self.fetch_all(&files, &sources, &progress).await?;
-        for file in &files {
-            let file = Arc::clone(file);
-            blocking(move || finish(&file)).await?;
-        }
         let services = Arc::try_unwrap(sources)
             .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
             .into_services();
-        self.report(&files, &services).await;
+        let finishing = async {
+            for file in &files {
+                let file = Arc::clone(file);
+                blocking(move || finish(&file)).await?;
+            }
+            Ok::<_, UserError>(())
+        };
+        let (finished, ()) = tokio::join!(finishing, self.report(&files, &services));
+        finished?;
         if release {
             self.release(&selected).await?;
         }
@@ -190,7 +194,7 @@ impl User {
     }
 
     async fn get_chunk(
-        &self,
+        self: &Arc<Self>,
         file: &Arc<Getting>,
         index: usize,
         chunk: ChunkRef,
@@ -210,9 +214,10 @@ impl User {
         Ok(())
     }
 
-    /// The ciphertext from where the FAT says; if nobody there has it, from where a fresh FAT says, since it may have moved.
+    /// The ciphertext from where the FAT says; if nobody there has it, from where a fresh FAT says and at fresh addresses, since it,
+    /// or its vendors, may have moved.
     async fn sealed_chunk(
-        &self,
+        self: &Arc<Self>,
         file: &Getting,
         index: usize,
         chunk: &ChunkRef,
@@ -231,7 +236,7 @@ impl User {
             .find(|(_, found)| found.id == chunk.id)
             .map(|(manifest, found)| self::holders(manifest, &found))
             .unwrap_or_default();
-        if now.is_empty() || now == holders {
+        if now.is_empty() {
             return Err(lost(file.manifest.name.as_str(), index, first));
         }
         self.heads(now.iter().copied().collect()).await?;
@@ -241,7 +246,7 @@ impl User {
     }
 
     /// Tells each vendor which chunks arrived, and a mirror how it went (figures 19 and 20). Best effort.
-    async fn report(&self, files: &[Arc<Getting>], services: &BTreeMap<NodeId, Service>) {
+    async fn report(self: &Arc<Self>, files: &[Arc<Getting>], services: &BTreeMap<NodeId, Service>) {
         let Some(file) = files.first().map(|file| file.file) else { return };
         let mirror = self.net.book().mirrors().first().copied();
         let told = services.iter().map(|(vendor, service)| async move {
@@ -256,17 +261,27 @@ impl User {
                 at: clock::now(),
             };
             let Ok(validation) = Signed::sign(validation, self.signing()) else { return };
-            let request = Request::Validate(validation.into_carried());
-            for to in std::iter::once(*vendor).chain(mirror) {
-                if self.net.book().behaviour(to).suspected {
-                    continue;
-                }
-                if let Err(error) = self.net.call(to, &request, REPORT).await {
-                    tracing::debug!(to = %to.short(), %error, "a download was not reported");
-                }
-            }
+            let told = std::iter::once(*vendor).chain(mirror).map(|to| {
+                let user = Arc::clone(self);
+                self.words.ask(to, validation.carried().clone(), move |words| {
+                    let user = Arc::clone(&user);
+                    async move { user.tell(to, words).await }
+                })
+            });
+            futures::future::join_all(told).await;
         });
         futures::future::join_all(told).await;
+    }
+
+    async fn tell(&self, to: NodeId, words: Vec<Carried<Validation>>) -> Vec<()> {
+        let said = vec![(); words.len()];
+        if self.net.book().behaviour(to).suspected {
+            return said;
+        }
+        if let Err(error) = self.net.call(to, &Request::Validate(Bounded::first(words)), REPORT).await {
+            tracing::debug!(to = %to.short(), %error, "downloads were not reported");
+        }
+        said
     }
 }
 

@@ -7,13 +7,15 @@
 //! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
 //! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
 //!
-//! Receipts are written by one thread, many to a transaction. Losing the last of them in a crash costs sending those copies
-//! again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that has them answers at once.
+//! One thread writes, whatever came meanwhile in one transaction. Only the begin of a put is waited for. Losing the last receipts
+//! in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
+//! has them answers at once. Losing the end of a put costs nothing, since a file's next put has another number.
 
 mod inspect;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Place, SALT_LEN};
@@ -27,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::UserError;
+use super::store::lock;
 pub(crate) use inspect::inspect;
 
 /// Version of the layout above. Another one is refused.
@@ -84,14 +87,29 @@ pub(super) struct CopyRecord {
 }
 
 enum Job {
+    Begin {
+        name: String,
+        record: PutRecord,
+        fresh: Vec<(FileId, FileRecord)>,
+        done: mpsc::SyncSender<Option<String>>,
+    },
     Chunk(FileId, u64, ChunkRecord),
-    Flush(mpsc::SyncSender<()>),
+    End {
+        name: String,
+        files: Vec<FileId>,
+    },
+    /// Told why the transaction failed, if it did.
+    Flush(mpsc::SyncSender<Option<String>>),
 }
 
-/// The journal. Reads see what was written before the last [`Journal::flush`].
+/// Puts that have ended and are still on disk, and how often.
+type Ending = Mutex<BTreeMap<String, usize>>;
+
+/// The journal. Of chunks, reads see what was written before the last [`Journal::flush`].
 pub(super) struct Journal {
     db: Arc<Database>,
     writer: mpsc::SyncSender<Job>,
+    ending: Arc<Ending>,
 }
 
 fn failed(error: impl std::fmt::Display) -> UserError {
@@ -123,22 +141,27 @@ impl Journal {
         begin.open_table(CHUNKS).map_err(failed)?;
         begin.commit().map_err(failed)?;
         let (writer, jobs) = mpsc::sync_channel(QUEUED_MAX);
-        let theirs = Arc::clone(&db);
+        let ending = Arc::new(Ending::default());
+        let theirs = (Arc::clone(&db), Arc::clone(&ending));
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_jobs(&theirs, &jobs))
+            .spawn(move || write_jobs(&theirs.0, &theirs.1, &jobs))
             .map_err(failed)?;
-        Ok(Self { db, writer })
+        Ok(Self { db, writer, ending })
     }
 
     /// Number of puts under way or interrupted.
     pub(super) fn pending(&self) -> u64 {
         let count = || -> Result<u64, redb::Error> { Ok(self.db.begin_read()?.open_table(PUTS)?.len()?) };
-        count().unwrap_or(0)
+        let ending = lock(&self.ending).len() as u64;
+        count().unwrap_or(0).saturating_sub(ending)
     }
 
-    /// The put named `name`, if it was begun before.
+    /// The put named `name`, if it was begun before and has not ended.
     pub(super) fn put(&self, name: &str) -> Result<Option<PutRecord>, UserError> {
+        if lock(&self.ending).contains_key(name) {
+            self.flush()?;
+        }
         let table = self.db.begin_read().map_err(failed)?.open_table(PUTS).map_err(failed)?;
         table.get(name).map_err(failed)?.map(|value| read(value.value())).transpose()
     }
@@ -169,46 +192,38 @@ impl Journal {
         record: &PutRecord,
         fresh: &[(FileId, FileRecord)],
     ) -> Result<(), UserError> {
-        let begin = begin_write(&self.db).map_err(failed)?;
-        {
-            begin.open_table(PUTS).map_err(failed)?.insert(name, &*codec::encode(record)).map_err(failed)?;
-            let mut files = begin.open_table(FILES).map_err(failed)?;
-            let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
-            for (file, record) in fresh {
-                files.insert(&file.0[..], &*codec::encode(record)).map_err(failed)?;
-                forget_chunks(&mut chunks, *file)?;
-            }
-        }
-        begin.commit().map_err(failed)
+        let (done, written) = mpsc::sync_channel(1);
+        let (name, record, fresh) = (name.to_owned(), record.clone(), fresh.to_vec());
+        self.send(Job::Begin { name, record, fresh, done })?;
+        wait(&written)
+    }
+
+    fn send(&self, job: Job) -> Result<(), UserError> {
+        self.writer.send(job).map_err(|_| failed("its writer has ended"))
     }
 
     /// Notes a chunk and its receipts. Durable soon, with others.
     pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord) -> Result<(), UserError> {
-        self.writer.send(Job::Chunk(file, index, record)).map_err(|_| failed("its writer has ended"))
+        self.send(Job::Chunk(file, index, record))
     }
 
-    /// Waits until every receipt noted before is durable.
+    /// Waits until everything noted before is durable.
     pub(super) fn flush(&self) -> Result<(), UserError> {
-        let (done, wait) = mpsc::sync_channel(1);
-        self.writer.send(Job::Flush(done)).map_err(|_| failed("its writer has ended"))?;
-        wait.recv().map_err(|_| failed("its writer has ended"))
+        let (done, written) = mpsc::sync_channel(1);
+        self.send(Job::Flush(done))?;
+        wait(&written)
     }
 
-    /// Forgets a put that is stored.
+    /// Forgets a put that is stored. Durable soon, with others.
     pub(super) fn end(&self, name: &str, files: &[FileId]) -> Result<(), UserError> {
-        self.flush()?;
-        let begin = begin_write(&self.db).map_err(failed)?;
-        {
-            begin.open_table(PUTS).map_err(failed)?.remove(name).map_err(failed)?;
-            let mut records = begin.open_table(FILES).map_err(failed)?;
-            let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
-            for file in files {
-                records.remove(&file.0[..]).map_err(failed)?;
-                forget_chunks(&mut chunks, *file)?;
-            }
-        }
-        begin.commit().map_err(failed)
+        *lock(&self.ending).entry(name.to_owned()).or_default() += 1;
+        self.send(Job::End { name: name.to_owned(), files: files.to_vec() })
     }
+}
+
+fn wait(written: &mpsc::Receiver<Option<String>>) -> Result<(), UserError> {
+    let failure = written.recv().map_err(|_| failed("its writer has ended"))?;
+    failure.map_or(Ok(()), |reason| Err(UserError::Journal(reason)))
 }
 
 /// Refuses another format than [`FORMAT`], and numbers a file that has no number yet.
@@ -227,32 +242,62 @@ fn forget_chunks(chunks: &mut redb::Table<'_, &[u8], &[u8]>, file: FileId) -> Re
     chunks.retain_in(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..], |_, _| false).map_err(failed)
 }
 
-fn write_jobs(db: &Database, jobs: &mpsc::Receiver<Job>) {
+fn write_jobs(db: &Database, ending: &Ending, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
-        let mut flushed = Vec::new();
-        let result = (|| -> Result<(), UserError> {
-            let begin = begin_write(db).map_err(failed)?;
-            {
-                let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
-                for job in std::iter::once(first).chain(jobs.try_iter().take(QUEUED_MAX)) {
-                    match job {
-                        Job::Chunk(file, index, record) => {
-                            chunks.insert(&chunk_key(file, index)[..], &*codec::encode(&record)).map_err(failed)?;
-                        }
-                        Job::Flush(done) => flushed.push(done),
+        let jobs: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(QUEUED_MAX)).collect();
+        let failure = write(db, &jobs).err().map(|error| error.to_string());
+        if let Some(error) = &failure {
+            // Receipts that are not noted cost a second sending after a crash; the put itself goes on.
+            tracing::warn!(%error, "the journal was not written");
+        }
+        for job in jobs {
+            match job {
+                // Who gave up waiting needs no answer.
+                Job::Begin { done, .. } | Job::Flush(done) => drop(done.send(failure.clone())),
+                Job::End { name, .. } => {
+                    let mut ending = lock(ending);
+                    match ending.get_mut(&name) {
+                        Some(times) if *times > 1 => *times -= 1,
+                        _ => drop(ending.remove(&name)),
                     }
                 }
+                Job::Chunk(..) => {}
             }
-            begin.commit().map_err(failed)
-        })();
-        if let Err(error) = result {
-            // Receipts that are not noted cost a second sending after a crash; the put itself goes on.
-            tracing::warn!(%error, "receipts were not noted");
-        }
-        for done in flushed {
-            let _ = done.send(());
         }
     }
+}
+
+/// Does all of `jobs`, in order, in one durable transaction.
+fn write(db: &Database, jobs: &[Job]) -> Result<(), UserError> {
+    let begin = begin_write(db).map_err(failed)?;
+    {
+        let mut puts = begin.open_table(PUTS).map_err(failed)?;
+        let mut files = begin.open_table(FILES).map_err(failed)?;
+        let mut chunks = begin.open_table(CHUNKS).map_err(failed)?;
+        for job in jobs {
+            match job {
+                Job::Begin { name, record, fresh, .. } => {
+                    puts.insert(name.as_str(), &*codec::encode(record)).map_err(failed)?;
+                    for (file, record) in fresh {
+                        files.insert(&file.0[..], &*codec::encode(record)).map_err(failed)?;
+                        forget_chunks(&mut chunks, *file)?;
+                    }
+                }
+                Job::Chunk(file, index, record) => {
+                    chunks.insert(&chunk_key(*file, *index)[..], &*codec::encode(record)).map_err(failed)?;
+                }
+                Job::End { name, files: ended } => {
+                    puts.remove(name.as_str()).map_err(failed)?;
+                    for file in ended {
+                        files.remove(&file.0[..]).map_err(failed)?;
+                        forget_chunks(&mut chunks, *file)?;
+                    }
+                }
+                Job::Flush(_) => {}
+            }
+        }
+    }
+    begin.commit().map_err(failed)
 }
 
 #[cfg(test)]

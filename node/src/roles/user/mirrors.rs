@@ -1,12 +1,13 @@
 //! What the user asks of mirrors: each question goes to the best one first and to the next when that one is silent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::FATS_PER_SUBMIT_MAX;
-use fathom_protocol::sign::Signed;
+use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::wire::{AllocateRequest, ProvisionalFat, Refusal, RefusalKind, Request, Response};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -26,6 +27,8 @@ const DISCOVERY: Duration = Duration::from_secs(5);
 /// How long, and how often, a mirror is asked again that has not heard of the leases yet.
 const HEADS_WAIT: Duration = Duration::from_secs(8);
 const HEADS_EVERY: Duration = Duration::from_millis(200);
+/// Longest final FAT that is handed in together with those of other commands, bytes.
+const SMALL_BYTES: usize = 16 * 1024;
 /// Bytes of final FATs sent in one submission.
 const SUBMIT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -125,7 +128,7 @@ impl User {
     ///
     /// A mirror that does not answer is replaced by another if there is one; without one, a majority of those wanted is
     /// enough, and the silent mirror gets the record from the others when it is back.
-    pub(super) async fn submit(&self, fats: Vec<Signed<FinalFat>>) -> Result<HandedIn, UserError> {
+    pub(super) async fn submit(self: &Arc<Self>, fats: Vec<Signed<FinalFat>>) -> Result<HandedIn, UserError> {
         let mut all: Option<HandedIn> = None;
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -145,16 +148,15 @@ impl User {
         Ok(all.unwrap_or_default())
     }
 
-    async fn submit_batch(&self, batch: Vec<fathom_protocol::sign::Carried<FinalFat>>) -> Result<HandedIn, UserError> {
+    async fn submit_batch(self: &Arc<Self>, batch: Vec<Carried<FinalFat>>) -> Result<HandedIn, UserError> {
         let mut mirrors = self.mirrors().await?;
         let target = mirrors.len().min(FAT_COPIES);
         let needed = target / 2 + 1;
         // A mirror that was silent a moment ago would cost its silence again.
         let working = mirrors.iter().filter(|mirror| !self.net.book().behaviour(**mirror).suspected).count();
         mirrors.truncate(if working >= needed { working } else { mirrors.len() });
-        let request = Request::SubmitFats(Bounded::first(batch));
         let mut rest = mirrors.into_iter();
-        let ask = |mirror: NodeId| self.submit_at(mirror, &request);
+        let ask = |mirror: NodeId| self.submit_at(mirror, &batch);
         let mut asked: FuturesUnordered<_> = rest.by_ref().take(target).map(ask).collect();
         let (mut done, mut reason) = (HandedIn::default(), String::new());
         while let Some(answer) = asked.next().await {
@@ -183,10 +185,16 @@ impl User {
 
     /// Hands final FATs in at one mirror. One that has not heard of the leases yet, or not of how far they grew, is asked again
     /// for a while: their vendors' heads are on the way.
-    async fn submit_at(&self, mirror: NodeId, request: &Request) -> Result<Response, Refusal> {
+    async fn submit_at(self: &Arc<Self>, mirror: NodeId, batch: &[Carried<FinalFat>]) -> Result<Response, Refusal> {
         let until = tokio::time::Instant::now() + HEADS_WAIT;
         loop {
-            let answer = self.net.call(mirror, request, ANSWER).await;
+            let answer = match batch {
+                [fat] if fat.body_len() <= SMALL_BYTES => self.submit_with_others(mirror, fat.clone()).await,
+                _ => {
+                    let request = Request::SubmitFats(Bounded::first(batch.iter().cloned()));
+                    self.net.call(mirror, &request, ANSWER).await
+                }
+            };
             let early = |refusal: &Refusal| matches!(refusal.kind, RefusalKind::Busy | RefusalKind::OverLease);
             let waits = match &answer {
                 Ok(Response::Submitted(results)) => results.iter().flatten().any(early),
@@ -196,6 +204,27 @@ impl User {
                 return answer;
             }
             tokio::time::sleep(HEADS_EVERY).await;
+        }
+    }
+
+    /// Hands one final FAT in, together with those that other commands hand in at the same time.
+    async fn submit_with_others(self: &Arc<Self>, mirror: NodeId, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
+        let user = Arc::clone(self);
+        let answer = self.submissions.ask(mirror, fat, move |fats| {
+            let user = Arc::clone(&user);
+            async move { user.submit_all(mirror, fats).await }
+        });
+        answer.await.unwrap_or_else(|| Err(Refusal::new(RefusalKind::Internal, "the submission ended early")))
+    }
+
+    /// Hands final FATs in at one mirror. The answer to each, as if it had come alone.
+    async fn submit_all(&self, mirror: NodeId, fats: Vec<Carried<FinalFat>>) -> Vec<Result<Response, Refusal>> {
+        let count = fats.len();
+        match self.net.call(mirror, &Request::SubmitFats(Bounded::first(fats)), ANSWER).await {
+            Ok(Response::Submitted(results)) if results.len() == count => {
+                results.into_iter().map(|result| Ok(Response::Submitted(Bounded::first([result])))).collect()
+            }
+            other => vec![other; count],
         }
     }
 }

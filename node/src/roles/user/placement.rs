@@ -64,6 +64,18 @@ pub(super) fn check(location: &Location, owner: SignerId) -> Result<Slot, Record
     })
 }
 
+impl Slot {
+    /// The same location with so much room and nothing else known of it.
+    pub(super) fn with_room(&self, room: u64) -> Self {
+        Self { room, denied: 0, in_flight: 0, stored: 0, exhausted: false, ..self.clone() }
+    }
+
+    /// Bytes that are not spoken for.
+    pub(super) fn room(&self) -> u64 {
+        self.room
+    }
+}
+
 impl Placement {
     /// Adds a location. A lease that is known already grew: its room adds up.
     pub(super) fn add(&mut self, slot: Slot) {
@@ -169,6 +181,11 @@ impl Placement {
     pub(super) fn take_unused(&mut self) -> Vec<(Place, u64)> {
         let unused = |slot: &mut Slot| (slot.place, std::mem::take(&mut slot.room) + std::mem::take(&mut slot.denied));
         self.slots.iter_mut().map(unused).filter(|(_, room)| *room > 0).collect()
+    }
+
+    /// The room left in one location, which has none afterwards.
+    pub(super) fn take_room(&mut self, place: Place, column: u8) -> u64 {
+        self.find(place, column).map_or(0, |slot| std::mem::take(&mut slot.room))
     }
 
     /// All locations.

@@ -22,20 +22,32 @@ use super::path::Heads;
 use super::placement::{Placement, check};
 use super::source::{SourceFile, chunk_plain, collect};
 use super::store::{PutFile, Putting, lock, places};
-use super::{User, UserError, blocking, nonce, random};
+use super::{User, UserError, blocking, nonce, random, stock};
 use crate::clock;
 use crate::control::results::PutResult;
 use crate::control::{ControlEvent, EventSink};
 
 /// Vendors wanted for each copy, so that chunks spread and one that fails has a neighbour.
-const WIDTH: u8 = 2;
+pub(super) const WIDTH: u8 = 2;
 /// How long vendors act on a final FAT as an order to erase, in seconds: longer than any lease lives unrenewed.
 pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
 const LIVENESS: Duration = Duration::from_millis(700);
 
+/// Ways measured within this time are not measured again.
+const LATELY: Duration = Duration::from_secs(5);
+
 /// How often copies that grew old are sent again before a put gives up.
 const RENEWALS: usize = 3;
+
+/// A put that begins, or goes on.
+struct Begun {
+    put: Arc<Putting>,
+    /// Files that the journal does not know yet.
+    fresh: Vec<(FileId, FileRecord)>,
+    /// Copies that an earlier run stored.
+    resumed: u64,
+}
 
 /// The chunk's copies in the columns that this put has, as far as their receipts can be relied on.
 fn within(mut chunk: ChunkRecord, copies: usize, trusted_ms: u64) -> ChunkRecord {
@@ -81,9 +93,12 @@ impl User {
         for file in stored.values() {
             file.settled()?;
         }
-        let (put, resumed) = self.begin(name, sources, copies, (wants, events), &stored).await?;
+        let Begun { put, fresh, resumed } = self.begin(name, sources, copies, (wants, events), &stored)?;
         let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
         self.lock_storage(&put).await?;
+        // Before the first chunk goes out: with which key, under which tag, and where to.
+        self.note(&put, fresh).await?;
+        self.measure_ways(&put).await;
         self.store_all(&put).await?;
         self.renew_old(&put).await?;
         self.replace_dead(&put).await?;
@@ -116,15 +131,15 @@ impl User {
         self.load(sources.iter().map(|source| self.keys.file_id(&source.name)).collect()).await
     }
 
-    /// Matches the sources with what the journal and the mirrors know. Returns the put and the copies that an earlier run stored.
-    async fn begin(
+    /// Matches the sources with what the journal and the mirrors know.
+    fn begin(
         self: &Arc<Self>,
         name: &str,
         sources: Vec<SourceFile>,
         copies: usize,
         (wants, events): (Wants, EventSink),
         catalogue: &BTreeMap<FileId, StoredFile>,
-    ) -> Result<(Arc<Putting>, u64), UserError> {
+    ) -> Result<Begun, UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
         let mut files = Vec::with_capacity(sources.len());
         let mut fresh = Vec::new();
@@ -185,6 +200,7 @@ impl User {
             files,
             replacing: tokio::sync::Mutex::new(()),
             wants,
+            drawn: Mutex::default(),
             round: AtomicU64::new(0),
             warnings: Mutex::default(),
             replaced: Mutex::default(),
@@ -195,8 +211,7 @@ impl User {
             bytes_total,
             events,
         });
-        self.note(&put, fresh).await?;
-        Ok((put, resumed))
+        Ok(Begun { put, fresh, resumed })
     }
 
     async fn note(self: &Arc<Self>, put: &Arc<Putting>, fresh: Vec<(FileId, FileRecord)>) -> Result<(), UserError> {
@@ -222,8 +237,8 @@ impl User {
         placement
     }
 
-    /// Locks what is still needed (figures 5 and 6) and measures the ways to it (figures 7 and 8). If vendors let nobody hold
-    /// so much that is not filled, a part of it is locked, and the rest as that fills.
+    /// Locks what is still needed (figures 5 and 6), or takes it from what is locked ahead. If vendors let nobody hold so much that
+    /// is not filled, a part of it is locked, and the rest as that fills.
     async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
         let mut needed = 0u64;
         for file in &put.files {
@@ -233,7 +248,15 @@ impl User {
             needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
         }
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
-        if needed > 0 && short {
+        if needed == 0 || !short {
+            return Ok(());
+        }
+        if let Some((drawn, slots)) = self.draw(put, needed).await {
+            let mut locations = stock::locations(&slots);
+            slots.into_iter().for_each(|slot| lock(&put.placement).add(slot));
+            lock(&put.record).locations.append(&mut locations);
+            *lock(&put.drawn) = Some(drawn);
+        } else {
             let mut bytes = needed;
             let provisional = loop {
                 let request = self.request(put, (put.copies, WIDTH), bytes, vec![self.net.me()], Vec::new())?;
@@ -249,16 +272,19 @@ impl User {
             };
             self.warn(put, provisional.warnings.iter().map(ToString::to_string));
             self.add_locations(put, provisional.locations.into_vec(), None).await?;
-            self.note(put, Vec::new()).await?;
         }
+        Ok(())
+    }
+
+    /// Measures the ways to the storage that is locked (figures 7 and 8).
+    async fn measure_ways(&self, put: &Putting) {
         let heads: Heads =
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.net.probe(heads.keys().copied()).await;
+        self.net.measure(heads.keys().copied(), LATELY).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
-        Ok(())
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
@@ -355,6 +381,9 @@ impl User {
     /// Builds and hands in the final FATs, gives unused room back, and forgets the put (figure 15).
     async fn hand_in(self: &Arc<Self>, put: &Arc<Putting>) -> Result<HandedIn, UserError> {
         let mut unused: BTreeMap<Place, u64> = BTreeMap::new();
+        if let Some(drawn) = lock(&put.drawn).take() {
+            drawn.end(&mut lock(&put.placement));
+        }
         for (place, bytes) in lock(&put.placement).take_unused() {
             *unused.entry(place).or_default() += bytes;
         }
@@ -365,7 +394,10 @@ impl User {
         let handed = self.submit(fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
-        blocking(move || user.journal.end(&name, &files)).await?;
+        // Everything is stored, whatever becomes of this.
+        if let Err(error) = blocking(move || user.journal.end(&name, &files)).await {
+            tracing::warn!(%error, "a put that is stored was not taken out of the journal");
+        }
         self.give_back(unused).await;
         lock(&self.used).extend(lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.epoch)));
         Ok(handed)

@@ -41,7 +41,7 @@ impl User {
     }
 
     /// Hands in the release of `files`.
-    pub(super) async fn release(&self, files: &[StoredFile]) -> Result<HandedIn, UserError> {
+    pub(super) async fn release(self: &Arc<Self>, files: &[StoredFile]) -> Result<HandedIn, UserError> {
         let fats = files.iter().map(|stored| self.successor(stored, self.tag_after(stored)?, None));
         let fats = fats.collect::<Result<Vec<_>, _>>()?;
         self.submit(fats).await

@@ -392,7 +392,7 @@ impl User {
 
     /// Hands in the final FAT that names the copies that were made, unless the file was written meanwhile: then they lapse.
     async fn hand_in_repair(
-        &self,
+        self: &Arc<Self>,
         step: &Step<'_>,
         chunks: &[Broken],
         missing: &BTreeSet<(ChunkId, Place)>,

@@ -17,6 +17,7 @@ use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
+use super::stock::Drawn;
 use super::{User, UserError, blocking, nonce};
 use crate::clock;
 use crate::control::results::Replaced;
@@ -87,6 +88,8 @@ pub(super) struct Putting {
     pub files: Vec<PutFile>,
     /// Where copies go.
     pub placement: Mutex<Placement>,
+    /// What of it comes from storage that was locked ahead.
+    pub drawn: Mutex<Option<Drawn>>,
     /// The put as the journal has it.
     pub record: Mutex<PutRecord>,
     /// One replacement is looked for at a time; the others then find it.
@@ -292,14 +295,17 @@ impl User {
                         RefusalKind::Busy => round.busy = true,
                         // Room that is not there is no fault: an earlier attempt whose receipt was lost may fill it.
                         RefusalKind::OverLease | RefusalKind::NoSpace => {
+                            self.stock.forget(vendor);
                             round.useful |= lock(&put.placement).exhaust(slot);
                         }
                         RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
+                            self.stock.forget(vendor);
                             lock(&put.lapsed).insert(vendor, clock::now());
                             round.useful |= lock(&put.placement).exhaust(slot);
                         }
                         RefusalKind::WrongHash | RefusalKind::WrongLength => {}
                         _ => {
+                            self.stock.forget(vendor);
                             lock(&put.placement).fail(vendor);
                             let (chunk, vendor) = (chunk.id.to_string(), vendor.to_string());
                             let replaced = Replaced { chunk, vendor, reason: refusal.reason.to_string() };

@@ -5,19 +5,73 @@ use fathom_protocol::codec;
 use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::lease::Named;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
-use fathom_protocol::wire::{Refusal, RefusalKind, Response};
-use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk};
+use fathom_protocol::wire::{Refusal, RefusalKind};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk};
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
 
+/// A final FAT that changes something here.
+struct Order {
+    fat: Signed<FinalFat>,
+    record: Vec<u8>,
+    /// Whether it was acted on before; what it says of leases then counts no second time.
+    repeated: bool,
+}
+
 impl Vendor {
-    /// Acts on a final FAT, from whomever it comes: its owner's signature is what counts. Showing it again changes nothing,
-    /// nor does one that is older than the newest known. Blocks.
+    /// Acts on final FATs, from whomever they come: their owners' signatures are what counts. Showing one again changes nothing,
+    /// nor does one that is older than the newest known. All of them are durable when this returns. Blocks.
     ///
     /// # Errors
-    /// A [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
-    pub(super) fn order(&self, fat: Carried<FinalFat>) -> Result<Response, Refusal> {
+    /// For each a [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
+    pub(super) fn order(&self, fats: Vec<Carried<FinalFat>>) -> Vec<Result<(), Refusal>> {
+        // One at a time: the same order may be on its way twice, and what it gives back counts once.
+        let turn = lock(&self.ordering);
+        let mut answers: Vec<Result<(), Refusal>> = Vec::with_capacity(fats.len());
+        let mut orders = Vec::new();
+        for fat in fats {
+            match self.consider(fat) {
+                Ok(order) => {
+                    orders.extend(order.map(|order| (answers.len(), order)));
+                    answers.push(Ok(()));
+                }
+                Err(refusal) => answers.push(Err(refusal)),
+            }
+        }
+        if orders.is_empty() {
+            return answers;
+        }
+        let (places, orders): (Vec<usize>, Vec<Order>) = orders.into_iter().unzip();
+        let results = self.apply(&orders);
+        drop(turn);
+        self.touch();
+        let erased = results.and_then(|results| {
+            let mut erased = Vec::new();
+            for (at, result) in places.iter().zip(results) {
+                match result {
+                    Ok(gone) => erased.extend(gone),
+                    Err(refusal) => answers[*at] = Err(refusal),
+                }
+            }
+            self.erased(&erased)
+        });
+        if let Err(refusal) = erased {
+            places.iter().for_each(|at| answers[*at] = Err(refusal.clone()));
+        }
+        answers
+    }
+
+    /// Checks a final FAT; none if there is nothing to be done for it here.
+    fn consider(&self, fat: Carried<FinalFat>) -> Result<Option<Order>, Refusal> {
+        let record = codec::encode(&fat);
+        let said = fat.peek()?;
+        let known = self.fat.versions_of(said.owner, said.file).map_err(|error| fat_refusal(&error))?;
+        let repeated = known.iter().any(|known| known.record == record);
+        // Each mirror shows it. What is known to the last byte was verified when it came.
+        if repeated && self.is_carried_out(&said)? {
+            return Ok(None);
+        }
         let fat = fat.verify()?;
         // By two clocks: an order that a clock which is ahead refuses is not heard again, and its chunks would be swept.
         match self.has_passed(fat.order_expires) {
@@ -35,23 +89,24 @@ impl Vendor {
                 ));
             }
         }
-        // One at a time: the same order may be on its way twice, and what it gives back counts once.
-        let turn = lock(&self.ordering);
-        let known = self.fat.versions_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
         if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
-            return Ok(Response::Done);
+            return Ok(None);
         }
-        if known.is_empty() && !self.concerns(&fat)? {
-            // Keeping it would let anybody fill this disk with final FATs of files that are not here.
-            return Ok(Response::Done);
-        }
-        let record = codec::encode(fat.carried());
-        let repeated = known.iter().any(|known| known.record == record);
-        let erased = self.apply(&fat, record, repeated)?;
-        drop(turn);
-        self.touch();
-        self.erased(&erased)?;
-        Ok(Response::Done)
+        // Keeping it would let anybody fill this disk with final FATs of files that are not here.
+        let wanted = !known.is_empty() || self.concerns(&fat)?;
+        Ok(wanted.then_some(Order { fat, record, repeated }))
+    }
+
+    /// Whether all is as a final FAT that was acted on before wants it: a chunk may have come after it.
+    fn is_carried_out(&self, fat: &FinalFat) -> Result<bool, Refusal> {
+        let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+        let done = |chunk: &ChunkEntry| match Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) {
+            Fate::Live => chunk.state != ChunkState::Stored,
+            Fate::Lost => chunk.state != ChunkState::Committed,
+            Fate::Past => false,
+            Fate::Other => true,
+        };
+        Ok(chunks.iter().all(done) && self.freed(fat)?.is_empty())
     }
 
     /// Whether this vendor holds a chunk of the file, or room that the final FAT speaks of.
@@ -66,41 +121,50 @@ impl Vendor {
         Ok(leased || !chunks.is_empty())
     }
 
-    /// Commits and forgets chunks, and commits their leases, in one durable transaction.
-    fn apply(&self, fat: &Signed<FinalFat>, record: Vec<u8>, repeated: bool) -> Result<Vec<ErasedChunk>, Refusal> {
+    /// Commits and forgets chunks, and commits their leases, in one durable transaction. What each order erased, or why it was
+    /// refused; an error if the disk failed.
+    fn apply(&self, orders: &[Order]) -> Result<Vec<Result<Vec<ErasedChunk>, Refusal>>, Refusal> {
         let dated = self.dating_clock();
-        let commit =
-            CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now: dated.at };
-        let freed = self.freed(fat)?;
-        if !dated.sure {
-            // What this final FAT lets go begins its time now, too.
-            let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
-            let mut ledger = lock(&self.ledger);
-            for chunk in chunks {
-                ledger.doubt(chunk.lease);
-            }
-        }
-        let outcome = self.durable(|tx| {
-            let mut outcome = tx.commit_and_erase(&commit)?;
-            if let CommitOutcome::Applied { erased, .. } = &mut outcome {
-                for key in &freed {
-                    erased.extend(tx.erase_chunk(key)?);
+        let mut freed = Vec::with_capacity(orders.len());
+        for Order { fat, .. } in orders {
+            freed.push(self.freed(fat)?);
+            if !dated.sure {
+                // What this final FAT lets go begins its time now, too.
+                let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
+                let mut ledger = lock(&self.ledger);
+                for chunk in chunks {
+                    ledger.doubt(chunk.lease);
                 }
             }
-            let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
-            if held && !repeated {
-                self.commit_leases(fat, dated).map_err(|refusal| in_transaction(&refusal))?;
-            }
-            Ok(outcome)
+        }
+        let outcomes = self.durable(|tx| {
+            let apply = |(order, freed): (&Order, &Vec<ChunkKey>)| {
+                let Order { fat, record, repeated } = order;
+                let (owner, file, record) = (fat.owner, fat.file, record.clone());
+                let commit = CommitFile { owner, file, base: fat.base, seq: fat.seq, record, now: dated.at };
+                let mut outcome = tx.commit_and_erase(&commit)?;
+                if let CommitOutcome::Applied { erased, .. } = &mut outcome {
+                    for key in freed {
+                        erased.extend(tx.erase_chunk(key)?);
+                    }
+                }
+                let held = matches!(outcome, CommitOutcome::Applied { .. } | CommitOutcome::Forked { .. });
+                if held && !repeated {
+                    self.commit_leases(fat, dated).map_err(|refusal| in_transaction(&refusal))?;
+                }
+                Ok(outcome)
+            };
+            orders.iter().zip(&freed).map(apply).collect::<Result<Vec<_>, _>>()
         })?;
-        match outcome {
+        let result = |outcome| match outcome {
             CommitOutcome::Applied { erased, .. } => Ok(erased),
             CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Vec::new()),
             CommitOutcome::Full => Err(Refusal::new(
                 RefusalKind::Conflict,
                 "this file has as many versions as are kept; choose one of them first",
             )),
-        }
+        };
+        Ok(outcomes.into_iter().map(result).collect())
     }
 
     /// Chunks that this final FAT gives up although their tag is one that it commits: this vendor failed in the middle of

@@ -96,16 +96,16 @@ impl Vendor {
 
     /// Acts on a page, then remembers that it did. Blocks.
     pub(super) fn take_orders(&self, mirror: NodeId, page: Page) -> Result<(), fathom_protocol::wire::Refusal> {
-        for record in page.records {
-            if let SyncRecord::Fat(fat) = record
-                && let Err(refusal) = self.order(fat)
-            {
-                use fathom_protocol::wire::RefusalKind::{Internal, NoSpace};
-                if matches!(refusal.kind, Internal | NoSpace) {
-                    return Err(refusal);
-                }
-                tracing::debug!(%refusal, "order not acted on");
+        use fathom_protocol::wire::RefusalKind::{Internal, NoSpace};
+        let fats = page.records.into_iter().filter_map(|record| match record {
+            SyncRecord::Fat(fat) => Some(fat),
+            _ => None,
+        });
+        for refusal in self.order(fats.collect()).into_iter().filter_map(Result::err) {
+            if matches!(refusal.kind, Internal | NoSpace) {
+                return Err(refusal);
             }
+            tracing::debug!(%refusal, "order not acted on");
         }
         let cursor: Cursor = (page.log, page.next);
         let pairs = [(cursor_key(mirror), codec::encode(&cursor))];

@@ -25,9 +25,11 @@ impl Vendor {
         let answer = self
             .blocking(move |vendor| match request {
                 Request::Offer { request, bytes } => vendor.offer(request, bytes),
-                Request::Order(fat) => vendor.order(fat),
+                Request::Order(fats) => {
+                    vendor.order(fats.into_vec()).into_iter().collect::<Result<(), _>>().map(|()| Response::Done)
+                }
                 Request::Cosign(moved) => vendor.cosign(moved),
-                Request::Validate(validation) => vendor.validate(validation),
+                Request::Validate(words) => vendor.validate(words.into_vec()),
                 Request::Unused(unused) => vendor.unused(unused),
                 Request::Cancel(cancel) => vendor.cancel(cancel),
                 Request::Renew(renew) => vendor.renew(renew),
@@ -90,14 +92,16 @@ impl Vendor {
         Ok(())
     }
 
-    /// Takes a user's word on a download.
-    fn validate(&self, validation: Carried<Validation>) -> Result<Response, Refusal> {
-        let validation = validation.verify()?;
-        if validation.vendor != self.me {
-            return Err(refused(RefusalKind::NotAuthorised, "the validation is about another vendor"));
+    /// Takes users' words on downloads.
+    fn validate(&self, words: Vec<Carried<Validation>>) -> Result<Response, Refusal> {
+        for validation in words {
+            let validation = validation.verify()?;
+            if validation.vendor != self.me {
+                return Err(refused(RefusalKind::NotAuthorised, "the validation is about another vendor"));
+            }
+            self.validated.fetch_add(validation.good.len() as u64, Ordering::Relaxed);
+            self.invalidated.fetch_add(validation.bad.len() as u64, Ordering::Relaxed);
         }
-        self.validated.fetch_add(validation.good.len() as u64, Ordering::Relaxed);
-        self.invalidated.fetch_add(validation.bad.len() as u64, Ordering::Relaxed);
         Ok(Response::Done)
     }
 

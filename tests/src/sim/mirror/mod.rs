@@ -266,7 +266,7 @@ impl Mirror {
         for (fat, vendors) in orders {
             for vendor in vendors {
                 if let Some(node) = cx.known.index.get(&vendor) {
-                    cx.tell(*node, &Request::Order(fat.clone()));
+                    cx.tell(*node, &Request::Order(Bounded::first([fat.clone()])));
                 }
             }
         }
@@ -299,7 +299,7 @@ impl Mirror {
 
     /// Everything about an owner's files, or about one of them; it fits one page here.
     fn fats_of(&self, query: &OwnerQuery) -> FilesPage {
-        let keys = self.table.keys_of(query.owner, query.file, None);
+        let keys = self.table.keys_of(query.owner, &query.files, None);
         let records: Vec<SyncRecord> = keys.filter_map(|key| self.store.records.get(&key).cloned()).collect();
         let cursor = LogCursor { log: self.store.log, position: self.store.next - 1 };
         FilesPage { cursor, whole: true, after: None, more: false, records: Bounded::first(records) }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::codec::Bounded;
 use fathom_protocol::fat::{FinalFat, Manifest, Place};
 use fathom_protocol::ids::{FileId, Hash, NodeId};
 use fathom_protocol::keys::UserKeys;
@@ -126,7 +127,7 @@ impl Look {
             version: tags::VERSION,
             owner: keys.owner(),
             mirror: cx.id(mirror),
-            file: self.file,
+            files: Bounded::first(self.file),
             since: None,
             after: None,
             expires: cx.now.plus_seconds(REQUEST_SECONDS),

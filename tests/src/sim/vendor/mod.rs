@@ -240,7 +240,10 @@ impl Vendor {
                 cx.oracle.vendor_granted(cx.me, asked, (lease.id, granted), until);
                 Ok(Response::Offered { lease: lease.into_carried(), granted })
             }
-            Request::Order(fat) => self.order(cx, fat),
+            Request::Order(fats) => {
+                let answers: Result<Vec<_>, _> = fats.into_iter().map(|fat| self.order(cx, fat)).collect();
+                answers.map(|_| Response::Done)
+            }
             Request::Cancel(cancel) => self.cancel(cx, cancel),
             Request::Unused(unused) => {
                 let unused = unused.verify()?;

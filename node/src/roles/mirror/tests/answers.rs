@@ -21,7 +21,7 @@ fn query(mirror: &TestMirror, seed: u8, file: Option<u8>, since: Option<LogCurso
         version: VERSION,
         owner: owner(&user),
         mirror: mirror.net.me(),
-        file: file.map(|file| FileId([file; 16])),
+        files: Bounded::first(file.map(|file| FileId([file; 16]))),
         since,
         after: after.map(|key| Blob::new(key.to_bytes()).unwrap()),
         expires: clock::now().plus_seconds(60),
@@ -229,7 +229,7 @@ async fn reports_validations_and_vendor_pages() {
             bad: Bounded::first([ChunkId([3; 32])]),
             at: clock::now(),
         };
-        Request::Validate(Signed::sign(validation, &key(50)).unwrap().into_carried())
+        Request::Validate(Bounded::first([Signed::sign(validation, &key(50)).unwrap().into_carried()]))
     };
     assert_eq!(mirror.ask(validation(1)).await, Response::Done);
     assert_eq!(kind(&mirror.ask(validation(9)).await), Some(RefusalKind::NotFound));

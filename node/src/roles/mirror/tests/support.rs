@@ -301,8 +301,8 @@ impl Handler for Ledgered {
                     Err(refusal) => Response::Refused(refusal),
                 }
             }
-            Request::Order(fat) => {
-                self.orders.lock().unwrap().push(fat);
+            Request::Order(fats) => {
+                self.orders.lock().unwrap().extend(fats);
                 Response::Done
             }
             Request::Cancel(cancel) => {

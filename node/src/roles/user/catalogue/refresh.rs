@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::{FileId, LeaseId, NodeId};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::{Verified, verify};
@@ -24,6 +25,8 @@ const PAGE: Duration = Duration::from_secs(6);
 const QUERY_SECONDS: u64 = 60;
 /// Files that are loaded at a time where all are looked at.
 pub(in crate::roles::user) const FILES_AT_ONCE: usize = 256;
+/// Records that are verified where they arrive.
+const FEW: usize = 16;
 /// How often a mirror may begin a new log while it is read.
 const RESTARTS_MAX: usize = 3;
 
@@ -106,7 +109,10 @@ impl User {
     ///
     /// # Errors
     /// As for [`Self::list`].
-    pub(in crate::roles::user) async fn newest(&self, file: FileId) -> Result<Option<StoredFile>, UserError> {
+    pub(in crate::roles::user) async fn newest(
+        self: &Arc<Self>,
+        file: FileId,
+    ) -> Result<Option<StoredFile>, UserError> {
         let mut records = Records::default();
         for answer in self.majority(|mirror| self.records_at(mirror, file)).await? {
             answer.into_iter().for_each(|record| records.take(record));
@@ -164,7 +170,11 @@ impl User {
         };
         let records = std::mem::take(&mut page.records).into_vec();
         let owner = self.owner();
-        let records = blocking(move || verified(records)).await?;
+        // Verifying a few takes less than handing them over.
+        let records = match records.len() {
+            0..=FEW => records.into_iter().map(verify).collect::<Result<Vec<_>, _>>()?,
+            _ => blocking(move || verified(records)).await?,
+        };
         if records.iter().any(|record| !is_own(record, owner)) {
             return Err(UserError::Integrity("a mirror answered with somebody else's file".to_owned()));
         }
@@ -176,18 +186,45 @@ impl User {
             version: fathom_protocol::tags::VERSION,
             owner: self.owner(),
             mirror,
-            file: None,
+            files: Bounded::default(),
             since: None,
             after: None,
             expires: clock::now().plus_seconds(QUERY_SECONDS),
         }
     }
 
-    async fn records_at(&self, mirror: NodeId, file: FileId) -> Result<Vec<Verified>, UserError> {
+    /// What a mirror has of one file. Files that are asked for at the same time are asked for together.
+    async fn records_at(self: &Arc<Self>, mirror: NodeId, file: FileId) -> Result<Vec<Verified>, UserError> {
+        let user = Arc::clone(self);
+        let together = self.queries.ask(mirror, file, move |files| {
+            let user = Arc::clone(&user);
+            async move { user.records_of(mirror, files).await }
+        });
+        match together.await.flatten() {
+            Some(records) => Ok(records),
+            None => self.all_records_at(mirror, file).await,
+        }
+    }
+
+    /// What a mirror has of each of `files`; none of any where that does not fit an answer, or does not come.
+    async fn records_of(&self, mirror: NodeId, files: Vec<FileId>) -> Vec<Option<Vec<Verified>>> {
+        let query = OwnerQuery { files: Bounded::first(files.iter().copied()), ..self.query(mirror) };
+        let Ok((page, records)) = self.page(mirror, query).await else { return files.iter().map(|_| None).collect() };
+        let mut by_file: BTreeMap<FileId, Vec<Verified>> = BTreeMap::new();
+        for record in records {
+            if let Some((_, file)) = record.key().file() {
+                by_file.entry(file).or_default().push(record);
+            }
+        }
+        // The same file may be asked for twice.
+        files.iter().map(|file| (!page.more).then(|| by_file.get(file).cloned().unwrap_or_default())).collect()
+    }
+
+    async fn all_records_at(&self, mirror: NodeId, file: FileId) -> Result<Vec<Verified>, UserError> {
         let mut all = Vec::new();
         let mut after = None;
         loop {
-            let query = OwnerQuery { file: Some(file), after: after.clone(), ..self.query(mirror) };
+            let query = OwnerQuery { files: Bounded::first([file]), after: after.clone(), ..self.query(mirror) };
             let (page, records) = self.page(mirror, query).await?;
             all.extend(records);
             // A mirror that promises more without giving any would keep us here.

@@ -102,12 +102,12 @@ async fn fault_21_an_order_has_expired_only_by_both_clocks() {
     let now = clock::now();
     let mut fat = user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new());
     fat.order_expires = fathom_protocol::time::UnixMs(now.0 - 3_600_000);
-    let order = || vendor.vendor.order(user.sealed(fat.clone())).map_err(|refusal| refusal.kind);
+    let order = || vendor.vendor.order(vec![user.sealed(fat.clone())]).remove(0).map_err(|refusal| refusal.kind);
     assert_eq!(order(), Err(RefusalKind::Internal), "no mirror's clock is known: the order is asked for again");
     vendor.vendor.note_clock(peer.net.me(), now);
     assert_eq!(order(), Err(RefusalKind::LeaseExpired));
     vendor.vendor.note_clock(peer.net.me(), fathom_protocol::time::UnixMs(now.0 - 7_200_000));
-    assert_eq!(order(), Ok(Response::Done));
+    assert_eq!(order(), Ok(()));
 }
 
 /// Keeps away: a vendor that started with a clock which was behind took chunks before it had heard a mirror, and reclaimed them as
@@ -173,7 +173,7 @@ impl Move {
         let receipt = receipt.unwrap();
         let mut used = user.uses(&receipt, 0);
         used.bytes = 8 * MIB;
-        let order = Request::Order(user.sealed(user.fat(1, 1, vec![used], Vec::new())));
+        let order = Request::Order(Bounded::first([user.sealed(user.fat(1, 1, vec![used], Vec::new()))]));
         user.peer.net.call(source.node(), &order, WAIT).await.unwrap();
         Self { user, source, target, mirror, bodies }
     }
@@ -227,7 +227,7 @@ async fn fig_15_an_overloaded_vendor_moves_chunks_away_and_erases_them_after_the
     assert_eq!((scene.readable(&scene.source).await, scene.readable(&scene.target).await), (5, 3));
     // The moved chunks live as long as their file: the release reaches them at the target.
     let release = scene.user.sealed(scene.user.fat(2, 2, Vec::new(), vec![scene.target.node()]));
-    scene.user.peer.net.call(scene.target.node(), &Request::Order(release), WAIT).await.unwrap();
+    scene.user.peer.net.call(scene.target.node(), &Request::Order(Bounded::first([release])), WAIT).await.unwrap();
     assert_eq!(scene.target.counts(), (0, 0, 0, 0));
 }
 

@@ -29,7 +29,7 @@ impl TestUser {
     }
 
     async fn order(&self, to: &TestVendor, fat: FinalFat) -> Result<Response, Refusal> {
-        self.peer.net.call(to.node(), &Request::Order(self.sealed(fat)), WAIT).await
+        self.peer.net.call(to.node(), &Request::Order(Bounded::first([self.sealed(fat)])), WAIT).await
     }
 
     pub(super) fn uses(&self, receipt: &Receipt, unused: u64) -> Use {
@@ -101,7 +101,7 @@ async fn fault_45_forged_foreign_and_expired_orders_change_nothing() {
     assert_eq!(kind(user.order(&vendor, late).await), RefusalKind::LeaseExpired);
     same();
 
-    let mut forged = codec::encode(&Request::Order(user.sealed(release.clone())));
+    let mut forged = codec::encode(&Request::Order(Bounded::first([user.sealed(release.clone())])));
     let last = forged.len() - 1;
     forged[last] ^= 1;
     let forged: Request = codec::decode(&forged, forged.len()).unwrap();

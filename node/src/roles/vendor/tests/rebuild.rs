@@ -18,7 +18,10 @@ async fn filled(seed: u8) -> (TestUser, TestVendor) {
     uses.truncate(1);
     uses[0].bytes = 20_000 * u64::from(CHUNKS);
     let fat = user.sealed(user.fat(1, 1, uses, Vec::new()));
-    assert_eq!(user.peer.net.call(vendor.node(), &Request::Order(fat), WAIT).await.unwrap(), Response::Done);
+    assert_eq!(
+        user.peer.net.call(vendor.node(), &Request::Order(Bounded::first([fat])), WAIT).await.unwrap(),
+        Response::Done
+    );
     // A head, as a vendor that runs has one.
     let number = super::super::report::Number::after(*super::super::lock(&vendor.vendor.head));
     vendor.vendor.sign_head(fathom_protocol::head::Addresses::default(), number).unwrap();
