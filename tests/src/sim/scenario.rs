@@ -119,23 +119,23 @@ impl Scenario {
     }
 
     fn twins(self, world: &mut World) -> bool {
-        for round in 1..=40 {
+        for round in 1..=20 {
             if !world.run_until(3_000 * round) {
                 return false;
             }
             world.twins();
         }
-        world.run_until(150_000)
+        world.run_until(70_000)
     }
 
     fn interrupted(self, world: &mut World) -> bool {
-        for round in 1..=60 {
+        for round in 1..=30 {
             if !world.run_until(2_000 * round) {
                 return false;
             }
             world.crash_user();
         }
-        world.run_until(150_000)
+        world.run_until(70_000)
     }
 
     /// Longer than any lease, order or file of this world lives.
