@@ -137,7 +137,8 @@ pub struct UserConfig {
     pub copies: usize,
     /// Chunks in transfer at a time.
     pub in_flight: usize,
-    /// Bytes of a part: vendors split a chunk into parts of at most this size and spread them over their devices.
+    /// Bytes of a part: vendors split a chunk into parts of at most this size, not
+    /// counting what sealing adds, and spread them over their devices.
     pub part_bytes: u32,
     /// Seconds between two looks for vendors that lost copies.
     pub check_seconds: u64,

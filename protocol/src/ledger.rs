@@ -417,7 +417,8 @@ impl Ledger {
         let inflight = self.leases.get(&id).map_or(0, |entry| entry.inflight);
         self.change(id, |lease| {
             lease.bytes -= bytes.min(lease.room().saturating_sub(inflight));
-            if lease.room() == 0 && lease.used > 0 && lease.state == LeaseState::Offered {
+            let open = matches!(lease.state, LeaseState::Offered | LeaseState::Locked);
+            if lease.room() == 0 && lease.used > 0 && open {
                 lease.state = LeaseState::Committed;
             }
         })?;

@@ -1,7 +1,7 @@
 //! What the rest of Fathom holds of the overlay.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::GOSSIP_BYTES_MAX;
@@ -182,8 +182,19 @@ impl Overlay {
         proto: Proto,
         deadline: Duration,
     ) -> Result<PeerStream, OverlayError> {
-        let (reply, answer) = oneshot::channel();
-        self.want(peer, addresses, Then::Open(OpenRequest { proto, reply }), answer, deadline).await
+        let begun = Instant::now();
+        let open = async |deadline| {
+            let (reply, answer) = oneshot::channel();
+            self.want(peer, addresses, Then::Open(OpenRequest { proto, reply }), answer, deadline).await
+        };
+        match open(deadline).await {
+            // A connection that the peer forgot in a restart ends when it is used: once more, over a new one.
+            Err(OverlayError::ConnectionLost { .. }) => {
+                self.suspect(peer);
+                open(deadline.saturating_sub(begun.elapsed())).await
+            }
+            other => other,
+        }
     }
 
     /// Sends `request` on an rpc stream of its own and returns the answer, of at most `max_answer` bytes.

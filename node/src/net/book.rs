@@ -213,6 +213,16 @@ impl PeerBook {
         self.with(|contacts| nodes.into_iter().filter(|node| contacts.get(node).is_some_and(unmeasured)).collect())
     }
 
+    /// Those of `nodes` whose way was not measured within `fresh`, and those that failed lately.
+    pub(super) fn uncertain(&self, nodes: impl IntoIterator<Item = NodeId>, fresh: Duration) -> Vec<NodeId> {
+        let now = Instant::now();
+        let certain = |contact: &Contact| {
+            contact.measured.is_some_and(|at| now.saturating_duration_since(at) <= fresh)
+                && !contact.behaviour(now).suspected
+        };
+        self.with(|contacts| nodes.into_iter().filter(|node| !contacts.get(node).is_some_and(certain)).collect())
+    }
+
     /// How nodes behaved of which there is anything to say: those that failed lately, and those whose way was measured. By node.
     #[must_use]
     pub fn noted(&self) -> Vec<(NodeId, Behaviour)> {

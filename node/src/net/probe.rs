@@ -12,6 +12,8 @@ use super::Net;
 const PROBE: Duration = Duration::from_millis(700);
 /// Probes under way at a time.
 const PROBES: usize = 32;
+/// A way that was measured so lately is not measured again.
+const FRESH: Duration = Duration::from_secs(60);
 /// Ways that one look measures at most; the next look measures others.
 const WAYS_MAX: usize = 256;
 /// Longest time for one look.
@@ -28,10 +30,15 @@ impl Net {
             .await;
     }
 
-    /// Has the ways to `nodes` measured, as far as that was not done within `lately`: at most [`WAYS_MAX`] of them, and
+    /// Measures the round trip to those of `nodes` whose way was not measured within `lately`, or that failed since and may be back.
+    pub(crate) async fn probe_uncertain(&self, nodes: impl IntoIterator<Item = NodeId>, lately: Duration) {
+        self.probe(self.book().uncertain(nodes, lately)).await;
+    }
+
+    /// Has the ways to `nodes` measured, as far as that was not done within the last minute: at most [`WAYS_MAX`] of them, and
     /// within [`LOOK`]. One that failed lately is left alone until it is no more suspected.
-    pub(crate) async fn measure(&self, nodes: impl IntoIterator<Item = NodeId>, lately: Duration) {
-        let mut unknown = self.book().unmeasured(nodes, lately);
+    pub(crate) async fn measure(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let mut unknown = self.book().unmeasured(nodes, FRESH);
         unknown.truncate(WAYS_MAX);
         let _ = tokio::time::timeout(LOOK, self.probe(unknown)).await;
     }

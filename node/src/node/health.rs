@@ -1,22 +1,18 @@
 //! What a node adds to a FAT that it shows: how far each vendor is from here, how it is in words, and the sums.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use fathom_protocol::ids::NodeId;
 
 use crate::net::Net;
 
-/// Ways measured within this time are not measured again.
-const FRESH: Duration = Duration::from_secs(60);
 /// Seconds without a new head after which a vendor counts as silent: it signs one every 300 s, changed or not.
 const OLD_AFTER_SECONDS: u64 = 660;
 
 /// Adds `latency_ms` (this node's own measurement, null if there is none), `health` and `health_note` to each vendor, and `total`.
 /// Measures first what was not measured lately: a mirror, for one, sends vendors next to nothing by itself.
 pub(super) async fn complete(net: &Net, mut fat: Value) -> Value {
-    net.measure(fat["vendors"].as_array().into_iter().flatten().filter_map(id), FRESH).await;
+    net.measure(fat["vendors"].as_array().into_iter().flatten().filter_map(id)).await;
     let mut total = Total::default();
     for vendor in fat["vendors"].as_array_mut().into_iter().flatten() {
         let behaviour = id(vendor).map(|id| net.book().behaviour(id));

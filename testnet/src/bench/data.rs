@@ -80,9 +80,12 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
+/// Makes `dir` if it is not there yet.
+///
 /// # Errors
 /// [`BenchError::NoRoom`] if the disk below `dir` has less than `needed` bytes for this user.
 pub(super) fn check_room(dir: &Path, needed: u64) -> Result<(), BenchError> {
+    std::fs::create_dir_all(dir).map_err(|error| BenchError::file("make", dir, error))?;
     let stat = statvfs(dir).map_err(|error| BenchError::file("look at the disk of", dir, error.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < needed { Err(BenchError::NoRoom { dir: dir.to_owned(), needed, free }) } else { Ok(()) }

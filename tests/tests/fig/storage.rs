@@ -1,10 +1,13 @@
 //! Figures 5 to 8: asking for storage, the exclusive lock on it, and the way to it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fathom_testnet::Spec;
-use fathom_tests::{Network, Scratch, User, list, number, random_file, set, shared, small, text, wait_for};
-use serde_json::Value;
+use fathom_tests::{
+    Network, Scratch, User, assert_same_bytes, list, number, random_file, set, shared, small, text, wait_for,
+};
+use serde_json::{Value, json};
 
 use crate::{MIB, events, vendor};
 
@@ -92,6 +95,44 @@ fn fig_06b_of_many_users_one_gets_the_last_extent() {
     codes.sort_unstable();
     assert_eq!(codes, [0, 4, 4, 4]);
     never_more_than_capacity(&net);
+}
+
+/// Small files that follow each other do not each wait for storage: room for many is locked at once, and what is not used is given
+/// back when no more come.
+#[test]
+fn small_files_that_follow_each_other_share_storage_that_is_locked_ahead() {
+    let net = Network::up(small(3, 3));
+    let user = net.user("user-1");
+    let files: Vec<_> =
+        (0..6).map(|n| random_file(net.scratch().join(format!("{n}")), &format!("ahead {n}"), 5_000)).collect();
+    let seen = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let puts = scope.spawn(|| {
+            while !seen.load(Ordering::Relaxed) {
+                let put =
+                    |(n, path)| format!("{}\n", json!({ "command": "put", "path": path, "name": format!("{n}") }));
+                let lines: String = files.iter().enumerate().map(put).collect();
+                user.cli_stdin(&["batch", "--jobs", "2"], &lines).ok().unwrap();
+            }
+        });
+        wait_for("much more is locked than is used", || {
+            let fat = net.fat("mirror-1");
+            let ahead = |entry: &Value| number(entry, "/locked") > number(entry, "/used") + 8 * MIB as u64;
+            list(&fat, "/vendors").iter().all(ahead).then_some(()).ok_or_else(|| fat.to_string())
+        });
+        seen.store(true, Ordering::Relaxed);
+        puts.join().unwrap();
+    });
+    wait_for("what nobody uses is given back", || {
+        let fat = net.fat("mirror-1");
+        let settled = |lease: &Value| lease["bytes"] == lease["used"] && lease["state"] == "committed";
+        list(&fat, "/leases").iter().all(settled).then_some(()).ok_or_else(|| fat.to_string())
+    });
+    for (n, file) in files.iter().enumerate() {
+        let back = net.scratch().join(format!("{n}.back"));
+        user.get(&format!("{n}"), &back);
+        assert_same_bytes(file, &back);
+    }
 }
 
 /// In every mirror's table.

@@ -7,6 +7,7 @@ use libp2p::identity::Keypair;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 
 use super::congestion::SoundingConfig;
@@ -49,8 +50,15 @@ impl Settings {
         server.migration(false);
         server.max_incoming(INCOMING_MAX).incoming_buffer_size_total(INCOMING_BYTES_MAX);
         let mut endpoint = match keypair.derive_secret(RESET_LABEL) {
-            // The same key after a restart: peers then learn at once that their connections have ended.
-            Some(secret) => quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret))),
+            // The same keys after a restart: peers then learn at once that their connections have ended. Packets whose connection
+            // identifiers were made with another key are dropped rather than answered with a reset.
+            Some(secret) => {
+                let [first, ..] = secret.as_chunks::<8>().0 else { return Err(setup(&"a derived key is too short")) };
+                let identifiers = u64::from_le_bytes(*first);
+                let mut endpoint = quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
+                endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(identifiers)));
+                endpoint
+            }
             None => quinn::EndpointConfig::default(),
         };
         endpoint.supported_versions(vec![1]);

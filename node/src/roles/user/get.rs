@@ -75,7 +75,7 @@ impl User {
         let files = self.prepare(name, output, &selected, version).await?;
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
         let (heads, quarantined) = self.heads_lately(holders).await?;
-        self.net.measure(heads.keys().copied(), LATELY).await;
+        self.net.probe_uncertain(heads.keys().copied(), LATELY).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();

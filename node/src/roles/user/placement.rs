@@ -10,6 +10,7 @@ use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
 use fathom_protocol::wire::Location;
 
 use super::path::Way;
+use crate::control::ProvisionalLocation;
 
 /// One locked location.
 #[derive(Clone, Debug)]
@@ -70,9 +71,20 @@ impl Slot {
         Self { room, denied: 0, in_flight: 0, stored: 0, exhausted: false, ..self.clone() }
     }
 
-    /// Bytes that are not spoken for.
-    pub(super) fn room(&self) -> u64 {
-        self.room
+    /// The location as the journal notes it.
+    pub(super) fn location(&self) -> Location {
+        let (column, granted) = (self.column, self.room);
+        Location { column, granted, lease: self.lease.clone(), head: self.head.carried().clone() }
+    }
+
+    /// The location as a person sees it.
+    pub(super) fn shown(&self) -> ProvisionalLocation {
+        ProvisionalLocation {
+            vendor: self.place.vendor.to_string(),
+            zone: self.head.characteristics.zone.to_string(),
+            lease: self.place.lease.to_string(),
+            bytes: self.room,
+        }
     }
 }
 

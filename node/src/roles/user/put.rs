@@ -19,10 +19,10 @@ use super::catalogue::{StoredFile, next_tag};
 use super::journal::{ChunkRecord, FileRecord, PutRecord};
 use super::mirrors::HandedIn;
 use super::path::Heads;
-use super::placement::{Placement, check};
+use super::placement::{Placement, Slot, check};
 use super::source::{SourceFile, chunk_plain, collect};
 use super::store::{PutFile, Putting, lock, places};
-use super::{User, UserError, blocking, nonce, random, stock};
+use super::{User, UserError, blocking, nonce, random};
 use crate::clock;
 use crate::control::results::PutResult;
 use crate::control::{ControlEvent, EventSink};
@@ -252,10 +252,9 @@ impl User {
             return Ok(());
         }
         if let Some((drawn, slots)) = self.draw(put, needed).await {
-            let mut locations = stock::locations(&slots);
-            slots.into_iter().for_each(|slot| lock(&put.placement).add(slot));
-            lock(&put.record).locations.append(&mut locations);
             *lock(&put.drawn) = Some(drawn);
+            let locations = slots.iter().map(Slot::location).collect();
+            self.add_slots(put, slots, locations).await;
         } else {
             let mut bytes = needed;
             let provisional = loop {
@@ -283,7 +282,7 @@ impl User {
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.net.measure(heads.keys().copied(), LATELY).await;
+        self.net.probe_uncertain(heads.keys().copied(), LATELY).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
     }
 

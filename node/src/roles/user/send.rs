@@ -10,6 +10,7 @@ use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::receipt::Receipt;
+use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{ChunkAnswer, Refusal, RefusalKind};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -69,7 +70,7 @@ impl User {
                 vendor: slot.place.vendor,
                 addresses: slot.head.addresses.clone(),
                 lease: slot.lease.clone(),
-                split: SplitPolicy { part_bytes_max: self.settings.part_bytes, parts_min: PARTS_MIN },
+                split: SplitPolicy { part_bytes_max: sealed_len(self.settings.part_bytes), parts_min: PARTS_MIN },
                 next: chain.get(position + 1).map(|next| next.place.vendor),
             };
             Signed::sign(hop, self.signing())
@@ -87,17 +88,23 @@ impl User {
             self.net.book().learn_addresses(slot.place.vendor, slot.head.addresses.iter().map(ToString::to_string));
         }
         let header = codec::encode(&self.header(chunk, chain)?);
-        let stream = match self.net.open(first, Proto::Chunk).await {
-            Ok(stream) => stream,
-            Err(refusal) => {
-                outcome.insert(first, Err(refusal));
-                return Ok(outcome);
-            }
-        };
-        let ended = self.exchange(stream, header, chunk, chain, &mut outcome).await;
-        if let Err(refusal) = ended {
+        for again in [true, false] {
+            let stream = match self.net.open(first, Proto::Chunk).await {
+                Ok(stream) => stream,
+                Err(refusal) => {
+                    outcome.insert(first, Err(refusal));
+                    return Ok(outcome);
+                }
+            };
+            let ended = self.exchange(stream, &header, chunk, chain, &mut outcome).await;
+            let Err(refusal) = ended else { break };
             self.net.suspect(first);
+            // A connection that the vendor forgot in a restart shows as such when it is used; the next one is new.
+            if again && refusal.kind == RefusalKind::Unreachable && outcome.is_empty() {
+                continue;
+            }
             outcome.entry(first).or_insert(Err(refusal));
+            break;
         }
         for (vendor, _) in outcome.iter().filter(|(_, said)| matches!(said, Err(refusal) if is_gone(refusal.kind))) {
             self.net.suspect(*vendor);
@@ -109,7 +116,7 @@ impl User {
     async fn exchange(
         &self,
         stream: fathom_overlay::PeerStream,
-        header: Vec<u8>,
+        header: &[u8],
         chunk: &SealedChunk,
         chain: &[Slot],
         outcome: &mut Outcome,
@@ -119,7 +126,7 @@ impl User {
         let bytes = Arc::clone(&chunk.bytes);
         let (begun, begin) = oneshot::channel();
         let sending = async move {
-            let sent = send_body(&mut writer, &header, begun, &bytes).await;
+            let sent = send_body(&mut writer, header, begun, &bytes).await;
             // The half is kept until the answers are in: dropping it would end the stream.
             (sent, writer)
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fathom_protocol::fat::Place;
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::wire::{Location, Wants};
+use fathom_protocol::wire::Wants;
 
 use super::path::{Way, way};
 use super::placement::{Placement, Slot, check};
@@ -197,15 +197,4 @@ impl User {
         }
         unused
     }
-}
-
-/// The slots as the journal notes them.
-pub(super) fn locations(slots: &[Slot]) -> Vec<Location> {
-    let location = |slot: &Slot| Location {
-        column: slot.column,
-        granted: slot.room(),
-        lease: slot.lease.clone(),
-        head: slot.head.carried().clone(),
-    };
-    slots.iter().map(location).collect()
 }

@@ -10,7 +10,7 @@ use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, RefusalKind, Wants};
+use fathom_protocol::wire::{AllocateRequest, Location, RefusalKind, Wants};
 
 use super::journal::{ChunkRecord, CopyRecord, PutRecord};
 use super::path::way;
@@ -21,7 +21,7 @@ use super::stock::Drawn;
 use super::{User, UserError, blocking, nonce};
 use crate::clock;
 use crate::control::results::Replaced;
-use crate::control::{ControlEvent, EventSink, ProvisionalLocation};
+use crate::control::{ControlEvent, EventSink};
 
 /// Rounds of sending for one chunk in a row that bring nothing, before the put gives up. Each excludes the vendors that failed
 /// in the ones before.
@@ -413,24 +413,23 @@ impl User {
     pub(super) async fn add_locations(
         &self,
         put: &Arc<Putting>,
-        mut locations: Vec<fathom_protocol::wire::Location>,
+        mut locations: Vec<Location>,
         column: Option<u8>,
     ) -> Result<(), UserError> {
-        let mut shown = Vec::new();
+        let mut slots = Vec::with_capacity(locations.len());
         for location in &mut locations {
             location.column = column.unwrap_or(location.column);
-            let slot = check(location, self.owner().into())?;
-            shown.push(ProvisionalLocation {
-                vendor: slot.place.vendor.to_string(),
-                zone: slot.head.characteristics.zone.to_string(),
-                lease: slot.place.lease.to_string(),
-                bytes: location.granted,
-            });
-            lock(&put.placement).add(slot);
+            slots.push(check(location, self.owner().into())?);
         }
+        self.add_slots(put, slots, locations).await;
+        Ok(())
+    }
+
+    pub(super) async fn add_slots(&self, put: &Arc<Putting>, slots: Vec<Slot>, mut locations: Vec<Location>) {
+        let shown = slots.iter().map(Slot::shown).collect();
+        slots.into_iter().for_each(|slot| lock(&put.placement).add(slot));
         lock(&put.record).locations.append(&mut locations);
         put.events.send(ControlEvent::Provisional { locations: shown }).await;
-        Ok(())
     }
 }
 

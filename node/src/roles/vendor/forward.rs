@@ -33,14 +33,27 @@ enum Sent {
 /// vendors behind it to `answers`. What fails is passed as the first silent vendor's [`ChunkAnswer::Failed`].
 pub(super) async fn send(net: &Net, hop: &Hop, header: &Header, body: &Body, answers: &mpsc::Sender<ChunkAnswer>) {
     let mut open: Vec<NodeId> = header.hops.iter().filter_map(|hop| Some(hop.peek().ok()?.vendor)).collect();
-    let result = attempt(net, hop, header, body, answers, &mut open).await;
-    if let Err(refusal) = result {
+    let all = open.len();
+    let mut result = attempt(net, hop, header, body, answers, &mut open).await;
+    if matches!(result, Err(Attempt::Lost(_))) && open.len() == all {
+        // A connection that the peer forgot in a restart shows as such when it is used; the next one is new.
+        net.suspect(hop.vendor);
+        result = attempt(net, hop, header, body, answers, &mut open).await;
+    }
+    if let Err(Attempt::Lost(refusal) | Attempt::Failed(refusal)) = result {
         net.suspect(hop.vendor);
         // If the next hop has answered for itself, it is the vendors behind it of whom nothing is known.
         if let Some(vendor) = open.first() {
             let _ = answers.send(ChunkAnswer::Failed { vendor: *vendor, refusal }).await;
         }
     }
+}
+
+/// Why an attempt brought nothing.
+enum Attempt {
+    /// The connection broke under it.
+    Lost(Refusal),
+    Failed(Refusal),
 }
 
 async fn attempt(
@@ -50,8 +63,23 @@ async fn attempt(
     body: &Body,
     answers: &mpsc::Sender<ChunkAnswer>,
     open: &mut Vec<NodeId>,
+) -> Result<(), Attempt> {
+    let stream = dial(net, hop).await.map_err(Attempt::Failed)?;
+    exchange(net, stream, hop, header, body, answers, open).await.map_err(|refusal| match refusal.kind {
+        RefusalKind::Unreachable => Attempt::Lost(refusal),
+        _ => Attempt::Failed(refusal),
+    })
+}
+
+async fn exchange(
+    net: &Net,
+    stream: PeerStream,
+    hop: &Hop,
+    header: &Header,
+    body: &Body,
+    answers: &mpsc::Sender<ChunkAnswer>,
+    open: &mut Vec<NodeId>,
 ) -> Result<(), Refusal> {
-    let stream = dial(net, hop).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (begun, begin) = oneshot::channel();
     let sending = async {

@@ -11,6 +11,7 @@ use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::HOPS_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::Receipt;
+use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::tags;
 use fathom_protocol::wire::{
@@ -232,7 +233,7 @@ impl Vendor {
             vendor: place.vendor,
             addresses: place.addresses.clone(),
             lease: place.lease.clone(),
-            split: SplitPolicy { part_bytes_max: PART_BYTES, parts_min: 1 },
+            split: SplitPolicy { part_bytes_max: sealed_len(PART_BYTES), parts_min: 1 },
             next: None,
         };
         Ok(Signed::sign(hop, self.net.key())?)
