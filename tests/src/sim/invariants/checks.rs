@@ -230,7 +230,7 @@ impl Oracle {
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };
         let named = !let_go && acked.clone().any(names);
-        let held_on = lost.is_some() && !let_go && self.ever_acked.contains(&(file, tag));
+        let held_on = lost.is_some() && !let_go && self.ever_acked.contains(&(file, tag, id));
         let named = named || held_on;
         let unnamed = !named && past(stored_at, terms.lock_ms);
         // Without a receipt, nothing was promised.

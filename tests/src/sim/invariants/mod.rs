@@ -103,8 +103,8 @@ pub(super) struct Oracle {
     finals: BTreeMap<FileKey, Vec<Final>>,
     /// By file: the newest ones, which are several if devices wrote at once.
     acked: BTreeMap<FileKey, Vec<Acked>>,
-    /// All that ever were.
-    ever_acked: BTreeSet<(FileKey, Tag)>,
+    /// Of all that ever were: who holds something by them.
+    ever_acked: BTreeSet<(FileKey, Tag, NodeId)>,
     /// The versions that the author of each final FAT went on from.
     parents: BTreeMap<Hash, Vec<Hash>>,
     /// What each number of a file stands for.
@@ -333,15 +333,11 @@ impl Oracle {
         if self.forkers.contains(&fat.owner) {
             return Said::default();
         }
-        self.ever_acked.insert((key, fat.tag()));
+        self.ever_acked.extend(fat.uses.iter().map(|used| (key, fat.tag(), used.vendor)));
         let ancestors = self.ancestors(fat.hash());
         let known = self.acked.entry(key).or_default();
         let counter = fat.tag().counter();
         if known.iter().any(|known| known.seq.counter() > counter) {
-            // With so few mirrors one of those that took it has the newer one, and says so.
-            if mirrors <= 3 {
-                self.broken(8, format!("a final FAT of {} counts as stored after a newer one", fat.file.short()));
-            }
             return Said { forked: false, overtaken: 1 };
         }
         let older = known.extract_if(.., |known| known.seq.counter() < counter);

@@ -91,6 +91,10 @@ fn content(manifest: &Manifest) -> Hash {
 impl User {
     /// The final FAT of the put that has all its receipts.
     pub(super) fn hand_in_put(&mut self, cx: &mut Cx<'_>) {
+        // What is handed in is what the journal goes on from, also if the power fails before a mirror has answered.
+        if self.journal.flush().is_err() {
+            return;
+        }
         let Some(Op::Put(mut put)) = self.op.take() else { return };
         let manifest = manifest_of(cx, &put, self.copies);
         let mut unused = put.take_unused();
