@@ -291,6 +291,6 @@ fn lying_owner(bytes: &[u8], stage: &mut Stage<'_>, keys: &fathom_protocol::keys
         }
     }
     let signed = Signed::sign(fat, keys.signing()).ok()?;
-    stage.oracle.signed_fat(&signed);
+    stage.oracle.signed_fat(&signed, 0, None, &[]);
     Some(codec::encode(&Request::SubmitFats(Bounded::first([signed.into_carried()]))))
 }

@@ -30,6 +30,8 @@ pub(super) struct Shape {
     pub(super) mirrors: usize,
     pub(super) vendors: usize,
     pub(super) users: usize,
+    /// Users that have two devices.
+    pub(super) pairs: usize,
     pub(super) zones: usize,
     pub(super) copies: u8,
     /// Chunks that a vendor has room for, at least and at most.
@@ -48,6 +50,7 @@ impl Shape {
             mirrors,
             vendors: random.within(6, 9) as usize,
             users: random.within(4, 8) as usize,
+            pairs: random.below(3) as usize,
             zones: random.within(2, 5) as usize,
             copies: random.within(2, 3) as u8,
             units: (8, 40),
@@ -86,7 +89,7 @@ impl World {
     pub(super) fn inject(&mut self, fault: Fault) {
         let Fault::Any = fault;
         let node = self.random.index(self.nodes.len());
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=2 => self.partition_any(),
             3 => self.clog_in_turn(),
             4 => self.links.weather = Weather::any(&mut self.random),
@@ -99,6 +102,7 @@ impl World {
             13..=14 => self.back_up(),
             15..=16 => self.restore(),
             17..=18 => self.drop_lease(),
+            19..=20 => self.twins(),
             _ => self.revive_clocks(),
         }
         let pause = self.random.within(500, PAUSE_MS);
@@ -133,24 +137,67 @@ impl World {
     }
 
     fn crash_some(&mut self, node: usize) {
-        if !matches!(self.nodes[node].actor, Actor::User(_)) {
-            self.crash(node);
-        }
+        self.crash(node);
     }
 
     fn doom(&mut self, node: usize, doom: Doom) {
-        if self.nodes[node].up && !matches!(self.nodes[node].actor, Actor::User(_)) {
+        if self.nodes[node].up {
             self.nodes[node].doom = doom;
         }
     }
 
-    /// A vendor's power fails at one of the next steps of its disk.
+    /// The power of a vendor or of a user's device fails at one of the next steps of its disk.
     fn crash_in_write(&mut self) {
-        let vendors = self.role(1);
-        let node = vendors[self.random.index(vendors.len())];
+        let role = if self.random.chance(700) { 1 } else { 2 };
+        let nodes = self.role(role);
+        let node = nodes[self.random.index(nodes.len())];
         let step = self.random.within(1, STEPS);
-        if let (Actor::Vendor(vendor), true) = (&self.nodes[node].actor, self.nodes[node].up) {
-            vendor.disk.fail_at(step);
+        match &self.nodes[node].actor {
+            Actor::Vendor(vendor) if self.nodes[node].up => vendor.disk.fail_at(step),
+            Actor::User(user) if self.nodes[node].up => user.disk.fail_at(step),
+            _ => {}
+        }
+    }
+
+    /// A user's device dies: at once, before or after its next step, or in the middle of a write of its journal.
+    pub(super) fn crash_user(&mut self) {
+        let devices = self.role(2);
+        let node = devices[self.random.index(devices.len())];
+        let step = self.random.within(1, STEPS);
+        match (self.random.below(4), &self.nodes[node].actor) {
+            (0, _) => self.crash(node),
+            (1, _) => self.doom(node, Doom::Before),
+            (2, _) => self.doom(node, Doom::After),
+            (_, Actor::User(user)) if self.nodes[node].up => user.disk.fail_at(step),
+            _ => {}
+        }
+    }
+
+    /// Two devices of one user begin to store one file at the same moment.
+    pub(super) fn twins(&mut self) {
+        let devices = self.role(2);
+        let owner = |world: &Self, node: usize| match &world.nodes[node].actor {
+            Actor::User(user) => Some(user.keys.owner()),
+            _ => None,
+        };
+        let pairs: Vec<(usize, usize)> = devices
+            .windows(2)
+            .filter(|pair| owner(self, pair[0]) == owner(self, pair[1]))
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let (first, second) = pairs[self.random.index(pairs.len())];
+        let name = self.random.index(8);
+        for node in [first, second] {
+            if self.nodes[node].up {
+                self.step(node, &format!("{node} stores a file at once with its twin"), |actor, cx| {
+                    if let Actor::User(user) = actor {
+                        user.put_now(cx, name);
+                    }
+                });
+            }
         }
     }
 
@@ -162,6 +209,8 @@ impl World {
                 if let Actor::Vendor(vendor) = actor {
                     // Where its disk fails, it is as if nothing was.
                     let _ = vendor.drop_a_lease(cx);
+                    // With its leases it lays its memory of requests aside, and who lies owes nobody that.
+                    cx.oracle.vendor_forgot(cx.me);
                 }
             });
         }

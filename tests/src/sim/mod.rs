@@ -4,7 +4,7 @@
 //! allocation, final-FAT checks.
 //! What the binary's roles add to these cores (which request is answered how, what is written before what) is written out in
 //! `mirror`, `vendor` and `user`. Time, the network (`network`), the disks (`disk`), clocks, crashes and those who lie
-//! (`byzantine`) are the simulator's.
+//! (`byzantine`) are the simulator's. A user is one or two devices, each with a journal on such a disk and sources that may change.
 //!
 //! A run has two phases. In the first, faults are injected and after every step the invariants are checked from outside
 //! (`invariants`). Then the faults stop, and within bounded virtual time every honest mirror must hold the same table,

@@ -9,6 +9,8 @@ use std::str::FromStr;
 /// One broken line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutation {
+    /// 0: a vendor says that a request was withdrawn and keeps its room locked.
+    CancelForgotten,
     /// 1: a record's signature is not verified.
     AnySignature,
     /// 2: a mirror takes a lower head.
@@ -31,6 +33,8 @@ pub enum Mutation {
     OneAcknowledgement,
     /// 9: chunks that a final FAT names are swept like those that none names.
     SweepCommitted,
+    /// 9: chunks of a version that was not chosen are erased at once.
+    LostAtOnce,
     /// 10: a vendor's second signature for one number is overlooked.
     TwinsOverlooked,
     /// 10: a lease that a vendor dropped is overlooked.
@@ -43,7 +47,8 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
+        Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
         Self::SignsUnasked,
@@ -55,6 +60,7 @@ impl Mutation {
         Self::TimeOrders,
         Self::OneAcknowledgement,
         Self::SweepCommitted,
+        Self::LostAtOnce,
         Self::TwinsOverlooked,
         Self::DropsOverlooked,
         Self::StrangersUnbounded,
@@ -65,6 +71,7 @@ impl Mutation {
     #[must_use]
     pub fn invariant(self) -> u8 {
         match self {
+            Self::CancelForgotten => 0,
             Self::AnySignature => 1,
             Self::LowerHead | Self::SignsUnasked => 2,
             Self::MoreThanCapacity => 3,
@@ -73,7 +80,7 @@ impl Mutation {
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
             Self::OneAcknowledgement => 8,
-            Self::SweepCommitted => 9,
+            Self::SweepCommitted | Self::LostAtOnce => 9,
             Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,
@@ -85,12 +92,14 @@ impl Mutation {
     pub fn in_core(self) -> bool {
         !matches!(
             self,
-            Self::MirrorAnswersEarly
+            Self::CancelForgotten
+                | Self::MirrorAnswersEarly
                 | Self::VendorAnswersEarly
                 | Self::OneAcknowledgement
                 | Self::SweepCommitted
                 | Self::DropsOverlooked
                 | Self::SignsUnasked
+                | Self::LostAtOnce
                 | Self::StrangersUnbounded
         )
     }

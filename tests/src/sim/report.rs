@@ -39,6 +39,14 @@ pub struct Injected {
     pub bases_missing: u64,
     pub refused: u64,
     pub abandoned: u64,
+    pub cancels: u64,
+    pub withdrawn: u64,
+    pub user_crashes: u64,
+    pub resumes: u64,
+    pub changed_sources: u64,
+    pub forks: u64,
+    pub resolutions: u64,
+    pub overtaken: u64,
 }
 
 impl Injected {
@@ -72,6 +80,14 @@ impl Injected {
             (&mut self.bases_missing, other.bases_missing),
             (&mut self.refused, other.refused),
             (&mut self.abandoned, other.abandoned),
+            (&mut self.cancels, other.cancels),
+            (&mut self.withdrawn, other.withdrawn),
+            (&mut self.user_crashes, other.user_crashes),
+            (&mut self.resumes, other.resumes),
+            (&mut self.changed_sources, other.changed_sources),
+            (&mut self.forks, other.forks),
+            (&mut self.resolutions, other.resolutions),
+            (&mut self.overtaken, other.overtaken),
         ];
         for (sum, value) in pairs {
             *sum += value;

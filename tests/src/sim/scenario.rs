@@ -28,6 +28,10 @@ pub enum Scenario {
     Restores,
     /// 26: vendors drop leases that are in use.
     Drops,
+    /// 47: two devices of each user store the same files at the same moments.
+    Twins,
+    /// 3: users' devices crash in the middle of what they do, all the time.
+    Interrupted,
     /// 50: a mirror is away for as long as a year is to this world's leases.
     Away,
 }
@@ -43,6 +47,7 @@ impl Scenario {
                 Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
             }
             Self::Drops => Shape { byzantine_vendors: 2, ..Shape::honest(random) },
+            Self::Twins => Shape { users: 4, pairs: 2, ..Shape::honest(random) },
             _ => Shape::honest(random),
         }
     }
@@ -66,6 +71,8 @@ impl Scenario {
             Self::Restores => self.restores(world),
             Self::Drops => self.drops(world),
             Self::Away => self.away(world),
+            Self::Twins => self.twins(world),
+            Self::Interrupted => self.interrupted(world),
         };
         if going {
             world.calm();
@@ -147,6 +154,26 @@ impl Scenario {
         world.run_until(110_000)
     }
 
+    fn twins(self, world: &mut World) -> bool {
+        for round in 1..=20 {
+            if !world.run_until(3_000 * round) {
+                return false;
+            }
+            world.twins();
+        }
+        world.run_until(70_000)
+    }
+
+    fn interrupted(self, world: &mut World) -> bool {
+        for round in 1..=30 {
+            if !world.run_until(2_000 * round) {
+                return false;
+            }
+            world.crash_user();
+        }
+        world.run_until(70_000)
+    }
+
     /// Longer than any lease, order or file of this world lives.
     fn away(self, world: &mut World) -> bool {
         if !world.run_until(60_000) {
@@ -174,6 +201,8 @@ impl std::str::FromStr for Scenario {
             "restores" => Self::Restores,
             "drops" => Self::Drops,
             "away" => Self::Away,
+            "twins" => Self::Twins,
+            "interrupted" => Self::Interrupted,
             other => return Err(format!("no scenario is called {other}")),
         })
     }

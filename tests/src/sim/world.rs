@@ -100,6 +100,7 @@ impl World {
             mutation: options.mutation,
         };
         let mut nodes = Vec::new();
+        let mut phrase = [0; 32];
         for at in 0..total {
             let signing = key(&mut random);
             let id = NodeId(signing.verifying_key().to_bytes());
@@ -113,7 +114,12 @@ impl World {
                 Actor::Vendor(Vendor::new(signing, zone, capacity, &known))
             } else {
                 let copies = shape.copies.min(shape.vendors as u8);
-                Actor::User(User::new(&mut random, shape.pace_ms, copies))
+                // Some users have two devices, which come after each other.
+                let nth = at - shape.mirrors - shape.vendors;
+                if nth >= 2 * shape.pairs || nth.is_multiple_of(2) {
+                    phrase = random.bytes();
+                }
+                Actor::User(User::new(phrase, shape.pace_ms, copies))
             };
             let skew = random.within(0, 2_000) as i64 - 1_000;
             nodes.push(Node { actor, up: true, incarnation: 0, skew, doom: Doom::None, twister: None });
@@ -254,7 +260,11 @@ impl World {
             };
             effects = twister.twist(effects, &mut stage, actor);
         }
-        let died_in_write = matches!(&self.nodes[node].actor, Actor::Vendor(vendor) if vendor.disk.is_dead());
+        let died_in_write = match &self.nodes[node].actor {
+            Actor::Vendor(vendor) => vendor.disk.is_dead(),
+            Actor::User(user) => user.disk.is_dead(),
+            Actor::Mirror(_) => false,
+        };
         if died_in_write {
             self.injected.crashes_in_write += 1;
             return self.crash(node);
@@ -322,6 +332,7 @@ impl World {
                 }
                 vendor.disk.kill();
                 vendor.running = None;
+                self.oracle.vendor_forgot(node);
                 let (disk, harmed) = vendor.disk.after_crash(&mut self.random);
                 vendor.disk = disk;
                 self.injected.torn_writes += harmed;
@@ -333,7 +344,13 @@ impl World {
                     self.oracle.broken(4, format!("vendor {node} does not open after a crash: {error}"));
                 }
             }
-            Actor::User(_) => {}
+            Actor::User(user) => match user.crash(&mut self.random) {
+                Ok(harmed) => {
+                    self.injected.user_crashes += 1;
+                    self.injected.torn_writes += harmed;
+                }
+                Err(error) => self.oracle.broken(4, format!("user {node} has lost its journal in a crash: {error}")),
+            },
         }
         self.injected.crashes += 1;
         self.trace.note(self.now, format!("{node} crashes"));
@@ -359,6 +376,7 @@ impl World {
             node.twister = None;
             if let Actor::User(user) = &mut node.actor {
                 user.draining = true;
+                user.disk.no_fault();
             }
             if let Actor::Vendor(vendor) = &node.actor
                 && node.up

@@ -390,6 +390,10 @@ impl User {
         for file in &put.files {
             fats.push(self.final_fat(put, file, &mut unused)?);
         }
+        // A mirror that has them may answer nobody. Whoever goes on after a crash then goes on with these very chunks under their
+        // number, or sees that the source changed.
+        let user = Arc::clone(self);
+        blocking(move || user.journal.flush()).await?;
         let handed = self.submit(fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();

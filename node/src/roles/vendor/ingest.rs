@@ -105,6 +105,7 @@ impl Vendor {
                 .map_err(|error| Refusal::new(RefusalKind::BadRequest, error.to_string()))?;
             let arrived = header.arrive(self.me, clock::now()).map_err(|error| header_refusal(&error))?;
             let place = self.transfers.incoming(peer).await?;
+            self.wait_for_step().await;
             let (task, receipt) = self.admit(&arrived.mine).await?;
             Ok::<_, Refusal>((arrived, place, task, receipt))
         };
@@ -130,6 +131,8 @@ impl Vendor {
         let hop = hop.clone();
         self.blocking(move |vendor| {
             let lease = consents(&hop).map_err(Refusal::from)?;
+            // A local FAT from a backup may name chunks that are not here, under leases that are no more.
+            vendor.in_step_or_busy()?;
             if let Some(entry) = vendor.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
                 let receipt = vendor.receipt_of(&entry)?;
                 vendor.hold_on(&entry)?;

@@ -167,7 +167,7 @@ impl Vendor {
     }
 
     /// Whether mirrors may know more of this vendor than its disk does: it is not known yet which leases and final FATs there
-    /// are. Until then nothing is offered, no order is taken for read, and nothing is reclaimed.
+    /// are. Until then nothing is offered, no chunk is taken or receipted, no order is taken for read, and nothing is reclaimed.
     pub(super) fn is_out_of_step(&self) -> bool {
         *self.out_of_step.borrow()
     }
@@ -198,13 +198,16 @@ impl Vendor {
         if self.elsewhere.load(Ordering::SeqCst) {
             return Err(Refusal::new(RefusalKind::Busy, "this vendor's key is in use at another node"));
         }
-        if self.is_out_of_step() {
-            return Err(Refusal::new(
-                RefusalKind::Busy,
-                "this vendor asks mirrors whether its records are the newest; ask again",
-            ));
-        }
-        Ok(())
+        self.in_step_or_busy()
+    }
+
+    /// Whether anything can be promised now.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn in_step_or_busy(&self) -> Result<(), Refusal> {
+        let reason = "this vendor asks mirrors whether its records are the newest; ask again";
+        if self.is_out_of_step() { Err(Refusal::new(RefusalKind::Busy, reason)) } else { Ok(()) }
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::Tag;
-use fathom_protocol::ids::FileId;
-use fathom_protocol::ids::{ChunkId, NodeId, OwnerId};
+use fathom_protocol::fat::{Fate, Place, Tag};
+use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::ledger::Terms;
 use fathom_protocol::limits::FIRST_FRAME_BYTES_MAX;
 use fathom_store::ChunkKey;
 
-use super::{Held, Oracle};
+use super::{Acked, FileKey, Held, Oracle};
 use crate::sim::mirror::Mirror;
 use crate::sim::node::Known;
 use crate::sim::vendor::Vendor;
@@ -61,7 +60,9 @@ impl Oracle {
         }
         let mut lost = Vec::new();
         for ((node, owner, file), seq) in &self.mirror_finals {
-            if *node == me && mirror.table.fat(*owner, *file).is_none_or(|entry| entry.seq < *seq) {
+            let mut versions = mirror.table.versions(*owner, *file);
+            let newer = |known: u64| known >= *seq || Tag(known).counter() > Tag(*seq).counter();
+            if *node == me && !versions.any(|version| newer(version.seq)) {
                 lost.push(format!("mirror {me} lost final FAT {seq} of {} that it acknowledged", file.short()));
             }
         }
@@ -218,9 +219,11 @@ impl Oracle {
     fn chunk_went(&mut self, me: usize, id: NodeId, key: &ChunkKey, held: &Held, after: After, at: u64, terms: &Terms) {
         let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
         let file = (key.owner, held.file);
-        let released = self.finals.get(&file).into_iter().flatten().any(|fat| {
-            Tag(held.seq).is_past(Tag(fat.base))
-                || fat.seq >= held.seq && fat.frees.contains(&id) && !fat.uses.contains(&id)
+        let tag = Tag(held.seq);
+        let finals = || self.finals.get(&file).into_iter().flatten();
+        let released = finals().any(|fat| {
+            let given = matches!(tag.fate(fat.base, fat.seq), Fate::Past | Fate::Live);
+            tag.is_past(fat.base) || given && fat.frees.contains(&id) && !fat.uses.contains(&id)
         });
         if released {
             return;
@@ -228,10 +231,22 @@ impl Oracle {
         let renewed = self.renewed.get(&(me, held.lease)).copied();
         let past = |since: u64, ms: u64| at + SLACK_MS >= since + ms;
         let expired = past(renewed.unwrap_or(0).max(stored_at), terms.commit_ms + terms.grace_ms);
-        let named = self.acked.get(&file).is_some_and(|acked| acked.base <= held.seq && held.seq <= acked.seq);
+        let acked = self.acked.get(&file).into_iter().flatten();
+        // Of several versions one was chosen: the others stay for as long as a put has before it is named.
+        let lost = finals().filter(|fat| tag.fate(fat.base, fat.seq) == Fate::Lost).map(|fat| fat.at).min();
+        let chosen_here = self.lives_at(me, file, tag);
+        let let_go = lost.is_some_and(|since| past(since, terms.lock_ms)) && !chosen_here;
+        let names = |acked: &Acked| {
+            let here = |place: &Place| place.vendor == id;
+            tag.fate(acked.base, acked.seq) == Fate::Live
+                && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
+        };
+        let named = !let_go && acked.clone().any(names);
+        let held_on = lost.is_some() && !let_go && self.ever_acked.contains(&(file, tag, id));
+        let named = named || held_on;
         let unnamed = !named && past(stored_at, terms.lock_ms);
         // Without a receipt, nothing was promised.
-        if expired || unnamed || !self.receipts.contains(&(me, *key)) {
+        if expired || unnamed || let_go || !self.receipts.contains(&(me, *key)) {
             return;
         }
         let chunk = key.chunk.short();
@@ -252,21 +267,22 @@ impl Oracle {
         }
     }
 
+    /// Whether the newest final FATs of a file that a vendor heard, which are several if devices wrote at once, name a tag.
+    fn lives_at(&self, vendor: usize, file: FileKey, tag: Tag) -> bool {
+        let Some(heard) = self.heard.get(&(vendor, file)) else { return false };
+        let newest = heard.last().map(|(seq, _)| seq.counter());
+        heard.iter().any(|(seq, base)| Some(seq.counter()) == newest && tag.fate(*base, *seq) == Fate::Live)
+    }
+
     /// Invariant 9: who gave a receipt answers for the chunk, as long as the file is stored and not released.
-    pub(in crate::sim) fn read(
-        &mut self,
-        vendor: usize,
-        (owner, file, seq): (OwnerId, FileId, u64),
-        chunk: ChunkId,
-        good: bool,
-    ) {
+    pub(in crate::sim) fn read(&mut self, vendor: usize, file: FileKey, version: Hash, chunk: ChunkId, good: bool) {
         // What was answered before a restore says nothing of what is there now.
         if good || self.behind.contains(&vendor) {
             return;
         }
-        let key = ChunkKey { owner, chunk };
+        let key = ChunkKey { owner: file.0, chunk };
         let held = self.views.get(&vendor).is_some_and(|view| view.chunks.contains_key(&key));
-        let live = self.acked.get(&(owner, file)).is_some_and(|acked| acked.seq == seq && acked.stored.is_some());
+        let live = self.acked.get(&file).into_iter().flatten().any(|acked| acked.hash == version);
         if live && held {
             self.broken(9, format!("vendor {vendor} does not give chunk {} that it holds", chunk.short()));
         }

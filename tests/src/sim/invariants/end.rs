@@ -1,13 +1,18 @@
 //! What must hold once everything is quiet: all mirrors equal, no acknowledged final FAT lost, nothing resurrected.
 
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::ids::{ChunkId, Hash};
-use fathom_store::ChunkKey;
+use fathom_protocol::lease::LeaseState;
+use fathom_protocol::table::FatEntry;
+use fathom_store::{ChunkKey, ChunkState};
 
 use super::Oracle;
 use crate::sim::mirror::Mirror;
-use crate::sim::node::Known;
+use crate::sim::node::{EPOCH_MS, Known};
 use crate::sim::vendor::Vendor;
+
+/// A vendor notices within so many milliseconds that room has lapsed, by its own clock.
+const LAPSE_MS: u64 = 10_000;
 
 /// The world as it is looked at.
 pub(in crate::sim) struct Quiet<'a> {
@@ -31,7 +36,18 @@ impl Quiet<'_> {
                 return Some(format!("mirrors do not know the newest head of vendor {node}"));
             }
         }
-        self.unfinished(oracle).or_else(|| self.unproven(oracle))
+        self.unfinished(oracle).or_else(|| self.unproven(oracle)).or_else(|| self.locked())
+    }
+
+    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten.
+    fn locked(&self) -> Option<String> {
+        let now = EPOCH_MS + self.at;
+        self.vendors.iter().find_map(|(node, vendor)| {
+            let over = vendor.running.iter().flat_map(|run| run.ledger.leases()).find(|lease| {
+                lease.room() > 0 && lease.state != LeaseState::Grace && lease.room_expires.0 + LAPSE_MS < now
+            });
+            over.map(|lease| format!("vendor {node} keeps {} bytes of room locked past their time", lease.room()))
+        })
     }
 
     /// A vendor that dropped a lease before an honest mirror's eyes, and against whom nothing is proven.
@@ -47,8 +63,13 @@ impl Quiet<'_> {
                 if oracle.forkers.contains(&entry.owner) {
                     continue;
                 }
-                let fat = self.mirrors[0].1.table.fat(entry.owner, entry.file);
-                if fat.is_some_and(|fat| fat.base > entry.seq) {
+                let versions: Vec<&FatEntry> = self.mirrors[0].1.table.versions(entry.owner, entry.file).collect();
+                let fate = |fat: &FatEntry| Tag(entry.seq).fate(Tag(fat.base), Tag(fat.seq));
+                // Until one of several versions is chosen, nothing that any of them lets live is freed.
+                let freed = |fat: &&FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
+                // What a clock that was ahead dated as not named yet is kept until that date.
+                let dated_ahead = entry.state == ChunkState::Stored && entry.stored_at.0 > EPOCH_MS + self.at;
+                if !versions.is_empty() && versions.iter().all(freed) && !dated_ahead {
                     let chunk = entry.chunk.short();
                     return Some(format!("vendor {node} still has chunk {chunk} of a version that was freed"));
                 }
@@ -68,15 +89,20 @@ impl Oracle {
     /// Invariants 4 and 8: no acknowledged final FAT is lost, and no older one came back.
     fn acknowledged_finals_kept(&mut self, quiet: &Quiet<'_>) {
         let mut lost = Vec::new();
-        for ((owner, file), acked) in &self.acked {
+        for ((owner, file), acked) in self.acked.iter().flat_map(|(key, acked)| acked.iter().map(move |one| (key, one)))
+        {
             for (node, mirror) in &quiet.mirrors {
-                let entry = mirror.table.fat(*owner, *file);
-                let kept = entry
-                    .is_some_and(|entry| entry.seq > acked.seq || entry.seq == acked.seq && entry.hash == acked.hash);
-                if !kept {
+                let mut versions = mirror.table.versions(*owner, *file);
+                // Those of one number stand for one content, handed in twice.
+                let kept = |entry: &FatEntry| {
+                    entry.hash == acked.hash
+                        || Tag(entry.seq) == acked.seq
+                        || Tag(entry.seq).counter() > acked.seq.counter()
+                };
+                if !versions.any(kept) {
                     lost.push(format!(
                         "mirror {node} has not final FAT {} of {}, which counts as stored",
-                        acked.seq,
+                        acked.seq.0,
                         file.short()
                     ));
                 }
@@ -90,11 +116,14 @@ impl Oracle {
     /// Invariant 9: every honest vendor still has what it gave a receipt for and a stored final FAT names.
     fn acknowledged_chunks_kept(&mut self, quiet: &Quiet<'_>) {
         let mut lost = Vec::new();
-        for ((owner, file), acked) in &self.acked {
-            let newest = quiet.mirrors[0].1.table.fat(*owner, *file).is_some_and(|entry| entry.seq == acked.seq);
-            // One that was abandoned before enough mirrors had it is the owner's word all the same, to a vendor that heard it.
+        for ((owner, file), acked) in self.acked.iter().flat_map(|(key, acked)| acked.iter().map(move |one| (key, one)))
+        {
+            let mut versions = quiet.mirrors[0].1.table.versions(*owner, *file);
+            let newest = versions.any(|version| version.hash == acked.hash);
+            // One that was abandoned before enough mirrors had it is the owner's word all the same, to a vendor that heard it. What
+            // another device chose at the same moment may be let go where that was heard a hold time earlier.
             let mut finals = self.finals.get(&(*owner, *file)).into_iter().flatten();
-            let freed = finals.any(|fat| Tag(acked.seq).is_past(Tag(fat.base)));
+            let freed = finals.any(|fat| matches!(acked.base.fate(fat.base, fat.seq), Fate::Past | Fate::Lost));
             for (chunk, _, places) in acked.stored.iter().flatten().filter(|_| newest && !freed) {
                 for place in places {
                     let Some((node, vendor)) = quiet.vendors.iter().find(|(_, vendor)| vendor.id() == place.vendor)

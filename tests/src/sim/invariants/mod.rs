@@ -10,12 +10,12 @@ mod restores;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::{FinalFat, Place};
+use fathom_protocol::fat::{FinalFat, Place, Tag};
 use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::receipt::Receipt;
-use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::table::Verified;
 use fathom_protocol::time::UnixMs;
 use fathom_store::ChunkKey;
@@ -31,19 +31,31 @@ pub(super) type Stored = Vec<(ChunkId, u32, Vec<Place>)>;
 /// A final FAT that its owner signed.
 #[derive(Debug)]
 struct Final {
-    seq: u64,
-    base: u64,
+    seq: Tag,
+    base: Tag,
     uses: Vec<NodeId>,
     frees: Vec<NodeId>,
+    /// True time.
+    at: u64,
 }
 
 /// A final FAT of which its user was told that it is stored.
 #[derive(Debug, Clone)]
 pub(super) struct Acked {
-    pub(super) seq: u64,
-    base: u64,
+    seq: Tag,
+    /// The tag of its chunks, too.
+    base: Tag,
     hash: Hash,
     stored: Option<Stored>,
+}
+
+/// What became of what was known before, when a final FAT counts as stored.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// It is the second of two contents that were stored at once.
+    pub(super) forked: bool,
+    /// Versions that count as stored and that gave way unseen: they were read or handed in where the other was not known yet.
+    pub(super) overtaken: u64,
 }
 
 /// A chunk in a vendor's local FAT.
@@ -64,6 +76,16 @@ struct VendorView {
     head: (u64, u64),
 }
 
+/// What a vendor granted for a request.
+#[derive(Debug)]
+struct Granted {
+    lease: LeaseId,
+    /// Bytes until they were withdrawn.
+    bytes: u64,
+    until: UnixMs,
+    withdrawn: bool,
+}
+
 /// What is known of the world from outside.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
@@ -81,7 +103,16 @@ pub(super) struct Oracle {
     twins_shown: BTreeSet<(usize, NodeId)>,
     signed: BTreeSet<Hash>,
     finals: BTreeMap<FileKey, Vec<Final>>,
-    pub(super) acked: BTreeMap<FileKey, Acked>,
+    /// By file: the newest ones, which are several if devices wrote at once.
+    acked: BTreeMap<FileKey, Vec<Acked>>,
+    /// Of all that ever were: who holds something by them.
+    ever_acked: BTreeSet<(FileKey, Tag, NodeId)>,
+    /// The versions that the author of each final FAT went on from.
+    parents: BTreeMap<Hash, Vec<Hash>>,
+    /// What each number of a file stands for.
+    contents: BTreeMap<(FileKey, u64), Hash>,
+    /// What each vendor heard of a file: numbers and oldest tags.
+    heard: BTreeMap<(usize, FileKey), BTreeSet<(Tag, Tag)>>,
     heads: BTreeMap<(usize, NodeId), (u64, u64)>,
     best: BTreeMap<(usize, NodeId), (u64, u64, Hash)>,
     mirror_finals: BTreeMap<(usize, OwnerId, FileId), u64>,
@@ -107,6 +138,8 @@ pub(super) struct Oracle {
     pub(super) alone: BTreeSet<usize>,
     /// What a vendor took back, in bytes, which may be more than it has: nothing may be added to it.
     over: BTreeMap<usize, u64>,
+    /// What each vendor granted since it started, by the request.
+    granted: BTreeMap<(usize, SignerId, Hash), Granted>,
 }
 
 impl Oracle {
@@ -121,14 +154,36 @@ impl Oracle {
         self.signed.insert(hash);
     }
 
-    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>) {
+    /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents.
+    /// `seen` are the versions that its author went on from.
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[Hash]) {
         self.signed.insert(fat.hash());
-        self.finals.entry((fat.owner, fat.file)).or_default().push(Final {
-            seq: fat.seq,
-            base: fat.base,
+        self.parents.entry(fat.hash()).or_default().extend(seen);
+        let key = (fat.owner, fat.file);
+        self.finals.entry(key).or_default().push(Final {
+            seq: fat.tag(),
+            base: Tag(fat.base),
             uses: fat.uses.iter().map(|used| used.vendor).collect(),
             frees: fat.frees.to_vec(),
+            at,
         });
+        let Some(content) = content.filter(|_| !self.forkers.contains(&fat.owner)) else { return };
+        if *self.contents.entry((key, fat.seq)).or_insert(content) != content {
+            self.broken(9, format!("number {} of {} stands for two contents", fat.seq, fat.file.short()));
+        }
+    }
+
+    /// All versions that the author of a final FAT went on from, and their authors, and so on.
+    fn ancestors(&self, of: Hash) -> BTreeSet<Hash> {
+        let (mut known, mut open) = (BTreeSet::new(), vec![of]);
+        while let Some(next) = open.pop() {
+            for parent in self.parents.get(&next).into_iter().flatten() {
+                if known.insert(*parent) {
+                    open.push(*parent);
+                }
+            }
+        }
+        known
     }
 
     /// Invariant 1: a record that a mirror takes was signed by its owner.
@@ -156,6 +211,7 @@ impl Oracle {
 
     /// Invariant 1, at a vendor.
     pub(super) fn vendor_acted(&mut self, vendor: usize, fat: &Signed<FinalFat>) {
+        self.heard.entry((vendor, (fat.owner, fat.file))).or_default().insert((fat.tag(), Tag(fat.base)));
         if !self.signed.contains(&fat.hash()) {
             self.broken(1, format!("vendor {vendor} acts on a final FAT that nobody signed"));
         }
@@ -170,6 +226,48 @@ impl Oracle {
     pub(super) fn vendor_offered(&mut self, vendor: usize, _: u64, lease: &Lease) {
         let said = self.said_leases.entry((vendor, lease.id)).or_default();
         *said = (*said).max(lease.revision);
+    }
+
+    /// A vendor forgets requests that have expired by what it takes for the time, which may be ahead and come back.
+    pub(super) fn vendor_remembers(&mut self, vendor: usize, now: UnixMs) {
+        self.granted.retain(|(node, ..), granted| *node != vendor || granted.until >= now);
+    }
+
+    /// Which requests it granted, a vendor knows until it crashes or takes its leases back; what it held for them then lapses.
+    pub(super) fn vendor_forgot(&mut self, vendor: usize) {
+        self.granted.retain(|(node, ..), _| *node != vendor);
+    }
+
+    /// A vendor holds room for a request, which it remembers until then. One that was withdrawn there gets none.
+    pub(super) fn vendor_granted(
+        &mut self,
+        vendor: usize,
+        (who, nonce): (SignerId, Hash),
+        (lease, bytes): (LeaseId, u64),
+        until: UnixMs,
+    ) {
+        let granted = Granted { lease, bytes, until, withdrawn: false };
+        if self.granted.entry((vendor, who, nonce)).or_insert(granted).withdrawn {
+            self.broken(0, format!("vendor {vendor} locks room for a request that was withdrawn"));
+        }
+    }
+
+    /// The lease under which a vendor holds room for a request.
+    pub(super) fn held_for(&self, vendor: usize, (who, nonce): (SignerId, Hash)) -> Option<LeaseId> {
+        self.granted.get(&(vendor, who, nonce)).map(|granted| granted.lease)
+    }
+
+    /// A vendor says that it holds nothing for a request any more: of its lease's room, `before` and `after` are left.
+    pub(super) fn vendor_withdrew(&mut self, vendor: usize, (who, nonce): (SignerId, Hash), before: u64, after: u64) {
+        let Some(granted) = self.granted.get_mut(&(vendor, who, nonce)) else { return };
+        granted.withdrawn = true;
+        let bytes = std::mem::take(&mut granted.bytes);
+        if after > before.saturating_sub(bytes) {
+            self.broken(
+                0,
+                format!("vendor {vendor} keeps room locked for a request that was withdrawn: {after} bytes"),
+            );
+        }
     }
 
     /// Invariant 2, at the vendor: its heads go up.
@@ -248,7 +346,7 @@ impl Oracle {
         fat: &Signed<FinalFat>,
         stored: Option<Stored>,
         acked: &BTreeSet<usize>,
-    ) {
+    ) -> Said {
         let needed = mirrors.min(3) / 2 + 1;
         let key = (fat.owner, fat.file);
         let holding = acked.iter().filter(|mirror| {
@@ -259,8 +357,21 @@ impl Oracle {
         if holding < needed {
             self.broken(8, format!("a final FAT counts as stored, {holding} mirrors have it and {needed} must"));
         }
-        if !self.forkers.contains(&fat.owner) && self.acked.get(&key).is_none_or(|known| known.seq < fat.seq) {
-            self.acked.insert(key, Acked { seq: fat.seq, base: fat.base, hash: fat.hash(), stored });
+        if self.forkers.contains(&fat.owner) {
+            return Said::default();
         }
+        self.ever_acked.extend(fat.uses.iter().map(|used| (key, fat.tag(), used.vendor)));
+        let ancestors = self.ancestors(fat.hash());
+        let known = self.acked.entry(key).or_default();
+        let counter = fat.tag().counter();
+        if known.iter().any(|known| known.seq.counter() > counter) {
+            return Said { forked: false, overtaken: 1 };
+        }
+        let older = known.extract_if(.., |known| known.seq.counter() < counter);
+        let overtaken = older.filter(|known| !ancestors.contains(&known.hash)).count() as u64;
+        let content = |seq: Tag| self.contents.get(&(key, seq.0));
+        let forked = known.iter().any(|known| content(known.seq) != content(fat.tag()));
+        known.push(Acked { seq: fat.tag(), base: Tag(fat.base), hash: fat.hash(), stored });
+        Said { forked, overtaken }
     }
 }

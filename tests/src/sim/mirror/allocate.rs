@@ -1,17 +1,25 @@
-//! Locking storage for a request: the real [`Allocation`] decides whom to ask, and each vendor countersigns its part.
+//! Locking storage for a request: the real [`Allocation`] decides whom to ask among the real [`Market`], and each vendor
+//! countersigns its part. What a request that failed left locked, its signer takes back through this mirror.
+//!
+//! [`Market`]: fathom_protocol::market::Market
 
 use std::collections::BTreeMap;
 
 use fathom_protocol::allocate::View;
 use fathom_protocol::allocation::{Action, Allocation, Event, Part};
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::ids::NodeId;
-use fathom_protocol::market::{Market, Standing};
-use fathom_protocol::sign::{Carried, Signed};
-use fathom_protocol::wire::{AllocateRequest, Location, ProvisionalFat, Refusal, RefusalKind, Request, Response};
+use fathom_protocol::ids::{Hash, NodeId};
+use fathom_protocol::market::Standing;
+use fathom_protocol::sign::{Carried, Signed, SignerId};
+use fathom_protocol::wire::{
+    AllocateRequest, Cancel, Location, ProvisionalFat, Refusal, RefusalKind, Request, Response,
+};
 
 use super::{Mirror, refused};
 use crate::sim::node::{Cx, Timer};
+
+/// Longest wait for a vendor to which something is passed on, milliseconds.
+const PASS_ON_MS: u64 = 1_500;
 
 /// A request under way.
 #[derive(Debug)]
@@ -24,6 +32,15 @@ pub(super) struct Work {
     asked: BTreeMap<u64, NodeId>,
     /// The timer that counts; an earlier one is void.
     due: u64,
+}
+
+/// A withdrawal that was passed on to its vendor.
+#[derive(Debug)]
+pub(super) struct Withdrawal {
+    from: usize,
+    call: u64,
+    vendor: NodeId,
+    request: (SignerId, Hash),
 }
 
 impl Mirror {
@@ -42,8 +59,7 @@ impl Mirror {
     }
 
     fn market_for(&self, cx: &Cx<'_>, request: &AllocateRequest) -> View {
-        let market = Market::of(self.table.vendors().map(|known| &*known.head));
-        market.view(&request.wants, cx.now, |vendor| Standing {
+        self.market.view(&request.wants, cx.now, |vendor| Standing {
             barred: request.exclude.contains(&vendor) || self.table.quarantined(vendor).is_some(),
             suspected: false,
             may_hold: false,
@@ -56,7 +72,12 @@ impl Mirror {
         let lost = |refusal| Event::Refused { vendor, refusal };
         let event = match response {
             Response::Offered { lease, granted } if cx.id(from) == vendor => match lease.verify() {
-                Ok(lease) => Event::Offered { vendor, lease: Box::new(lease), granted },
+                Ok(lease) => {
+                    if let Some(work) = self.works.get(&id) {
+                        self.market.offered(vendor, (work.request.authority, work.request.nonce), granted);
+                    }
+                    Event::Offered { vendor, lease: Box::new(lease), granted }
+                }
                 Err(error) => lost(error.into()),
             },
             Response::Refused(refusal) => lost(refusal),
@@ -70,6 +91,33 @@ impl Mirror {
         let Some((id, vendor)) = self.asked_by(call) else { return };
         let refusal = Refusal::new(RefusalKind::Silent, "no answer in time");
         self.handle(cx, id, Some(call), Event::Refused { vendor, refusal });
+    }
+
+    /// Passes a withdrawal on to the vendor that may hold room for the request.
+    pub(super) fn cancel(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, cancel: Carried<Cancel>) {
+        let cancel = match cancel.verify() {
+            Ok(cancel) => cancel,
+            Err(error) => return cx.reply(from, call, &Response::Refused(error.into())),
+        };
+        let (vendor, request) = (cancel.vendor, (cancel.authority, cancel.request));
+        let Some(node) = cx.known.index.get(&vendor).copied() else {
+            return cx.reply(from, call, &refused(RefusalKind::Unreachable, "this mirror does not know that vendor"));
+        };
+        let passed = cx.ask_within(node, &Request::Cancel(cancel.into_carried()), PASS_ON_MS);
+        self.withdrawals.insert(passed, Withdrawal { from, call, vendor, request });
+    }
+
+    /// What the vendor said to a withdrawal, or that it said nothing; false if the call is none.
+    pub(super) fn withdrawn(&mut self, cx: &mut Cx<'_>, call: u64, answer: Option<&Response>) -> bool {
+        let Some(Withdrawal { from, call, vendor, request }) = self.withdrawals.remove(&call) else { return false };
+        let silent = refused(RefusalKind::Silent, "no answer in time");
+        let answer = answer.unwrap_or(&silent);
+        if *answer == Response::Done {
+            // Its next head is seconds away, and others look for room now.
+            self.market.withdrawn(vendor, request);
+        }
+        cx.reply(from, call, answer);
+        true
     }
 
     /// A timer of a request has come.

@@ -13,16 +13,19 @@ use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::market::Market;
 use fathom_protocol::reconcile::{self, Compared, Probe, WantedList};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::sync::{Cursor, Event, Sync};
 use fathom_protocol::table::{Key, Merged, Strangers, Submission, Suspicions, Table, Verified, verify};
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{Gossip, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord};
+use fathom_protocol::wire::{
+    FilesPage, Gossip, LogCursor, OwnerQuery, Page, Refusal, RefusalKind, Request, Response, SyncRecord,
+};
 
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Timer};
-use allocate::Work;
+use allocate::{Withdrawal, Work};
 use store::{Change, Store};
 
 /// Milliseconds that a stranger has for its first frame.
@@ -43,7 +46,11 @@ pub(super) struct Mirror {
     suspicions: Suspicions,
     /// Its wall clock when it started, and the true time: what it measures from there, nobody can set.
     started: (UnixMs, u64),
+    /// What allocation needs of each vendor's head, and what was offered since.
+    market: Market,
     works: BTreeMap<u64, Work>,
+    /// Withdrawals that vendors have not answered yet, by the call.
+    withdrawals: BTreeMap<u64, Withdrawal>,
     next_work: u64,
     /// Decides what is asked of other mirrors; nothing before the start.
     sync: Option<Sync>,
@@ -67,13 +74,16 @@ impl Mirror {
             let verified = verify(record.clone()).expect("what a mirror kept was verified");
             table.merge(&verified).expect("what a mirror kept, it keeps");
         }
+        let market = Market::of(table.vendors().map(|known| &*known.head));
         Self {
             table,
             store,
             strangers: Strangers::default(),
             suspicions: Suspicions::default(),
             started: (UnixMs(0), 0),
+            market,
             works: BTreeMap::new(),
+            withdrawals: BTreeMap::new(),
             next_work: 0,
             sync: None,
             asks: BTreeMap::new(),
@@ -107,7 +117,7 @@ impl Mirror {
             }
             Timer::Every(which) => self.timer_of_sync(cx, which),
             Timer::Call(call) => {
-                if !self.answered(cx, call, None) {
+                if !self.answered(cx, call, None) && !self.withdrawn(cx, call, None) {
                     self.not_offered(cx, call);
                 }
             }
@@ -162,7 +172,7 @@ impl Mirror {
             Request::SubmitMove(moved) => self.report(cx, from, SyncRecord::Move(moved)),
             Request::SubmitFats(fats) => self.submit(cx, from, fats.into_vec()),
             Request::FatsOf(query) => match query.verify() {
-                Ok(query) if query.mirror == cx.id(cx.me) => Response::Page(self.fats_of(cx, &query)),
+                Ok(query) if query.mirror == cx.id(cx.me) => Response::Files(self.fats_of(&query)),
                 Ok(_) => refused(RefusalKind::NotAuthorised, "signed for another mirror"),
                 Err(error) => Response::Refused(error.into()),
             },
@@ -177,6 +187,7 @@ impl Mirror {
             }
             Request::Wanted(wanted) => Response::Page(self.wanted(cx, &wanted)),
             Request::Allocate(request) => return self.allocate(cx, from, call, request),
+            Request::Cancel(cancel) => return self.cancel(cx, from, call, cancel),
             Request::Digest => Response::Digest(self.table.digest()),
             _ => refused(RefusalKind::WrongRole, "a mirror does not answer this"),
         };
@@ -186,7 +197,7 @@ impl Mirror {
     fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
         if self.asks.contains_key(&call) {
             self.answered(cx, call, Some(response));
-        } else {
+        } else if !self.withdrawn(cx, call, Some(&response)) {
             self.offered(cx, from, call, response);
         }
     }
@@ -215,7 +226,10 @@ impl Mirror {
                         let (owner, file, seq) = (fat.owner, fat.file, fat.seq);
                         self.keep(cx, vec![Verified::Fat(fat)], None).remove(0)?;
                         cx.oracle.mirror_said_final(cx.me, owner, file, seq);
-                        Ok(())
+                        // What its author must know: another device stored the file at the same time.
+                        let forked = self.table.versions(owner, file).count() > 1;
+                        let forked = forked.then(|| Refusal::new(RefusalKind::Forked, "both versions are kept"));
+                        forked.map_or(Ok(()), Err)
                     })
                 }
                 Some(Ok(_)) => Err(Refusal::new(RefusalKind::BadRequest, "not a final FAT")),
@@ -278,6 +292,9 @@ impl Mirror {
                     changes.extend(drops.into_iter().map(Change::Drop));
                     changes.extend(demoted.map(|to| Change::Demote(record.key(), to)));
                     changes.push(Change::Put(key, record.to_record()));
+                    if let Verified::Vendor(vendor) = &record {
+                        self.market.note(&vendor.head);
+                    }
                     if let Verified::Fat(fat) = &record {
                         let named = fat.vendors();
                         let others: BTreeSet<NodeId> =
@@ -335,14 +352,12 @@ impl Mirror {
         self.page(cx, (records, found.len() as u64, found.len() < wanted.len()))
     }
 
-    fn fats_of(&self, cx: &Cx<'_>, query: &OwnerQuery) -> Page {
-        let mut records = Vec::new();
-        for key in self.table.keys_of(query.owner, &query.files, None) {
-            if !matches!(key, Key::Move(_)) {
-                records.extend(self.store.records.get(&key).cloned());
-            }
-        }
-        self.page(cx, (records, 0, false))
+    /// Everything about an owner's files, or about one of them; it fits one page here.
+    fn fats_of(&self, query: &OwnerQuery) -> FilesPage {
+        let keys = self.table.keys_of(query.owner, &query.files, None);
+        let records: Vec<SyncRecord> = keys.filter_map(|key| self.store.records.get(&key).cloned()).collect();
+        let cursor = LogCursor { log: self.store.log, position: self.store.next - 1 };
+        FilesPage { cursor, whole: true, after: None, more: false, records: Bounded::first(records) }
     }
 }
 

@@ -60,6 +60,9 @@ impl Vendor {
         let now = dated.at;
         let key = ChunkKey { owner: hop.owner, chunk: hop.chunk };
         let Some(run) = &mut self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
+        if run.out_of_step {
+            return Err(refusal(RefusalKind::Busy, "this vendor asks mirrors whether its records are the newest"));
+        }
         let known = run.fat.chunk(hop.owner, hop.chunk).map_err(|error| internal(&error))?;
         if let Some(entry) = known {
             return self.again(cx, &entry);

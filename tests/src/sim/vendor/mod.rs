@@ -16,8 +16,9 @@ use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId};
 use fathom_protocol::ledger::Ledger;
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::sign::Carried;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
+use fathom_protocol::wire::{Cancel, Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::FatTx;
 use fathom_store::{ChunkKey, ChunkTag, FatConfig, FatError, LocalFat};
 
@@ -259,18 +260,24 @@ impl Vendor {
                 }
                 let request = request.verify()?;
                 let fresh = LeaseId(cx.random.bytes());
+                let asked = (request.authority, request.nonce);
+                let until = request.expires.max(dated.at.plus_ms(cx.known.terms.offer_ms));
+                cx.oracle.vendor_remembers(cx.me, dated.at);
                 let (lease, granted) = self.account(cx, |ledger| ledger.offer(dated, &request, bytes, fresh))?;
+                cx.oracle.vendor_granted(cx.me, asked, (lease.id, granted), until);
                 Ok(Response::Offered { lease: lease.into_carried(), granted })
             }
             Request::Order(fats) => {
                 let answers: Result<Vec<_>, _> = fats.into_iter().map(|fat| self.order(cx, fat)).collect();
                 answers.map(|_| Response::Done)
             }
+            Request::Cancel(cancel) => self.cancel(cx, cancel),
             Request::Unused(unused) => {
                 let unused = unused.verify()?;
                 if unused.vendor != self.id() {
                     return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
                 }
+                cx.oracle.vendor_remembers(cx.me, dated.at);
                 self.account(cx, |ledger| ledger.give_back(dated.at, &unused))?;
                 Ok(Response::Done)
             }
@@ -285,6 +292,25 @@ impl Vendor {
             }
             _ => Err(refusal(RefusalKind::WrongRole, "a vendor does not answer this")),
         }
+    }
+
+    /// Gives back what a request that was withdrawn still holds.
+    fn cancel(&mut self, cx: &mut Cx<'_>, cancel: Carried<Cancel>) -> Result<Response, Refusal> {
+        let cancel = cancel.verify()?;
+        if cancel.vendor != self.id() {
+            return Err(refusal(RefusalKind::NotAuthorised, "the request was withdrawn at another vendor"));
+        }
+        let request = (cancel.authority, cancel.request);
+        let held = cx.oracle.held_for(cx.me, request);
+        let room = |run: &Running| held.and_then(|lease| run.ledger.lease(lease).map(|lease| lease.room()));
+        let before = self.running.as_ref().and_then(room).unwrap_or(0);
+        if !cx.known.broken(Mutation::CancelForgotten) {
+            self.account(cx, |ledger| ledger.cancel(&cancel))?;
+        }
+        let after = self.running.as_ref().and_then(room).unwrap_or(0);
+        cx.injected.withdrawn += u64::from(after < before);
+        cx.oracle.vendor_withdrew(cx.me, request, before, after);
+        Ok(Response::Done)
     }
 
     fn response(&mut self, cx: &mut Cx<'_>, from: usize, call: u64, response: Response) {
@@ -347,7 +373,8 @@ impl Vendor {
         };
         let before = leases(&run.ledger);
         let value = edit(&mut run.ledger)?;
-        if before != leases(&run.ledger) || run.ledger.doubts() != run.doubts {
+        let unwritten = run.persisted.values().any(Option::is_none);
+        if before != leases(&run.ledger) || unwritten || run.ledger.doubts() != run.doubts {
             if cx.known.broken(Mutation::VendorAnswersEarly) {
                 cx.wait(700, Timer::Every(SETTLE));
             } else {

@@ -77,7 +77,8 @@ impl Vendor {
             let own = |id| run.ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
             let given = |chunk: &&ChunkEntry| {
                 let fate = Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
-                matches!(fate, Fate::Past | Fate::Live) && own(chunk.lease)
+                let lost = fate == Fate::Lost && cx.known.broken(Mutation::LostAtOnce);
+                (lost || matches!(fate, Fate::Past | Fate::Live)) && own(chunk.lease)
             };
             chunks.iter().filter(given).map(ChunkEntry::key).collect()
         } else {

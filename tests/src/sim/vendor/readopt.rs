@@ -144,6 +144,7 @@ impl Vendor {
         };
         if self.readopt(cx, &record).is_ok() {
             cx.injected.taken_back += 1;
+            cx.oracle.vendor_forgot(cx.me);
             if !cx.known.byzantine[cx.me] {
                 cx.oracle.taken_back(cx.me, self, &record);
             }
