@@ -27,6 +27,9 @@ impl Oracle {
             self.unadopted.remove(&(me, key));
             self.forgive(me, key);
         }
+        // An entry that an earlier restore lost came back with this one.
+        let back = &self.views[&me].chunks;
+        self.unadopted.retain(|(node, key), _| *node != me || !back.contains_key(key));
         self.said_leases.retain(|(node, _), _| *node != me);
         for (key, held) in &before {
             if self.views[&me].chunks.contains_key(key) {
