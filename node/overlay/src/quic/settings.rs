@@ -17,6 +17,8 @@ use crate::config::{self, Congestion, ConnectionCaps, Tuning};
 
 /// Separates the key of stateless resets from everything else that is derived from the node's key.
 const RESET_LABEL: &[u8] = b"fathom quic stateless reset";
+/// The same for the key of connection identifiers, which everybody on the path sees and which hide their key badly.
+const IDENTIFIERS_LABEL: &[u8] = b"fathom quic connection identifiers";
 /// Handshakes that wait for the swarm to look at them; more are refused by QUIC.
 const INCOMING_MAX: usize = 512;
 /// Bytes buffered for all handshakes that the swarm has not looked at.
@@ -49,18 +51,18 @@ impl Settings {
         // libp2p's connections have one address for life; a peer whose address changes dials again.
         server.migration(false);
         server.max_incoming(INCOMING_MAX).incoming_buffer_size_total(INCOMING_BYTES_MAX);
+        // The same keys after a restart: peers then learn at once that their connections have ended.
         let mut endpoint = match keypair.derive_secret(RESET_LABEL) {
-            // The same keys after a restart: peers then learn at once that their connections have ended. Packets whose connection
-            // identifiers were made with another key are dropped rather than answered with a reset.
-            Some(secret) => {
-                let [first, ..] = secret.as_chunks::<8>().0 else { return Err(setup(&"a derived key is too short")) };
-                let identifiers = u64::from_le_bytes(*first);
-                let mut endpoint = quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
-                endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(identifiers)));
-                endpoint
-            }
+            Some(secret) => quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret))),
             None => quinn::EndpointConfig::default(),
         };
+        // A packet whose connection identifier was made with another key would be dropped rather than answered with a reset.
+        if let Some(key) =
+            keypair.derive_secret(IDENTIFIERS_LABEL).and_then(|secret| secret.first_chunk::<8>().copied())
+        {
+            let key = u64::from_le_bytes(key);
+            endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+        }
         endpoint.supported_versions(vec![1]);
         Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX })
     }

@@ -7,6 +7,7 @@ mod certificates;
 mod compatible;
 mod holes;
 mod listening;
+mod restart;
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
