@@ -9,7 +9,7 @@ use fathom_protocol::ids::LeaseId;
 use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind};
-use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FinalEntry};
 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
@@ -29,12 +29,14 @@ impl Vendor {
     /// # Errors
     /// For each a [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
     pub(super) fn order(&self, fats: Vec<Carried<FinalFat>>) -> Vec<Result<(), Refusal>> {
+        // Whoever sends what does not verify keeps nobody waiting.
+        let checked: Vec<_> = fats.into_iter().map(|fat| self.check(fat)).collect();
         // One at a time: the same order may be on its way twice, and what it gives back counts once.
         let turn = lock(&self.ordering);
-        let mut answers: Vec<Result<(), Refusal>> = Vec::with_capacity(fats.len());
+        let mut answers: Vec<Result<(), Refusal>> = Vec::with_capacity(checked.len());
         let mut orders = Vec::new();
-        for fat in fats {
-            match self.consider(fat) {
+        for fat in checked {
+            match fat.and_then(|fat| fat.map_or(Ok(None), |fat| self.consider(fat))) {
                 Ok(order) => {
                     orders.extend(order.map(|order| (answers.len(), order)));
                     answers.push(Ok(()));
@@ -65,14 +67,12 @@ impl Vendor {
         answers
     }
 
-    /// Checks a final FAT; none if there is nothing to be done for it here.
-    fn consider(&self, fat: Carried<FinalFat>) -> Result<Option<Order>, Refusal> {
-        let record = codec::encode(&fat);
-        let said = fat.peek()?;
-        let known = self.fat.versions_of(said.owner, said.file).map_err(|error| fat_refusal(&error))?;
-        let repeated = known.iter().any(|known| known.record == record);
+    /// Verifies a final FAT; none if it was carried out before.
+    fn check(&self, fat: Carried<FinalFat>) -> Result<Option<Signed<FinalFat>>, Refusal> {
         // Each mirror shows it. What is known to the last byte was verified when it came.
-        if repeated && self.is_carried_out(&said)? {
+        let said = fat.peek()?;
+        let (known, record) = (self.versions_of(&said)?, codec::encode(&fat));
+        if known.iter().any(|known| known.record == record) && self.is_carried_out(&said)? {
             return Ok(None);
         }
         let fat = fat.verify()?;
@@ -92,9 +92,20 @@ impl Vendor {
                 ));
             }
         }
+        Ok(Some(fat))
+    }
+
+    fn versions_of(&self, fat: &FinalFat) -> Result<Vec<FinalEntry>, Refusal> {
+        self.fat.versions_of(fat.owner, fat.file).map_err(|error| fat_refusal(&error))
+    }
+
+    /// What a verified final FAT is to what is known here; none if there is nothing to be done for it.
+    fn consider(&self, fat: Signed<FinalFat>) -> Result<Option<Order>, Refusal> {
+        let (known, record) = (self.versions_of(&fat)?, codec::encode(fat.carried()));
         if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
             return Ok(None);
         }
+        let repeated = known.iter().any(|known| known.record == record);
         // Keeping it would let anybody fill this disk with final FATs of files that are not here.
         let wanted = !known.is_empty() || self.concerns(&fat)?;
         Ok(wanted.then_some(Order { fat, record, repeated }))

@@ -140,21 +140,29 @@ async fn fault_24_a_lease_taken_back_is_noted_only_for_what_is_here() {
     }
 }
 
-/// Room that a restored vendor offers before it has its leases back may be somebody's.
+/// Room that a restored vendor offers before it has its leases back may be somebody's, and a chunk that its local FAT names may be
+/// none that it has.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_24_a_vendor_that_was_started_again_offers_nothing_before_a_mirror_answered() {
+async fn fault_24_a_vendor_that_was_started_again_promises_nothing_before_a_mirror_answered() {
     let user = TestUser::start(155).await;
     let (peer, _mirror) = TestMirror::start(156).await;
     let vendor = TestVendor::start(157).await;
-    user.store(&vendor, &bytes(300_000, 1)).await;
+    let body = bytes(300_000, 1);
+    let stop = user.lock(&vendor, body.len() as u64).await;
+    let header = user.header(&body, &[&stop]);
+    assert_eq!(receipts(&user.send(vendor.node(), &header, &body).await).len(), 1);
     vendor.vendor.next_head(Default::default());
     let (dir, settings) = vendor.stop().await;
     let vendor = TestVendor::open(157, dir, settings).await;
     vendor.run();
     eventually("it knows that it does not know", || vendor.vendor.is_out_of_step()).await;
     assert_eq!(kind(vendor.vendor.may_offer()), RefusalKind::Busy);
+    user.know(&vendor.peer.net).await;
+    let answers = user.send(vendor.node(), &header, &body).await;
+    assert_eq!((receipts(&answers).len(), failures(&answers)), (0, vec![(vendor.node(), RefusalKind::Busy)]));
     introduce(&vendor, &peer).await;
     eventually("it is in step", || vendor.vendor.may_offer().is_ok()).await;
+    assert_eq!(receipts(&user.send(vendor.node(), &header, &body).await).len(), 1, "now it has it");
 }
 
 /// A local FAT that was lost altogether comes back the same way.
