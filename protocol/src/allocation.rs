@@ -17,6 +17,21 @@ use crate::limits::{ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, COPIES_MAX};
 use crate::sign::Signed;
 use crate::wire::{AllocateRequest, Refusal, RefusalKind};
 
+/// Whether another mirror may answer where one refused with `kind`: it may also know of vendors that this one has not heard of.
+#[must_use]
+pub fn elsewhere(kind: RefusalKind) -> bool {
+    matches!(
+        kind,
+        RefusalKind::Silent
+            | RefusalKind::Unreachable
+            | RefusalKind::WrongRole
+            | RefusalKind::Internal
+            | RefusalKind::Busy
+            | RefusalKind::NoSpace
+            | RefusalKind::TooFewVendors
+    )
+}
+
 /// Longest wait for one vendor's offer, in milliseconds.
 pub const OFFER_MS: u64 = 1_000;
 /// Longest time for a whole request, in milliseconds, so that who asks hears within three seconds.

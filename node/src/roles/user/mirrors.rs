@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fathom_protocol::allocation::elsewhere;
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::NodeId;
@@ -45,20 +46,6 @@ impl HandedIn {
     fn with(self, other: Self) -> Self {
         Self { mirrors: self.mirrors.min(other.mirrors), forked: self.forked + other.forked }
     }
-}
-
-/// Whether another mirror may answer where this one did not: it may also know of vendors that this one has not heard of yet.
-fn elsewhere(kind: RefusalKind) -> bool {
-    matches!(
-        kind,
-        RefusalKind::Silent
-            | RefusalKind::Unreachable
-            | RefusalKind::WrongRole
-            | RefusalKind::Internal
-            | RefusalKind::Busy
-            | RefusalKind::NoSpace
-            | RefusalKind::TooFewVendors
-    )
 }
 
 impl User {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fathom_protocol::allocation::elsewhere;
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::{Hash, NodeId};
 use fathom_protocol::sign::{Carried, Signed};
@@ -25,20 +26,6 @@ pub(super) struct Claim {
     held: Vec<(usize, NodeId)>,
     /// The column that it is for; all of them if none is named.
     column: Option<u8>,
-}
-
-/// Whether another mirror may do better after this refusal.
-fn elsewhere(kind: RefusalKind) -> bool {
-    matches!(
-        kind,
-        RefusalKind::Silent
-            | RefusalKind::Unreachable
-            | RefusalKind::WrongRole
-            | RefusalKind::Internal
-            | RefusalKind::Busy
-            | RefusalKind::NoSpace
-            | RefusalKind::TooFewVendors
-    )
 }
 
 impl User {
