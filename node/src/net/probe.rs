@@ -12,7 +12,9 @@ use super::Net;
 const PROBE: Duration = Duration::from_millis(700);
 /// Probes under way at a time.
 const PROBES: usize = 32;
-/// A way that was measured so lately is not measured again.
+/// A node whose way was measured so lately is taken to be there still.
+const SURE: Duration = Duration::from_secs(5);
+/// A way that was measured so lately is not measured again for its figure alone.
 const FRESH: Duration = Duration::from_secs(60);
 /// Ways that one look measures at most; the next look measures others.
 const WAYS_MAX: usize = 256;
@@ -30,9 +32,10 @@ impl Net {
             .await;
     }
 
-    /// Measures the round trip to those of `nodes` whose way was not measured within `lately`, or that failed since and may be back.
-    pub(crate) async fn probe_uncertain(&self, nodes: impl IntoIterator<Item = NodeId>, lately: Duration) {
-        self.probe(self.book().uncertain(nodes, lately)).await;
+    /// Measures the round trip to those of `nodes` of which it is not known that they are there: their ways were not measured within
+    /// [`SURE`], or they failed since and may be back.
+    pub(crate) async fn probe_uncertain(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.probe(self.book().uncertain(nodes, SURE)).await;
     }
 
     /// Has the ways to `nodes` measured, as far as that was not done within the last minute: at most [`WAYS_MAX`] of them, and

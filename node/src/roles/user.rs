@@ -78,7 +78,7 @@ impl UserSettings {
 /// Files that mirrors are asked for, and what one had; none if it did not answer.
 type Queries = Together<FileId, Option<Vec<Verified>>>;
 /// Words on downloads, for a vendor or a mirror.
-type Words = Together<Carried<Validation>, ()>;
+type Validations = Together<Carried<Validation>, ()>;
 
 /// Final FATs for a mirror, and what it said.
 type Submissions = Together<Carried<FinalFat>, Result<Response, Refusal>>;
@@ -99,7 +99,7 @@ pub struct User {
     stock: Stock,
     queries: Arc<Queries>,
     lately: Lately,
-    words: Arc<Words>,
+    validations: Arc<Validations>,
     submissions: Arc<Submissions>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
@@ -132,7 +132,7 @@ impl User {
             stock: Stock::default(),
             queries: Together::new(FILES_PER_QUERY_MAX),
             lately: Lately::default(),
-            words: Together::new(VALIDATIONS_MAX),
+            validations: Together::new(VALIDATIONS_MAX),
             submissions: Together::new(SUBMITTED_TOGETHER),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),

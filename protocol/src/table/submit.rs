@@ -77,9 +77,9 @@ impl Table {
     /// in is noted there. Costs a look-up for each of its uses, and for each move of its file.
     ///
     /// # Errors
-    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has, or together with what other
-    /// files claim of it more than a lease can have come to have ([`EXTENT_BYTES_MAX`]), and `Busy` if its owner has more final FATs here than its leases warrant: heads, and what frees room,
-    /// may be on the way, so it is worth to ask again soon.
+    /// `NotAuthorised` if it uses somebody else's lease, `OverLease` if it claims more bytes than a lease has, or together with what
+    /// other files claim of it more than a lease can have come to have ([`EXTENT_BYTES_MAX`]), and `Busy` if its owner has more final
+    /// FATs here than its leases warrant: heads, and what frees room, may be on the way, so it is worth to ask again soon.
     pub fn admit(
         &self,
         fat: &FinalFat,

@@ -26,8 +26,6 @@ use crate::control::{ControlEvent, EventSink};
 
 /// Longest wait for a vendor or mirror to take the word on a download.
 const REPORT: Duration = Duration::from_millis(1_500);
-/// Ways measured within this time are not measured again.
-const LATELY: Duration = Duration::from_secs(5);
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
 
@@ -75,7 +73,7 @@ impl User {
         let files = self.prepare(name, output, &selected, version).await?;
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
         let (heads, quarantined) = self.heads_lately(holders).await?;
-        self.net.probe_uncertain(heads.keys().copied(), LATELY).await;
+        self.net.probe_uncertain(heads.keys().copied()).await;
         events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();
@@ -263,9 +261,9 @@ impl User {
             let Ok(validation) = Signed::sign(validation, self.signing()) else { return };
             let told = std::iter::once(*vendor).chain(mirror).map(|to| {
                 let user = Arc::clone(self);
-                self.words.ask(to, validation.carried().clone(), move |words| {
+                self.validations.ask(to, validation.carried().clone(), move |validations| {
                     let user = Arc::clone(&user);
-                    async move { user.tell(to, words).await }
+                    async move { user.send_validations(to, validations).await }
                 })
             });
             futures::future::join_all(told).await;
@@ -273,12 +271,12 @@ impl User {
         futures::future::join_all(told).await;
     }
 
-    async fn tell(&self, to: NodeId, words: Vec<Carried<Validation>>) -> Vec<()> {
-        let said = vec![(); words.len()];
+    async fn send_validations(&self, to: NodeId, validations: Vec<Carried<Validation>>) -> Vec<()> {
+        let said = vec![(); validations.len()];
         if self.net.book().behaviour(to).suspected {
             return said;
         }
-        if let Err(error) = self.net.call(to, &Request::Validate(Bounded::first(words)), REPORT).await {
+        if let Err(error) = self.net.call(to, &Request::Validate(Bounded::first(validations)), REPORT).await {
             tracing::debug!(to = %to.short(), %error, "downloads were not reported");
         }
         said

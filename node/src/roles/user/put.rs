@@ -34,9 +34,6 @@ pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
 const LIVENESS: Duration = Duration::from_millis(700);
 
-/// Ways measured within this time are not measured again.
-const LATELY: Duration = Duration::from_secs(5);
-
 /// How often copies that grew old are sent again before a put gives up.
 const RENEWALS: usize = 3;
 
@@ -282,7 +279,7 @@ impl User {
         for (vendor, head) in &heads {
             self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
         }
-        self.net.probe_uncertain(heads.keys().copied(), LATELY).await;
+        self.net.probe_uncertain(heads.keys().copied()).await;
         put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
     }
 
