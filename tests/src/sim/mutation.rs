@@ -31,6 +31,8 @@ pub enum Mutation {
     TimeOrders,
     /// 8: one mirror's acknowledgement is enough.
     OneAcknowledgement,
+    /// 8: a version gives way to any with a higher counter, whether that one's author knew it or not.
+    UnseenOvertaken,
     /// 9: chunks that a final FAT names are swept like those that none names.
     SweepCommitted,
     /// 9: chunks of a version that was not chosen are erased at once.
@@ -47,7 +49,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
@@ -59,6 +61,7 @@ impl Mutation {
         Self::LocalClockAlone,
         Self::TimeOrders,
         Self::OneAcknowledgement,
+        Self::UnseenOvertaken,
         Self::SweepCommitted,
         Self::LostAtOnce,
         Self::TwinsOverlooked,
@@ -79,7 +82,7 @@ impl Mutation {
             Self::AnyLease => 5,
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
-            Self::OneAcknowledgement => 8,
+            Self::OneAcknowledgement | Self::UnseenOvertaken => 8,
             Self::SweepCommitted | Self::LostAtOnce => 9,
             Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
@@ -154,6 +157,7 @@ fn set(mutation: Option<Mutation>) {
             Mutation::LocalClockAlone => Line::AgreedClock,
             Mutation::TimeOrders => Line::NoTime,
             Mutation::TwinsOverlooked => Line::Twins,
+            Mutation::UnseenOvertaken => Line::Follows,
             Mutation::OneSalt => Line::Salt,
             _ => return None,
         })

@@ -46,7 +46,6 @@ pub struct Injected {
     pub changed_sources: u64,
     pub forks: u64,
     pub resolutions: u64,
-    pub overtaken: u64,
 }
 
 impl Injected {
@@ -87,7 +86,6 @@ impl Injected {
             (&mut self.changed_sources, other.changed_sources),
             (&mut self.forks, other.forks),
             (&mut self.resolutions, other.resolutions),
-            (&mut self.overtaken, other.overtaken),
         ];
         for (sum, value) in pairs {
             *sum += value;
