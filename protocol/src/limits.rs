@@ -12,6 +12,8 @@ pub const HEADER_BYTES_MAX: usize = 32 * 1024;
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024;
 /// Largest gossip message, in bytes. libp2p's gossipsub stalls a link at 64 KiB; this keeps well clear.
 pub const GOSSIP_BYTES_MAX: usize = 48 * 1024;
+/// Records in one gossip message.
+pub const GOSSIP_RECORDS_MAX: usize = 64;
 /// Hops of one header.
 pub const HOPS_MAX: usize = 8;
 /// Addresses of one node in a record.

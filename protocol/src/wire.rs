@@ -20,7 +20,7 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
     ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX,
-    FILES_PER_QUERY_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX, VALIDATIONS_MAX,
+    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX, VALIDATIONS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -576,6 +576,8 @@ pub enum FetchAnswer {
 pub enum Gossip {
     /// The record itself.
     Record(Box<SyncRecord>),
+    /// Several that came about together.
+    Records(Bounded<SyncRecord, GOSSIP_RECORDS_MAX>),
     /// What changed at a vendor, for those that have the head before.
     Delta(Box<VendorDelta>),
     /// The sender accepted something that is too large for gossip; ask it.

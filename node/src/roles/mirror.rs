@@ -90,7 +90,7 @@ pub struct Mirror {
     quality: Mutex<BTreeMap<NodeId, Quality>>,
     strangers: Mutex<Strangers>,
     orders: mpsc::Sender<deliver::Order>,
-    news: mpsc::Sender<Vec<u8>>,
+    news: mpsc::Sender<sync::News>,
     queues: Mutex<Option<Queues>>,
 }
 
@@ -98,7 +98,7 @@ pub struct Mirror {
 #[derive(Debug)]
 struct Queues {
     orders: mpsc::Receiver<deliver::Order>,
-    news: mpsc::Receiver<Vec<u8>>,
+    news: mpsc::Receiver<sync::News>,
 }
 
 /// Where records came from: those brought by their authors are spread, the others spread already.

@@ -54,7 +54,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind};
 use fathom_store::{
     ChunkKey, Device, DeviceError, DeviceReport, DeviceSet, DirectoryConfig, DirectoryDevice, FatError, LocalFat,
-    SetConfig, StoreError,
+    PACK_BYTES_MAX, SetConfig, StoreError,
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -216,7 +216,12 @@ impl Vendor {
         let me = net.me();
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
         for (path, quota, reserve) in &settings.devices {
-            let config = DirectoryConfig { path: path.clone(), quota: *quota, reserve: *reserve };
+            let config = DirectoryConfig {
+                path: path.clone(),
+                quota: *quota,
+                reserve: *reserve,
+                pack_bytes_max: PACK_BYTES_MAX,
+            };
             let known = fat.device_at(path)?;
             let device = DirectoryDevice::open(config, me, known)?;
             if known.is_none() {

@@ -3,13 +3,16 @@
 //! ```text
 //! DIR/fathom-device.toml    the marker (see the `marker` module)
 //! DIR/parts/ab/<64 hex>     a part whose name begins with ab
+//! DIR/packs/<32 hex>        many small parts (see the `pack` module)
 //! DIR/tmp/<n>               a part being written; whatever lies here when the device is opened is removed
 //! ```
 //!
-//! A part is written to a temporary file, synced, read back and compared, renamed, and its directory synced. The
+//! Parts up to [`DirectoryConfig::pack_bytes_max`] go into packs. Any other is written to a temporary file, synced, read back and compared, renamed, and its directory synced. The
 //! 256 directories are made and synced when the device is opened, so a put never depends on an unsynced one.
 //!
 //! What is used is counted by a scan when the device is opened and kept exact from then on.
+
+mod packed;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,11 +27,15 @@ use crate::budget::Budget;
 use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 use crate::marker::{self, Marker, io_error};
 use crate::meter::{Meter, now};
+use crate::pack::{Packs, Published};
 use crate::part::PART_HEADER_BYTES;
 use crate::testing::{IoHook, IoStep};
 
 /// Largest part that is read into memory, in bytes: a whole chunk in one part.
 const PART_BYTES_MAX: u64 = CHUNK_BYTES_MAX as u64 + PART_HEADER_BYTES as u64;
+
+/// Parts up to this length go into packs unless it is chosen otherwise, in bytes: what is larger gains little.
+pub const PACK_BYTES_MAX: u64 = 128 * 1024;
 
 /// How a directory serves as a device.
 #[derive(Debug, Clone)]
@@ -39,6 +46,8 @@ pub struct DirectoryConfig {
     pub quota: u64,
     /// Bytes of the file system that stay free.
     pub reserve: u64,
+    /// The longest part that goes into a pack, in bytes; 0 for a file of its own for each.
+    pub pack_bytes_max: u64,
 }
 
 /// A directory as a device.
@@ -55,6 +64,7 @@ pub struct DirectoryDevice {
     /// Shared by writes, exclusive for a reopen: it must neither take a write in progress for a leftover nor count it twice.
     gate: RwLock<()>,
     next_temporary: AtomicU64,
+    packs: Packs,
     hook: Option<Arc<dyn IoHook>>,
 }
 
@@ -95,6 +105,7 @@ impl DirectoryDevice {
         };
         let device = Self {
             budget: Budget::new(config.quota),
+            packs: Packs::new(config.path.join("packs")),
             config,
             vendor,
             id,
@@ -125,7 +136,11 @@ impl DirectoryDevice {
         self.config.path.join("tmp")
     }
 
-    /// Where `part` lies.
+    fn packs_dir(&self) -> PathBuf {
+        self.config.path.join("packs")
+    }
+
+    /// Where `part` lies, if it has a file of its own.
     #[must_use]
     pub fn part_path(&self, part: Hash) -> PathBuf {
         let name = part.to_string();
@@ -195,6 +210,9 @@ impl DirectoryDevice {
 
     /// An intact part of that name is there, durably.
     fn holds(&self, part: Hash) -> bool {
+        if self.packs.holds(part) {
+            return self.get(part).is_ok() && self.packs.sync(part).is_ok();
+        }
         let path = self.part_path(part);
         let durable = || -> io::Result<bool> {
             if hash_file(&path)? != part {
@@ -275,6 +293,7 @@ impl DirectoryDevice {
         let (parts, tmp) = (self.parts_dir(), self.tmp_dir());
         let make = || -> io::Result<()> {
             fs::create_dir_all(&tmp)?;
+            fs::create_dir_all(self.packs_dir())?;
             for prefix in 0..=u8::MAX {
                 fs::create_dir_all(parts.join(format!("{prefix:02x}")))?;
             }
@@ -289,6 +308,7 @@ impl DirectoryDevice {
             Ok(())
         };
         clean().map_err(|error| io_error("empty", &tmp, error))?;
+        self.packs.scan().map_err(|error| io_error("list", &self.packs_dir(), error))?;
         let entries = self.scan()?;
         self.budget.counted(entries.iter().map(|entry| entry.length).sum(), entries.len() as u64);
         Ok(())
@@ -296,7 +316,7 @@ impl DirectoryDevice {
 
     fn scan(&self) -> Result<Vec<PartEntry>, DeviceError> {
         let parts = self.parts_dir();
-        let mut found = Vec::new();
+        let mut found = self.packs.list();
         for prefix in 0..=u8::MAX {
             let dir = parts.join(format!("{prefix:02x}"));
             scan_dir(&dir, &mut found).map_err(|error| io_error("list", &dir, error))?;
@@ -343,6 +363,18 @@ impl Device for DirectoryDevice {
             return Ok(validation);
         }
         let reservation = self.budget.reserve(bytes.len() as u64, self.medium_free())?;
+        if bytes.len() as u64 <= self.config.pack_bytes_max {
+            match self.pack(part, bytes)? {
+                Published::New => reservation.commit(),
+                Published::Instead(rotten) => {
+                    self.budget.removed(rotten);
+                    reservation.commit();
+                }
+                Published::Known => drop(reservation),
+            }
+            self.meter.wrote(bytes.len(), started.elapsed());
+            return Ok(validation);
+        }
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.tmp_dir().join(number.to_string());
         let written = self
@@ -364,6 +396,9 @@ impl Device for DirectoryDevice {
     }
 
     fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {
+        if let Some(found) = self.packs.get(part) {
+            return self.packed(part, found);
+        }
         let path = self.part_path(part);
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
@@ -387,8 +422,14 @@ impl Device for DirectoryDevice {
 
     fn remove(&self, part: Hash) -> Result<(), DeviceError> {
         self.present()?;
-        let path = self.part_path(part);
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(length) =
+            self.packs.remove(part).map_err(|error| io_error("erase a part in", &self.packs_dir(), error))?
+        {
+            self.budget.removed(length);
+            return Ok(());
+        }
+        let path = self.part_path(part);
         let remove = || -> io::Result<u64> {
             let length = fs::metadata(&path)?.len();
             fs::remove_file(&path)?;

@@ -26,13 +26,14 @@ pub mod fat;
 mod marker;
 mod memory;
 mod meter;
+mod pack;
 pub mod part;
 pub mod set;
 pub mod storage;
 pub mod testing;
 
 pub use device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
-pub use directory::{DirectoryConfig, DirectoryDevice};
+pub use directory::{DirectoryConfig, DirectoryDevice, PACK_BYTES_MAX};
 pub use fat::{
     ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, EraseReport, ErasedChunk, FatConfig, FatError,
     FatHealth, FatTotals, FatTx, FinalEntry, Inserted, LeaseEntry, LocalFat, MissingPart, OpenDeviceError,

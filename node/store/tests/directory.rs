@@ -17,7 +17,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 fn config(path: &Path, quota: u64) -> DirectoryConfig {
-    DirectoryConfig { path: path.to_owned(), quota, reserve: 0 }
+    DirectoryConfig { path: path.to_owned(), quota, reserve: 0, pack_bytes_max: 0 }
 }
 
 fn open(path: &Path, quota: u64) -> DirectoryDevice {

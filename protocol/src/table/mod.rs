@@ -59,6 +59,25 @@ pub fn verify(record: SyncRecord) -> Result<Verified, RecordError> {
     })
 }
 
+/// Which vendor record or final FAT a carried record says it is, by the hash of what is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity(Key, Hash);
+
+impl Identity {
+    /// That of a record that was not verified; `None` for other kinds, and for what does not decode.
+    #[must_use]
+    pub fn of(record: &SyncRecord) -> Option<Self> {
+        match record {
+            SyncRecord::Vendor(vendor) => Some(Self(Key::Vendor(vendor.head.peek().ok()?.vendor), vendor.head.hash())),
+            SyncRecord::Fat(fat) => {
+                let said = fat.peek().ok()?;
+                Some(Self(Key::Fat(said.owner, said.file), fat.hash()))
+            }
+            SyncRecord::Move(_) | SyncRecord::Proof(_) => None,
+        }
+    }
+}
+
 impl Verified {
     /// The record as it is sent and stored.
     #[must_use]
@@ -280,6 +299,19 @@ impl Table {
             }
         }
         Ok(Merged::New { drops: self.house(vendor)?, tell: Vec::new() })
+    }
+
+    /// Whether exactly this is here, so that verifying it again would bring nothing. Whether its bearer's signature was good is
+    /// not looked at: what was signed is kept with the signature that was.
+    #[must_use]
+    pub fn has(&self, identity: &Identity) -> bool {
+        match *identity {
+            Identity(Key::Vendor(vendor), hash) => {
+                self.vendor(vendor).is_some_and(|known| known.head.hash() == hash)
+            }
+            Identity(Key::Fat(owner, file), hash) => self.versions(owner, file).any(|known| known.hash == hash),
+            Identity(..) => false,
+        }
     }
 
     /// All vendors, by identifier.

@@ -141,6 +141,13 @@ pub fn fetch_answers() -> Vec<(&'static str, FetchAnswer)> {
 pub fn gossips() -> Vec<(&'static str, Gossip)> {
     vec![
         ("gossip_record", Gossip::Record(Box::new(SyncRecord::Vendor(vendor_record(1, 17))))),
+        (
+            "gossip_records",
+            Gossip::Records(Bounded::first([
+                SyncRecord::Vendor(vendor_record(1, 17)),
+                SyncRecord::Fat(by_user(final_fat()).into_carried()),
+            ])),
+        ),
         ("gossip_delta", Gossip::Delta(Box::new(delta()))),
         ("gossip_grew", Gossip::Grew { mirror: node(4), cursor: 12 }),
     ]

@@ -621,7 +621,11 @@ impl Draw {
     }
 
     pub(crate) fn gossip(&mut self, kind: u64) -> Gossip {
-        match kind % 8 {
+        match kind % 9 {
+            5 => {
+                let count = self.below(4);
+                Gossip::Records(Bounded::first((0..count).map(|kind| self.sync_record(kind))))
+            }
             6 => Gossip::Delta(Box::new(self.delta())),
             7 => Gossip::Grew { mirror: self.node(), cursor: self.number() },
             kind => Gossip::Record(Box::new(self.sync_record(kind))),

@@ -1,18 +1,18 @@
 //! Staying equal to the other mirrors. What is asked of whom and when, and who is listened to, [`Sync`] decides; here its
 //! actions are carried out: calls, verification, writing, bans.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fathom_overlay::{GossipMessage, Verdict};
-use fathom_protocol::codec;
+use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::delta::VendorDelta;
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::limits::{BAD_RECORDS_MAX, GOSSIP_BYTES_MAX};
+use fathom_protocol::limits::{BAD_RECORDS_MAX, GOSSIP_BYTES_MAX, GOSSIP_RECORDS_MAX};
 use fathom_protocol::sign::RecordError;
 use fathom_protocol::sync::{self, Action, Event, Sync, Told};
-use fathom_protocol::table::{Verified, verify};
+use fathom_protocol::table::{Identity, Verified, verify};
 use fathom_protocol::wire::{Gossip, Refusal, RefusalKind, Request, SyncRecord};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
@@ -23,10 +23,45 @@ use super::{Mirror, Origin};
 
 /// Gossip messages that wait to be published. Beyond that, others learn by reading this mirror's log.
 pub(super) const NEWS_QUEUED_MAX: usize = 256;
+/// How often is published, at most: what comes meanwhile goes together.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// How often the book is looked at for mirrors.
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes that a gossip message adds around its record.
 const AROUND: usize = 64;
+
+/// What is to be published.
+#[derive(Debug)]
+pub(super) enum News {
+    /// A record, and what it takes in a message at most, bytes.
+    Record(Box<SyncRecord>, usize),
+    /// A message as it is sent.
+    Message(Vec<u8>),
+}
+
+/// The next message to be sent: records that follow each other go as one, as far as it holds them.
+fn next_message(queued: &mut VecDeque<News>) -> Option<Vec<u8>> {
+    let (mut records, mut bytes) = (Vec::new(), AROUND);
+    while records.len() < GOSSIP_RECORDS_MAX {
+        match queued.pop_front() {
+            Some(News::Record(record, more)) if records.is_empty() || bytes + more <= GOSSIP_BYTES_MAX => {
+                bytes += more;
+                records.push(*record);
+            }
+            Some(News::Message(message)) if records.is_empty() => return Some(message),
+            Some(other) => {
+                queued.push_front(other);
+                break;
+            }
+            None => break,
+        }
+    }
+    match records.len() {
+        0 => None,
+        1 => records.pop().map(|record| codec::encode(&Gossip::Record(Box::new(record)))),
+        _ => Some(codec::encode(&Gossip::Records(Bounded::first(records)))),
+    }
+}
 
 /// The permission to verify what a peer brought. When it ends, the core hears what was found.
 pub(super) struct Admission<'a> {
@@ -184,6 +219,23 @@ impl Mirror {
         }
     }
 
+    /// Verifies what of `records` is not here. One result for each of those. Most of what mirrors tell each other comes twice: as
+    /// gossip, and when logs are read.
+    async fn verify_new(&self, mut records: Vec<SyncRecord>) -> Result<Vec<Result<Verified, RecordError>>, Refusal> {
+        let shared = Arc::clone(self.writer.shared());
+        self.off_reactor(move || {
+            let identities: Vec<Option<Identity>> = records.iter().map(Identity::of).collect();
+            let mut known = {
+                let state = shared.state();
+                let known = |identity: &Option<Identity>| identity.as_ref().is_some_and(|one| state.table.has(one));
+                identities.iter().map(known).collect::<Vec<_>>().into_iter()
+            };
+            records.retain(|_| !known.next().unwrap_or(false));
+            verify_all(records)
+        })
+        .await
+    }
+
     /// Keeps what another mirror brought, and the cursor after it, in one transaction.
     async fn keep_brought(
         &self,
@@ -193,7 +245,7 @@ impl Mirror {
         cursor: Option<sync::Cursor>,
     ) -> Event {
         let failed = |bad| Event::Kept { peer, ask, new: 0, bad, stored: false };
-        let Ok(results) = self.off_reactor(move || verify_all(records)).await else { return failed(0) };
+        let Ok(results) = self.verify_new(records).await else { return failed(0) };
         let bad = results.iter().filter(|result| is_bad(result)).count();
         if bad > 0 {
             tracing::warn!(mirror = %peer.short(), records = bad, "another mirror holds records that do not verify");
@@ -213,13 +265,13 @@ impl Mirror {
 
     /// Queues a new record for publication: itself if it is small, else a hint that this mirror has it.
     pub(super) fn publish(&self, record: &Verified, position: u64) {
-        let small = encoded_max(record) + AROUND <= GOSSIP_BYTES_MAX;
-        let message = if small {
-            Gossip::Record(Box::new(record.to_record()))
+        let bytes = encoded_max(record) + AROUND;
+        let news = if bytes <= GOSSIP_BYTES_MAX {
+            News::Record(Box::new(record.to_record()), bytes)
         } else {
-            Gossip::Grew { mirror: self.net.me(), cursor: position }
+            News::Message(codec::encode(&Gossip::Grew { mirror: self.net.me(), cursor: position }))
         };
-        if self.news.try_send(codec::encode(&message)).is_err() {
+        if self.news.try_send(news).is_err() {
             tracing::debug!("too much to publish at once; the other mirrors will read it");
         }
     }
@@ -230,17 +282,30 @@ impl Mirror {
         if delta.len() > GOSSIP_BYTES_MAX {
             return self.publish(record, position);
         }
-        if self.news.try_send(delta).is_err() {
+        if self.news.try_send(News::Message(delta)).is_err() {
             tracing::debug!("too much to publish at once; the other mirrors will read it");
         }
     }
 
-    /// Publishes for ever. That nobody listens, or takes it fast enough, is no failure: the log has it.
-    pub(super) async fn publish_news(&self, mut news: mpsc::Receiver<Vec<u8>>) {
-        while let Some(message) = news.recv().await {
-            if let Err(error) = self.net.overlay().publish(message).await {
-                tracing::debug!(%error, "not published");
+    /// Publishes for ever. That nobody listens, or takes it fast enough, is no failure: the log has it. Each message is signed,
+    /// sent to every mirror and verified there, so records that come soon after each other go as one.
+    pub(super) async fn publish_news(&self, mut news: mpsc::Receiver<News>) {
+        let (mut queued, mut due) = (VecDeque::new(), Instant::now());
+        while let Some(first) = news.recv().await {
+            queued.push_back(first);
+            // What comes alone goes at once.
+            tokio::time::sleep_until(due).await;
+            while queued.len() < GOSSIP_RECORDS_MAX
+                && let Ok(next) = news.try_recv()
+            {
+                queued.push_back(next);
             }
+            while let Some(message) = next_message(&mut queued) {
+                if let Err(error) = self.net.overlay().publish(message).await {
+                    tracing::debug!(%error, "not published");
+                }
+            }
+            due = Instant::now() + PUBLISH_EVERY;
         }
     }
 
@@ -264,7 +329,8 @@ impl Mirror {
         let told = match codec::decode::<Gossip>(bytes, GOSSIP_BYTES_MAX) {
             // What a peer sent before it was banned is not looked at any more.
             _ if self.core().banned(from, self.now_ms()) => Told::Unclear,
-            Ok(Gossip::Record(record)) => self.take_gossip(*record).await,
+            Ok(Gossip::Record(record)) => self.take_gossip(vec![*record]).await,
+            Ok(Gossip::Records(records)) => self.take_gossip(records.into_vec()).await,
             Ok(Gossip::Delta(delta)) => self.take_delta(*delta).await,
             Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
             Err(_) => Told::Bad,
@@ -276,29 +342,37 @@ impl Mirror {
         }
     }
 
-    async fn take_gossip(&self, record: SyncRecord) -> Told {
-        match self.off_reactor(move || verify(record)).await {
-            Ok(Ok(record)) => self.keep_gossip(record).await,
-            Ok(result) if is_bad(&result) => Told::Bad,
-            Ok(Err(_)) | Err(_) => Told::Unclear,
+    /// One record that is bad spoils the message: whoever passed it on had verified them all.
+    async fn take_gossip(&self, records: Vec<SyncRecord>) -> Told {
+        let Ok(results) = self.verify_new(records).await else { return Told::Unclear };
+        if results.iter().any(is_bad) {
+            return Told::Bad;
+        }
+        let unclear = results.iter().any(Result::is_err);
+        match self.keep_gossip(results.into_iter().filter_map(Result::ok).collect()).await {
+            Told::Known if unclear => Told::Unclear,
+            told => told,
         }
     }
 
     /// A delta whose base is not here is no fault of its sender: the record is read from a log.
     async fn take_delta(&self, delta: VendorDelta) -> Told {
         match self.apply_delta(delta).await {
-            Ok(Ok(record)) => self.keep_gossip(record).await,
+            Ok(Ok(record)) => self.keep_gossip(vec![record]).await,
             Ok(result) if is_bad(&result) => Told::Bad,
             Ok(Err(_)) | Err(_) => Told::Unclear,
         }
     }
 
-    async fn keep_gossip(&self, record: Verified) -> Told {
-        let Ok(outcomes) = self.writer.keep(vec![record], None).await else { return Told::Unclear };
+    async fn keep_gossip(&self, records: Vec<Verified>) -> Told {
+        if records.is_empty() {
+            return Told::Known;
+        }
+        let Ok(outcomes) = self.writer.keep(records, None).await else { return Told::Unclear };
         self.spread(&outcomes, Origin::Mirror);
-        match outcomes.first().map(|outcome| &outcome.kept) {
-            Some(Ok(Kept::New { .. })) => Told::New,
-            _ => Told::Known,
+        match outcomes.iter().any(|outcome| matches!(outcome.kept, Ok(Kept::New { .. }))) {
+            true => Told::New,
+            false => Told::Known,
         }
     }
 }

@@ -119,6 +119,8 @@ impl Mirror {
                 Err(RecordError::Version(_)) => Told::Unclear,
                 Err(_) => Told::Bad,
             },
+            // The simulator's mirrors send each record by itself.
+            Ok(Gossip::Records(_)) => Told::Unclear,
             Ok(Gossip::Delta(delta)) => self.hear_delta(cx, *delta),
             Ok(Gossip::Grew { mirror, cursor }) => Told::Hint { mirror, position: cursor },
             Err(_) => Told::Bad,

@@ -266,7 +266,7 @@ impl World {
             return;
         }
         let told = match gossip {
-            Gossip::Delta(_) => Told::Unclear,
+            Gossip::Delta(_) | Gossip::Records(_) => Told::Unclear,
             Gossip::Grew { mirror, cursor } => Told::Hint { mirror: *mirror, position: *cursor },
             Gossip::Record(record) => match verify((**record).clone()) {
                 Ok(record) if mirror.take(&record) => Told::New,
