@@ -3,7 +3,7 @@
 //! One connection carries one request. The client sends one JSON line, [`ControlRequest`]; the server answers with
 //! any number of [`ControlEvent`] lines and then one final line, `{"result": ...}` or
 //! `{"error": {"kind", "message", "hint"}}`. Between them it sends empty lines as a sign of life. A client that closes
-//! its connection cancels its request.
+//! its connection cancels its request. A line that begins with `quiet ` and goes on with the request asks for no events.
 //!
 //! The socket's file is readable and writable for its owner only, which is the whole authorisation.
 //! This module knows nothing of what a command does: it drives [`Commands`].
@@ -27,6 +27,8 @@ pub use error::{CommandError, ErrorKind};
 pub use event::{ControlEvent, EVENTS_QUEUED_MAX, EventSink, PathEntry, ProvisionalLocation};
 pub use server::{ControlError, ControlServer, serve};
 
+/// What a request line begins with whose client wants no events.
+const QUIET: &[u8] = b"quiet ";
 /// Longest request line, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Longest answer line, in bytes: a listing of about 300,000 files.

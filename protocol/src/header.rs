@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Bounded;
+use crate::familiar::Familiar;
 use crate::head::Addresses;
 use crate::ids::{ChunkId, FileId, NodeId, OwnerId};
 use crate::lease::Lease;
@@ -153,6 +154,14 @@ impl Header {
     /// # Errors
     /// [`HeaderError`].
     pub fn arrive(self, me: NodeId, now: UnixMs) -> Result<Arrived, HeaderError> {
+        self.arrive_knowing(me, now, &Familiar::new(1))
+    }
+
+    /// As [`Self::arrive`] at a vendor that remembers which leases verified.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn arrive_knowing(self, me: NodeId, now: UnixMs, leases: &Familiar) -> Result<Arrived, HeaderError> {
         if self.version != tags::VERSION {
             return Err(HeaderError::Version(self.version));
         }
@@ -171,7 +180,7 @@ impl Header {
         let Some(mine) = signed.next() else { return Err(HeaderError::NoHops) };
         let next = signed.next();
         if let Some(next) = &next {
-            consents(next).map_err(|_| HeaderError::NoConsent(1))?;
+            consents_knowing(next, leases).map_err(|_| HeaderError::NoConsent(1))?;
         }
         let rest = Self { version: self.version, hops: Bounded::first(self.hops.into_iter().skip(1)) };
         Ok(Arrived { mine, next, rest })
@@ -209,7 +218,15 @@ fn check_route(hops: &[Hop], me: NodeId, now: UnixMs) -> Result<(), HeaderError>
 /// # Errors
 /// [`RecordError`] if it did not.
 pub fn consents(hop: &Hop) -> Result<Signed<Lease>, RecordError> {
-    let lease = hop.lease.clone().verify()?;
+    consents_knowing(hop, &Familiar::new(1))
+}
+
+/// As [`consents`] with a memory of leases that verified.
+///
+/// # Errors
+/// [`RecordError`] if it did not.
+pub fn consents_knowing(hop: &Hop, leases: &Familiar) -> Result<Signed<Lease>, RecordError> {
+    let lease = leases.verify(hop.lease.clone())?;
     if lease.vendor != hop.vendor || lease.owner != hop.owner || lease.authority != hop.authority {
         return Err(RecordError::Invalid("the hop's lease is not for this vendor, owner and authority"));
     }

@@ -13,6 +13,7 @@ pub mod allocation;
 pub mod clocks;
 pub mod codec;
 pub mod delta;
+pub mod familiar;
 pub mod fat;
 pub mod fork;
 pub mod head;

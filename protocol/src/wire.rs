@@ -20,7 +20,8 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
     ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX,
-    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX, VALIDATIONS_MAX,
+    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX,
+    VALIDATIONS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::receipt::Receipt;
@@ -255,15 +256,13 @@ pub struct OwnerQuery {
 
 record!(OwnerQuery, tags::sign::QUERY, FILES_PER_QUERY_MAX * 20 + 1024, owner);
 
-/// A user's word after a download: to each vendor about its chunks, to mirrors about the whole (figures 19 and 20).
+/// A user's word after downloads: to each vendor about its chunks, to mirrors about the whole (figures 19 and 20).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validation {
     /// Record version, [`tags::VERSION`].
     pub version: u16,
     /// Who fetched and signs.
     pub owner: OwnerId,
-    /// Of which file.
-    pub file: FileId,
     /// Whose service this is about.
     pub vendor: NodeId,
     /// Chunks that arrived and verified.

@@ -404,7 +404,6 @@ pub fn validation() -> Validation {
     Validation {
         version: VERSION,
         owner: user().owner(),
-        file: file(),
         vendor: node(1),
         good: list(vec![ChunkId::of(b"good")]),
         bad: list(vec![ChunkId::of(b"bad")]),

@@ -106,7 +106,7 @@ async fn answer(
         match commands {
             Some(commands) => run_here(commands, request, drop).await,
             None => match ControlClient::connect(home).await? {
-                Some(client) => client.call(&request, drop).await,
+                Some(client) => client.call_quietly(&request).await,
                 None => Err(CommandError::new(ErrorKind::Interrupted, "the node has ended")),
             },
         }

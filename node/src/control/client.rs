@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::line::read_line;
 use super::socket::ShortPath;
-use super::{ANSWER_BYTES_MAX, CommandError, ControlEvent, ControlRequest, ErrorKind, Final, REQUEST_BYTES_MAX};
+use super::{ANSWER_BYTES_MAX, CommandError, ControlEvent, ControlRequest, ErrorKind, Final, QUIET, REQUEST_BYTES_MAX};
 use crate::home::Home;
 
 /// How long a node may give no sign of life; it gives one every 2 s.
@@ -64,11 +64,29 @@ impl ControlClient {
     /// What the node answers; [`ErrorKind::Interrupted`] if the node ended meanwhile; [`ErrorKind::Other`] if it is
     /// silent for 30 s or answers nonsense.
     pub async fn call(
+        self,
+        request: &ControlRequest,
+        on_event: impl FnMut(ControlEvent),
+    ) -> Result<serde_json::Value, CommandError> {
+        self.send(b"", request, on_event).await
+    }
+
+    /// As [`Self::call`] without events, which a node that runs many small commands has not to send then.
+    ///
+    /// # Errors
+    /// As for [`Self::call`].
+    pub async fn call_quietly(self, request: &ControlRequest) -> Result<serde_json::Value, CommandError> {
+        self.send(QUIET, request, drop).await
+    }
+
+    async fn send(
         mut self,
+        prefix: &[u8],
         request: &ControlRequest,
         mut on_event: impl FnMut(ControlEvent),
     ) -> Result<serde_json::Value, CommandError> {
-        let mut line = serde_json::to_vec(request)
+        let mut line = prefix.to_vec();
+        serde_json::to_writer(&mut line, request)
             .map_err(|error| CommandError::new(ErrorKind::Usage, format!("failed to write the request: {error}")))?;
         if line.len() > REQUEST_BYTES_MAX {
             return Err(CommandError::new(ErrorKind::Usage, "the request is too long").hint("name fewer files"));

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::line::{LineError, read_line};
 use super::socket::ShortPath;
 use super::{
-    ANSWER_BYTES_MAX, CommandError, Commands, ControlEvent, ControlRequest, ErrorKind, EventSink, Final,
+    ANSWER_BYTES_MAX, CommandError, Commands, ControlEvent, ControlRequest, ErrorKind, EventSink, Final, QUIET,
     REQUEST_BYTES_MAX,
 };
 use crate::home::{Home, remove_if_there};
@@ -152,9 +152,9 @@ async fn client(stream: UnixStream, commands: Arc<dyn Commands>, stopped: Cancel
     };
     let outcome = match request {
         Err(error) => Err(error),
-        Ok(request) => {
+        Ok((request, quiet)) => {
             tracing::debug!(command = request.name(), "control command");
-            match drive(request, commands, &mut reader, &mut writer, &stopped).await {
+            match drive((request, quiet), commands, &mut reader, &mut writer, &stopped).await {
                 Some(outcome) => outcome,
                 None => {
                     tracing::debug!("the client went away; its command is cancelled");
@@ -167,8 +167,10 @@ async fn client(stream: UnixStream, commands: Arc<dyn Commands>, stopped: Cancel
     let _ = write_final(&mut writer, outcome).await;
 }
 
-fn parse(line: &[u8]) -> Result<ControlRequest, CommandError> {
-    serde_json::from_slice(line).map_err(|error| bad_request(&error))
+/// The request, and whether its client wants no events.
+fn parse(line: &[u8]) -> Result<(ControlRequest, bool), CommandError> {
+    let (line, quiet) = line.strip_prefix(QUIET).map_or((line, false), |rest| (rest, true));
+    serde_json::from_slice(line).map(|request| (request, quiet)).map_err(|error| bad_request(&error))
 }
 
 fn bad_request(error: &dyn std::fmt::Display) -> CommandError {
@@ -183,13 +185,16 @@ fn ended() -> CommandError {
 
 /// Runs the command and passes its events on. `None` if the client went away, which drops the command.
 async fn drive(
-    request: ControlRequest,
+    (request, quiet): (ControlRequest, bool),
     commands: Arc<dyn Commands>,
     reader: &mut BufReader<tokio::net::unix::OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     stopped: &CancellationToken,
 ) -> Option<Result<serde_json::Value, CommandError>> {
     let (sink, mut events) = EventSink::channel();
+    if quiet {
+        events.close();
+    }
     let mut command = commands.run(request, sink);
     let mut beyond = [0_u8; 64];
     let outcome = loop {

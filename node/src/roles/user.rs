@@ -26,6 +26,7 @@ mod successor;
 mod survey;
 mod together;
 mod turns;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,13 +34,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use fathom_protocol::familiar::Familiar;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
-use fathom_protocol::limits::{FILES_PER_QUERY_MAX, VALIDATIONS_MAX};
+use fathom_protocol::limits::FILES_PER_QUERY_MAX;
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Verified;
-use fathom_protocol::wire::{Refusal, Response, Validation};
+use fathom_protocol::wire::{Refusal, Response};
 
 use crate::net::Net;
 use catalogue::Local;
@@ -52,6 +54,7 @@ pub use path::Way;
 use stock::Stock;
 use together::Together;
 use turns::Turns;
+use words::Words;
 
 /// How a user stores and fetches.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +80,12 @@ impl UserSettings {
 
 /// Files that mirrors are asked for, and what one had; none if it did not answer.
 type Queries = Together<FileId, Option<Vec<Verified>>>;
-/// Words on downloads, for a vendor or a mirror.
-type Validations = Together<Carried<Validation>, ()>;
 
 /// Final FATs for a mirror, and what it said.
 type Submissions = Together<Carried<FinalFat>, Result<Response, Refusal>>;
 
+/// Final FATs that are remembered as verified.
+const FAMILIAR: usize = 1_024;
 /// Small final FATs that are handed in together.
 const SUBMITTED_TOGETHER: usize = 64;
 
@@ -99,7 +102,9 @@ pub struct User {
     stock: Stock,
     queries: Arc<Queries>,
     lately: Lately,
-    validations: Arc<Validations>,
+    words: Words,
+    /// Final FATs that mirrors showed a moment ago.
+    familiar: Familiar,
     submissions: Arc<Submissions>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
@@ -132,7 +137,8 @@ impl User {
             stock: Stock::default(),
             queries: Together::new(FILES_PER_QUERY_MAX),
             lately: Lately::default(),
-            validations: Together::new(VALIDATIONS_MAX),
+            words: Words::default(),
+            familiar: Familiar::new(FAMILIAR),
             submissions: Together::new(SUBMITTED_TOGETHER),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
@@ -151,8 +157,9 @@ impl User {
         self.journal.pending()
     }
 
-    /// Before its node ends: gives back what is locked ahead, and waits until the journal is on disk.
+    /// Before its node ends: says what is to be said, gives back what is locked ahead, and waits until the journal is on disk.
     pub async fn close(self: &Arc<Self>) {
+        self.tell_now().await;
         self.give_back(self.empty_stock()).await;
         let user = Arc::clone(self);
         if let Err(error) = blocking(move || user.journal.flush()).await {

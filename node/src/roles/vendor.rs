@@ -45,6 +45,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::delta::HeadId;
+use fathom_protocol::familiar::Familiar;
 use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
@@ -68,6 +69,8 @@ use transfers::Transfers;
 
 /// The local FAT's file in the vendor's directory.
 const FAT_FILE: &str = "local-fat.redb";
+/// Leases that are remembered as verified.
+const FAMILIAR: usize = 4_096;
 /// Name in the local FAT of the number of chunks that were moved away.
 const MIGRATIONS_KEY: &str = "migrations";
 /// Name in the local FAT of the note that the devices held parts before it was made.
@@ -154,6 +157,8 @@ pub struct Vendor {
     leaving: Mutex<BTreeMap<ChunkKey, Leaving>>,
     /// There may be moves that no mirror has taken yet.
     moves_open: AtomicBool,
+    /// Leases that chunks came under a moment ago.
+    familiar: Familiar,
     /// Downloads that users confirmed, and chunks that they found bad, in this run.
     validated: AtomicU64,
     invalidated: AtomicU64,
@@ -271,6 +276,7 @@ impl Vendor {
             migrations: AtomicU64::new(migrations.unwrap_or(0)),
             leaving: Mutex::default(),
             moves_open: AtomicBool::new(true),
+            familiar: Familiar::new(FAMILIAR),
             validated: AtomicU64::new(0),
             invalidated: AtomicU64::new(0),
         }))

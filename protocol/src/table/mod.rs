@@ -15,6 +15,7 @@ mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::familiar::Familiar;
 use crate::fat::FinalFat;
 use crate::fork::VerifiedProof;
 use crate::head::VerifiedVendor;
@@ -57,6 +58,17 @@ pub fn verify(record: SyncRecord) -> Result<Verified, RecordError> {
         SyncRecord::Move(moved) => Verified::Move(moved.verify()?, moved),
         SyncRecord::Proof(proof) => Verified::Proof(Box::new(proof.verify()?)),
     })
+}
+
+/// As [`verify`]; final FATs that are familiar are not verified again.
+///
+/// # Errors
+/// [`RecordError`].
+pub fn verify_knowing(record: SyncRecord, familiar: &Familiar) -> Result<Verified, RecordError> {
+    match record {
+        SyncRecord::Fat(fat) => familiar.verify(fat).map(Verified::Fat),
+        record => verify(record),
+    }
 }
 
 /// Which vendor record or final FAT a carried record says it is, by the hash of what is signed.
@@ -306,9 +318,7 @@ impl Table {
     #[must_use]
     pub fn has(&self, identity: &Identity) -> bool {
         match *identity {
-            Identity(Key::Vendor(vendor), hash) => {
-                self.vendor(vendor).is_some_and(|known| known.head.hash() == hash)
-            }
+            Identity(Key::Vendor(vendor), hash) => self.vendor(vendor).is_some_and(|known| known.head.hash() == hash),
             Identity(Key::Fat(owner, file), hash) => self.versions(owner, file).any(|known| known.hash == hash),
             Identity(..) => false,
         }

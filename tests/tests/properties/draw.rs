@@ -392,7 +392,6 @@ impl Draw {
         let validation = Validation {
             version: VERSION,
             owner: Self::owner_of(&key),
-            file: FileId(self.bytes()),
             vendor: self.node(),
             good: self.list(|draw| ChunkId(draw.bytes())),
             bad: self.list(|draw| ChunkId(draw.bytes())),

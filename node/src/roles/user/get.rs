@@ -1,31 +1,24 @@
 //! Fetching files: authoritative FAT, best path, several vendors at once, every byte verified (figures 16 to 22).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use fathom_protocol::codec::Bounded;
 use fathom_protocol::fat::{ChunkRef, Manifest};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::limits::CHUNKS_PER_MESSAGE_MAX;
 use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
-use fathom_protocol::sign::{Carried, Signed};
-use fathom_protocol::wire::{Request, Validation};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::StoredFile;
 use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};
-use crate::clock;
 use crate::control::results::{FailedSource, GetResult};
 use crate::control::{ControlEvent, EventSink};
 
-/// Longest wait for a vendor or mirror to take the word on a download.
-const REPORT: Duration = Duration::from_millis(1_500);
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
 
@@ -35,6 +28,8 @@ struct Getting {
     manifest: Manifest,
     part: PathBuf,
     target: PathBuf,
+    /// An earlier get may have left chunks in the part.
+    begun: AtomicBool,
 }
 
 struct Progress {
@@ -84,15 +79,11 @@ impl User {
         let services = Arc::try_unwrap(sources)
             .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
             .into_services();
-        let finishing = async {
-            for file in &files {
-                let file = Arc::clone(file);
-                blocking(move || finish(&file)).await?;
-            }
-            Ok::<_, UserError>(())
-        };
-        let (finished, ()) = tokio::join!(finishing, self.report(&files, &services));
-        finished?;
+        self.tell_soon(&services);
+        for file in &files {
+            let file = Arc::clone(file);
+            blocking(move || finish(&file)).await?;
+        }
         if release {
             self.release(&selected).await?;
         }
@@ -144,7 +135,8 @@ impl User {
             };
             let mut part = target.clone().into_os_string();
             part.push(PART_SUFFIX);
-            files.push(Getting { file: stored.file, manifest, part: part.into(), target });
+            let begun = AtomicBool::new(true);
+            files.push(Getting { file: stored.file, manifest, part: part.into(), target, begun });
         }
         let made: Vec<PathBuf> = files.iter().filter_map(|file| file.target.parent().map(Path::to_owned)).collect();
         blocking(move || {
@@ -163,10 +155,8 @@ impl User {
         sources: &Arc<Sources>,
         progress: &Arc<Progress>,
     ) -> Result<(), UserError> {
-        for file in files {
-            let file = Arc::clone(file);
-            blocking(move || open_part(&file).map(drop)).await?;
-        }
+        let theirs = files.to_vec();
+        blocking(move || theirs.iter().try_for_each(|file| open_part(file))).await?;
         let jobs: Vec<(Arc<Getting>, usize, ChunkRef)> = files
             .iter()
             .flat_map(|file| {
@@ -201,7 +191,8 @@ impl User {
     ) -> Result<(), UserError> {
         let plain_len = file.manifest.plain_len(index);
         let (theirs, known) = (Arc::clone(file), chunk.clone());
-        let there = blocking(move || Ok(has_chunk(&theirs, index, &known))).await?;
+        let there =
+            file.begun.load(Ordering::Relaxed) && blocking(move || Ok(has_chunk(&theirs, index, &known))).await?;
         if !there {
             let sealed = self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?;
             let theirs = Arc::clone(file);
@@ -242,45 +233,6 @@ impl User {
             .await
             .map_err(|reason| lost(file.manifest.name.as_str(), index, reason))
     }
-
-    /// Tells each vendor which chunks arrived, and a mirror how it went (figures 19 and 20). Best effort.
-    async fn report(self: &Arc<Self>, files: &[Arc<Getting>], services: &BTreeMap<NodeId, Service>) {
-        let Some(file) = files.first().map(|file| file.file) else { return };
-        let mirror = self.net.book().mirrors().first().copied();
-        let told = services.iter().map(|(vendor, service)| async move {
-            let list = |chunks: &[ChunkId]| Bounded::<ChunkId, CHUNKS_PER_MESSAGE_MAX>::first(chunks.iter().copied());
-            let validation = Validation {
-                version: fathom_protocol::tags::VERSION,
-                owner: self.owner(),
-                file,
-                vendor: *vendor,
-                good: list(&service.good),
-                bad: list(&service.bad),
-                at: clock::now(),
-            };
-            let Ok(validation) = Signed::sign(validation, self.signing()) else { return };
-            let told = std::iter::once(*vendor).chain(mirror).map(|to| {
-                let user = Arc::clone(self);
-                self.validations.ask(to, validation.carried().clone(), move |validations| {
-                    let user = Arc::clone(&user);
-                    async move { user.send_validations(to, validations).await }
-                })
-            });
-            futures::future::join_all(told).await;
-        });
-        futures::future::join_all(told).await;
-    }
-
-    async fn send_validations(&self, to: NodeId, validations: Vec<Carried<Validation>>) -> Vec<()> {
-        let said = vec![(); validations.len()];
-        if self.net.book().behaviour(to).suspected {
-            return said;
-        }
-        if let Err(error) = self.net.call(to, &Request::Validate(Bounded::first(validations)), REPORT).await {
-            tracing::debug!(to = %to.short(), %error, "downloads were not reported");
-        }
-        said
-    }
 }
 
 fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
@@ -298,12 +250,13 @@ fn safe_path(name: &str) -> Result<PathBuf, UserError> {
     }
 }
 
-fn open_part(file: &Getting) -> Result<File, UserError> {
+fn open_part(file: &Getting) -> Result<(), UserError> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     let part = options.open(&file.part).map_err(UserError::io("create", &file.part))?;
-    part.set_len(file.manifest.size).map_err(UserError::io("size", &file.part))?;
-    Ok(part)
+    let begun = part.metadata().map_or(true, |part| part.len() > 0);
+    file.begun.store(begun, Ordering::Relaxed);
+    part.set_len(file.manifest.size).map_err(UserError::io("size", &file.part))
 }
 
 /// Whether the incomplete file has this chunk already: sealed again it must give the chunk's identity, so nothing is trusted.

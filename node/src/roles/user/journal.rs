@@ -7,15 +7,17 @@
 //! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
 //! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
 //!
-//! One thread writes, whatever came meanwhile in one transaction. Only the begin of a put is waited for. Losing the last receipts
-//! in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
+//! One thread writes, whatever came meanwhile in one transaction. What is waited for is written at once: the begin of a large put, and
+//! everything of a put before its final FATs are handed in. The rest waits for that, a moment at most: what begins and ends within it is
+//! never written. Losing the last receipts, or the begin of a small put, in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
 //! has them answers at once. Losing the end of a put costs nothing, since a file's next put has another number.
 
 mod inspect;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Place, SALT_LEN};
@@ -24,7 +26,7 @@ use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Location;
 use fathom_store::storage::begin_write;
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,8 @@ const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
 const CHUNKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chunks");
 /// Receipts that wait for the writer.
 const QUEUED_MAX: usize = 1_024;
+/// How long what nobody waits for is gathered.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// One put: the storage that was locked for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -91,7 +95,8 @@ enum Job {
         name: String,
         record: PutRecord,
         fresh: Vec<(FileId, FileRecord)>,
-        done: mpsc::SyncSender<Option<String>>,
+        /// Who waits for it.
+        done: Option<mpsc::SyncSender<Option<String>>>,
     },
     Chunk(FileId, u64, ChunkRecord),
     End {
@@ -102,14 +107,52 @@ enum Job {
     Flush(mpsc::SyncSender<Option<String>>),
 }
 
-/// Puts that have ended and are still on disk, and how often.
-type Ending = Mutex<BTreeMap<String, usize>>;
+/// What waits for the writer and is not waited for, by name, and how often.
+#[derive(Default)]
+struct Soon {
+    /// Puts that have begun and are not on disk.
+    beginning: BTreeMap<String, usize>,
+    /// Their files.
+    files: BTreeMap<FileId, usize>,
+    /// Puts that have ended and may be on disk.
+    ending: BTreeMap<String, usize>,
+}
+
+fn once_more<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    *counts.entry(key).or_default() += 1;
+}
+
+fn once_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    match counts.get_mut(key) {
+        Some(times) if *times > 1 => *times -= 1,
+        _ => drop(counts.remove(key)),
+    }
+}
+
+impl Soon {
+    fn begin(&mut self, name: &str, fresh: &[(FileId, FileRecord)]) {
+        once_more(&mut self.beginning, name.to_owned());
+        fresh.iter().for_each(|(file, _)| once_more(&mut self.files, *file));
+    }
+
+    /// Takes out what was written.
+    fn written(&mut self, job: &Job) {
+        match job {
+            Job::Begin { name, fresh, done: None, .. } => {
+                once_less(&mut self.beginning, name);
+                fresh.iter().for_each(|(file, _)| once_less(&mut self.files, file));
+            }
+            Job::End { name, .. } => once_less(&mut self.ending, name),
+            Job::Begin { .. } | Job::Chunk(..) | Job::Flush(_) => {}
+        }
+    }
+}
 
 /// The journal. Of chunks, reads see what was written before the last [`Journal::flush`].
 pub(super) struct Journal {
     db: Arc<Database>,
     writer: mpsc::SyncSender<Job>,
-    ending: Arc<Ending>,
+    soon: Arc<Mutex<Soon>>,
 }
 
 fn failed(error: impl std::fmt::Display) -> UserError {
@@ -141,33 +184,43 @@ impl Journal {
         begin.open_table(CHUNKS).map_err(failed)?;
         begin.commit().map_err(failed)?;
         let (writer, jobs) = mpsc::sync_channel(QUEUED_MAX);
-        let ending = Arc::new(Ending::default());
-        let theirs = (Arc::clone(&db), Arc::clone(&ending));
+        let soon = Arc::new(Mutex::default());
+        let theirs = (Arc::clone(&db), Arc::clone(&soon));
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || write_jobs(&theirs.0, &theirs.1, &jobs))
             .map_err(failed)?;
-        Ok(Self { db, writer, ending })
+        Ok(Self { db, writer, soon })
     }
 
     /// Number of puts under way or interrupted.
     pub(super) fn pending(&self) -> u64 {
-        let count = || -> Result<u64, redb::Error> { Ok(self.db.begin_read()?.open_table(PUTS)?.len()?) };
-        let ending = lock(&self.ending).len() as u64;
-        count().unwrap_or(0).saturating_sub(ending)
+        let noted = || -> Result<BTreeSet<String>, redb::Error> {
+            let table = self.db.begin_read()?.open_table(PUTS)?;
+            table.iter()?.map(|entry| Ok(entry?.0.value().to_owned())).collect()
+        };
+        let mut names = noted().unwrap_or_default();
+        let soon = lock(&self.soon);
+        names.extend(soon.beginning.keys().cloned());
+        names.iter().filter(|name| !soon.ending.contains_key(*name)).count() as u64
+    }
+
+    /// Waits for the writer if what is about to be read is on its way there.
+    fn read_after(&self, waits: impl FnOnce(&Soon) -> bool) -> Result<(), UserError> {
+        let waits = waits(&lock(&self.soon));
+        if waits { self.flush() } else { Ok(()) }
     }
 
     /// The put named `name`, if it was begun before and has not ended.
     pub(super) fn put(&self, name: &str) -> Result<Option<PutRecord>, UserError> {
-        if lock(&self.ending).contains_key(name) {
-            self.flush()?;
-        }
+        self.read_after(|soon| soon.ending.contains_key(name) || soon.beginning.contains_key(name))?;
         let table = self.db.begin_read().map_err(failed)?.open_table(PUTS).map_err(failed)?;
         table.get(name).map_err(failed)?.map(|value| read(value.value())).transpose()
     }
 
     /// The file, if a put of it was begun before.
     pub(super) fn file(&self, file: FileId) -> Result<Option<FileRecord>, UserError> {
+        self.read_after(|soon| soon.files.contains_key(&file))?;
         let table = self.db.begin_read().map_err(failed)?.open_table(FILES).map_err(failed)?;
         table.get(&file.0[..]).map_err(failed)?.map(|value| read(value.value())).transpose()
     }
@@ -185,17 +238,23 @@ impl Journal {
         Ok(chunks)
     }
 
-    /// Begins a put, or notes new locations of one. Files that are `fresh` lose what an earlier put noted. Durable on return.
+    /// Begins a put, or notes new locations of one. Files that are `fresh` lose what an earlier put noted. Durable on return if `wait`
+    /// is set, else soon, with others.
     pub(super) fn begin(
         &self,
         name: &str,
         record: &PutRecord,
         fresh: &[(FileId, FileRecord)],
+        wait: bool,
     ) -> Result<(), UserError> {
-        let (done, written) = mpsc::sync_channel(1);
         let (name, record, fresh) = (name.to_owned(), record.clone(), fresh.to_vec());
-        self.send(Job::Begin { name, record, fresh, done })?;
-        wait(&written)
+        if !wait {
+            lock(&self.soon).begin(&name, &fresh);
+            return self.send(Job::Begin { name, record, fresh, done: None });
+        }
+        let (done, written) = mpsc::sync_channel(1);
+        self.send(Job::Begin { name, record, fresh, done: Some(done) })?;
+        await_written(&written)
     }
 
     fn send(&self, job: Job) -> Result<(), UserError> {
@@ -211,17 +270,17 @@ impl Journal {
     pub(super) fn flush(&self) -> Result<(), UserError> {
         let (done, written) = mpsc::sync_channel(1);
         self.send(Job::Flush(done))?;
-        wait(&written)
+        await_written(&written)
     }
 
     /// Forgets a put that is stored. Durable soon, with others.
     pub(super) fn end(&self, name: &str, files: &[FileId]) -> Result<(), UserError> {
-        *lock(&self.ending).entry(name.to_owned()).or_default() += 1;
+        once_more(&mut lock(&self.soon).ending, name.to_owned());
         self.send(Job::End { name: name.to_owned(), files: files.to_vec() })
     }
 }
 
-fn wait(written: &mpsc::Receiver<Option<String>>) -> Result<(), UserError> {
+fn await_written(written: &mpsc::Receiver<Option<String>>) -> Result<(), UserError> {
     let failure = written.recv().map_err(|_| failed("its writer has ended"))?;
     failure.map_or(Ok(()), |reason| Err(UserError::Journal(reason)))
 }
@@ -242,29 +301,37 @@ fn forget_chunks(chunks: &mut redb::Table<'_, &[u8], &[u8]>, file: FileId) -> Re
     chunks.retain_in(&chunk_key(file, 0)[..]..=&chunk_key(file, u64::MAX)[..], |_, _| false).map_err(failed)
 }
 
-fn write_jobs(db: &Database, ending: &Ending, jobs: &mpsc::Receiver<Job>) {
+fn write_jobs(db: &Database, soon: &Mutex<Soon>, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
-        let jobs: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(QUEUED_MAX)).collect();
+        let jobs = gather(first, jobs);
         let failure = write(db, &jobs).err().map(|error| error.to_string());
         if let Some(error) = &failure {
             // Receipts that are not noted cost a second sending after a crash; the put itself goes on.
             tracing::warn!(%error, "the journal was not written");
         }
         for job in jobs {
-            match job {
+            lock(soon).written(&job);
+            if let Job::Begin { done: Some(done), .. } | Job::Flush(done) = job {
                 // Who gave up waiting needs no answer.
-                Job::Begin { done, .. } | Job::Flush(done) => drop(done.send(failure.clone())),
-                Job::End { name, .. } => {
-                    let mut ending = lock(ending);
-                    match ending.get_mut(&name) {
-                        Some(times) if *times > 1 => *times -= 1,
-                        _ => drop(ending.remove(&name)),
-                    }
-                }
-                Job::Chunk(..) => {}
+                drop(done.send(failure.clone()));
             }
         }
     }
+}
+
+/// What is written next: everything that is there once somebody waits for it, or after a while.
+fn gather(first: Job, jobs: &mpsc::Receiver<Job>) -> Vec<Job> {
+    let waited_for = |job: &Job| matches!(job, Job::Begin { done: Some(_), .. } | Job::Flush(_));
+    let until = Instant::now() + GATHER;
+    let mut gathered = vec![first];
+    while gathered.len() < QUEUED_MAX && !gathered.last().is_some_and(waited_for) {
+        match jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(job) => gathered.push(job),
+            Err(_) => break,
+        }
+    }
+    gathered.extend(jobs.try_iter().take(QUEUED_MAX));
+    gathered
 }
 
 /// Does all of `jobs`, in order, in one durable transaction.

@@ -214,7 +214,9 @@ impl User {
 
     async fn note(self: &Arc<Self>, put: &Arc<Putting>, fresh: Vec<(FileId, FileRecord)>) -> Result<(), UserError> {
         let (user, name, record) = (Arc::clone(self), put.name.clone(), lock(&put.record).clone());
-        blocking(move || user.journal.begin(&name, &record, &fresh)).await
+        // Of a single chunk there is nothing to go on from before its receipts are there.
+        let wait = put.files.iter().map(PutFile::chunk_count).sum::<u64>() > 1;
+        blocking(move || user.journal.begin(&name, &record, &fresh, wait)).await
     }
 
     /// The storage that an earlier run locked, less what it filled. What has expired since shows when it is used.

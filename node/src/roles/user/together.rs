@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fathom_protocol::ids::NodeId;
 use tokio::sync::oneshot;
 
 use super::store::lock;
+
+/// How long questions are gathered after some went out together.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Questions, each with whom to tell its answer.
 type Waiting<Q, A> = VecDeque<(Q, oneshot::Sender<A>)>;
@@ -44,9 +48,14 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
             let working = Working(Arc::clone(self), node);
             tokio::spawn(async move {
                 while let Some((questions, askers)) = working.0.next(node) {
+                    let many = askers.len() > 1;
                     for (asker, answer) in askers.into_iter().zip(work(questions).await) {
                         // Who gave up meanwhile needs no answer.
                         let _ = asker.send(answer);
+                    }
+                    // Where several ask at a time, more are about to. Who asks alone waits for nobody.
+                    if many {
+                        tokio::time::sleep(GATHER).await;
                     }
                 }
             });

@@ -9,7 +9,7 @@ use fathom_overlay::{PeerStream, frame};
 use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::{Fate, Tag};
-use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents};
+use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents_knowing};
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
@@ -103,7 +103,8 @@ impl Vendor {
         let admitted = async {
             let header: Header = codec::decode(&header, HEADER_BYTES_MAX)
                 .map_err(|error| Refusal::new(RefusalKind::BadRequest, error.to_string()))?;
-            let arrived = header.arrive(self.me, clock::now()).map_err(|error| header_refusal(&error))?;
+            let arrived =
+                header.arrive_knowing(self.me, clock::now(), &self.familiar).map_err(|error| header_refusal(&error))?;
             let place = self.transfers.incoming(peer).await?;
             self.wait_for_step().await;
             let (task, receipt) = self.admit(&arrived.mine).await?;
@@ -130,7 +131,7 @@ impl Vendor {
     async fn admit(self: &Arc<Self>, hop: &Signed<Hop>) -> Result<(Task, Option<Carried<Receipt>>), Refusal> {
         let hop = hop.clone();
         self.blocking(move |vendor| {
-            let lease = consents(&hop).map_err(Refusal::from)?;
+            let lease = consents_knowing(&hop, &vendor.familiar).map_err(Refusal::from)?;
             // A local FAT from a backup may name chunks that are not here, under leases that are no more.
             vendor.in_step_or_busy()?;
             if let Some(entry) = vendor.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {

@@ -4,11 +4,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{ChunkEntry, FatError, HEAD_KEY, Inserted, LocalFat};
 
 /// Inserts in one transaction, at most.
 const BATCH_MAX: usize = 64;
+
+/// How long inserts are gathered after some were written together. A commit takes longer, and costs the same for one as for many.
+const GATHER: Duration = Duration::from_millis(2);
 
 type Outcome = Result<Inserted, FatError>;
 
@@ -31,6 +35,8 @@ struct Gathering {
     waiting: Vec<Insert>,
     outcomes: HashMap<u64, Outcome>,
     writing: bool,
+    /// The batch before had more than one insert in it, so that others are on their way.
+    many: bool,
     next_ticket: u64,
 }
 
@@ -94,8 +100,14 @@ impl LocalFat {
                 continue;
             }
             state.writing = true;
+            if state.many {
+                drop(state);
+                std::thread::sleep(GATHER);
+                state = self.batcher.lock();
+            }
             let size = state.waiting.len().min(BATCH_MAX);
             let batch: Vec<Insert> = state.waiting.drain(..size).collect();
+            state.many = batch.len() > 1;
             drop(state);
             let tickets = batch.iter().map(|insert| insert.ticket).collect();
             let mut turn = Turn { batcher: &self.batcher, tickets, outcomes: Vec::new() };

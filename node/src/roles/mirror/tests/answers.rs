@@ -223,7 +223,6 @@ async fn reports_validations_and_vendor_pages() {
         let validation = Validation {
             version: VERSION,
             owner: owner(&key(50)),
-            file: FileId([1; 16]),
             vendor: node(&key(seed)),
             good: Bounded::first([ChunkId([1; 32]), ChunkId([2; 32])]),
             bad: Bounded::first([ChunkId([3; 32])]),
