@@ -56,10 +56,12 @@ pub fn assert_same_bytes(one: &Path, other: &Path) {
     }
 }
 
-/// The part files on a device's directory, sorted.
+/// The part files on a device's directory, those with many small parts last, sorted.
 #[must_use]
 pub fn part_files(device: &Path) -> Vec<PathBuf> {
-    files_below(&device.join("parts"))
+    let mut files = files_below(&device.join("parts"));
+    files.extend(files_below(&device.join("packs")));
+    files
 }
 
 /// What a device's directory holds of parts that are being written.

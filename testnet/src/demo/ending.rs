@@ -210,7 +210,7 @@ impl Play<'_> {
 fn parts(vendor: &NodeHandle) -> (u64, u64) {
     let used = vendor.devices.iter().map(|device: &std::path::PathBuf| {
         let dir: &Path = device;
-        tree::usage(&dir.join("parts"))
+        ["parts", "packs"].map(|below| tree::usage(&dir.join(below)))
     });
-    used.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    used.flatten().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }

@@ -216,12 +216,16 @@ impl TestVendor {
         (number(&status["chunks"]), parts, number(&status["used"]), number(&status["locked"]))
     }
 
-    /// Files on the device, parts being written included.
+    /// Parts on the device, those being written and those in packs included.
     fn files(&self) -> usize {
         let device = self.dir.path().join("device");
         let count = |dir: PathBuf| std::fs::read_dir(dir).unwrap().count();
         let parts = std::fs::read_dir(device.join("parts")).unwrap();
-        parts.map(|dir| count(dir.unwrap().path())).sum::<usize>() + count(device.join("tmp"))
+        let packed = std::fs::read_dir(device.join("packs")).unwrap().map(|pack| {
+            let pack = std::fs::read(pack.unwrap().path()).unwrap_or_default();
+            pack.chunks(4096).filter(|block| block.starts_with(b"FPAK")).count()
+        });
+        packed.sum::<usize>() + parts.map(|dir| count(dir.unwrap().path())).sum::<usize>() + count(device.join("tmp"))
     }
 }
 

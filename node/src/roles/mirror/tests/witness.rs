@@ -105,7 +105,15 @@ async fn fault_25_two_vendors_with_one_key_are_quarantined_at_all_mirrors() {
         assert_eq!(view["vendors"][0]["quarantined"]["offence"], "twins");
         let reason = view["vendors"][0]["quarantined"]["reason"].as_str().unwrap().to_owned();
         assert!(reason.contains("only one node with a key") && reason.contains("fathom init"), "{reason}");
-        let proofs = records(mirror.ask(Request::Proofs(Bounded::default())).await);
+        // What is merged is on the disk, from which this is answered, a moment later.
+        let mut proofs = Vec::new();
+        for _ in 0..500 {
+            proofs = records(mirror.ask(Request::Proofs(Bounded::default())).await);
+            if !proofs.is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         let [SyncRecord::Proof(proof)] = proofs.as_slice() else { panic!("{proofs:?}") };
         assert_eq!(proof.clone().verify().unwrap().vendor(), node(&key(1)));
     }
