@@ -64,6 +64,16 @@ pub fn part_files(device: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// How many parts are on a device's directory: files of their own, and records in packs.
+#[must_use]
+pub fn part_count(device: &Path) -> usize {
+    let records = |pack: &PathBuf| {
+        let pack = fs::read(pack).unwrap_or_default();
+        pack.chunks(4096).filter(|block| block.starts_with(b"FPAK")).count()
+    };
+    files_below(&device.join("parts")).len() + files_below(&device.join("packs")).iter().map(records).sum::<usize>()
+}
+
 /// What a device's directory holds of parts that are being written.
 #[must_use]
 pub fn temporary_files(device: &Path) -> Vec<PathBuf> {

@@ -21,7 +21,7 @@ mod user;
 mod wait;
 
 pub use binary::binary;
-pub use files::{Tree, assert_same_bytes, part_files, random_bytes, random_file, temporary_files, tree};
+pub use files::{Tree, assert_same_bytes, part_count, part_files, random_bytes, random_file, temporary_files, tree};
 pub use job::Job;
 pub use network::{Network, Shared, set, shared, small};
 pub use scratch::Scratch;

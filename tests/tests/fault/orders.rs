@@ -10,7 +10,7 @@ use fathom_tests::{random_bytes, wait_until};
 
 use crate::crafted::{Client, Slot, bounded, forge, id, now};
 use crate::stage::Stage;
-use crate::world::parts;
+use crate::world::parts_held;
 
 const LENGTH: u32 = 100_000;
 
@@ -80,7 +80,7 @@ fn fault_45_forged_foreign_and_expired_erase_orders_leave_the_data_alone() {
     };
     assert_eq!(submit(owner, forge(&fat, owner.keys.signing())), None);
     assert_eq!(order(owner, forge(&fat, owner.keys.signing())), None);
-    let (before, held) = (stage.held(), parts(&stage.vendor).len());
+    let (before, held) = (stage.held(), parts_held(&stage.vendor));
 
     let good = release(&fat);
     let (mine, theirs) = (owner.keys.signing(), thief.keys.signing());
@@ -114,7 +114,7 @@ fn fault_45_forged_foreign_and_expired_erase_orders_leave_the_data_alone() {
     // The owner's own word, through a mirror: everything goes.
     assert_eq!(submit(owner, forge(&good, mine)), None);
     wait_until("the vendor has erased the chunk", || {
-        owner.read(&stage.vendor, chunk_id, LENGTH).is_err() && parts(&stage.vendor).len() + 2 == held
+        owner.read(&stage.vendor, chunk_id, LENGTH).is_err() && parts_held(&stage.vendor) + 2 == held
     });
     stage.check();
     assert_eq!(id(&stage.vendor), room.vendor);

@@ -6,7 +6,7 @@ use fathom_testnet::NodeHandle;
 use fathom_tests::{Shared, shared, wait_until};
 
 use crate::crafted::{Client, Slot};
-use crate::world::{check, figure, parts, temporary};
+use crate::world::{check, figure, parts_held, temporary};
 
 /// Vendors of the shared network that no test has.
 static FREE: Mutex<Option<Vec<String>>> = Mutex::new(None);
@@ -55,7 +55,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn held(&self) -> Held {
         let figure = |key| figure(&self.net, &self.vendor.name, key);
-        Held { used: figure("used"), chunks: figure("chunks"), parts: parts(&self.vendor).len() }
+        Held { used: figure("used"), chunks: figure("chunks"), parts: parts_held(&self.vendor) }
     }
 
     /// Nothing came and nothing went since `before`, and nothing is half written.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fathom_testnet::{CliOutput, Net, NodeHandle, ProcessState};
-use fathom_tests::{User, list, number, part_files, temporary_files, text};
+use fathom_tests::{User, list, number, part_count, part_files, temporary_files, text};
 use serde_json::Value;
 
 /// What no node may ever take, in KiB.
@@ -68,6 +68,11 @@ pub(crate) fn figure(net: &Net, vendor: &str, key: &str) -> u64 {
 /// All part files of a vendor, by path.
 pub(crate) fn parts(vendor: &NodeHandle) -> Vec<PathBuf> {
     vendor.devices.iter().flat_map(|device| part_files(device)).collect()
+}
+
+/// How many parts a vendor has, those in packs included.
+pub(crate) fn parts_held(vendor: &NodeHandle) -> usize {
+    vendor.devices.iter().map(|device| part_count(device)).sum()
 }
 
 /// All temporary files of a vendor.

@@ -7,9 +7,8 @@
 //! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
 //! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
 //!
-//! One thread writes, whatever came meanwhile in one transaction. What is waited for is written at once: the begin of a large put, and
-//! everything of a put before its final FATs are handed in. The rest waits for that, a moment at most: what begins and ends within it is
-//! never written. Losing the last receipts, or the begin of a small put, in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
+//! One thread writes, whatever came meanwhile in one transaction: at once what is waited for (the begin of a put of several chunks, and
+//! everything of a put before its final FATs are handed in) and their receipts. The rest waits for that, a moment at most. Losing the last receipts, or the begin of a small put, in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
 //! has them answers at once. Losing the end of a put costs nothing, since a file's next put has another number.
 
 mod inspect;
@@ -98,7 +97,13 @@ enum Job {
         /// Who waits for it.
         done: Option<mpsc::SyncSender<Option<String>>>,
     },
-    Chunk(FileId, u64, ChunkRecord),
+    Chunk {
+        file: FileId,
+        index: u64,
+        record: ChunkRecord,
+        /// It is the put's only one: what begins and ends within a moment is written once.
+        alone: bool,
+    },
     End {
         name: String,
         files: Vec<FileId>,
@@ -143,7 +148,7 @@ impl Soon {
                 fresh.iter().for_each(|(file, _)| once_less(&mut self.files, file));
             }
             Job::End { name, .. } => once_less(&mut self.ending, name),
-            Job::Begin { .. } | Job::Chunk(..) | Job::Flush(_) => {}
+            Job::Begin { .. } | Job::Chunk { .. } | Job::Flush(_) => {}
         }
     }
 }
@@ -261,9 +266,9 @@ impl Journal {
         self.writer.send(job).map_err(|_| failed("its writer has ended"))
     }
 
-    /// Notes a chunk and its receipts. Durable soon, with others.
-    pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord) -> Result<(), UserError> {
-        self.send(Job::Chunk(file, index, record))
+    /// Notes a chunk and its receipts. Durable soon, with others, and later if it is its put's only one (`alone`).
+    pub(super) fn chunk(&self, file: FileId, index: u64, record: ChunkRecord, alone: bool) -> Result<(), UserError> {
+        self.send(Job::Chunk { file, index, record, alone })
     }
 
     /// Waits until everything noted before is durable.
@@ -319,12 +324,13 @@ fn write_jobs(db: &Database, soon: &Mutex<Soon>, jobs: &mpsc::Receiver<Job>) {
     }
 }
 
-/// What is written next: everything that is there once somebody waits for it, or after a while.
+/// What is written next: everything that is there once somebody waits for some of it, or has more to lose, or after a while.
 fn gather(first: Job, jobs: &mpsc::Receiver<Job>) -> Vec<Job> {
-    let waited_for = |job: &Job| matches!(job, Job::Begin { done: Some(_), .. } | Job::Flush(_));
+    let urgent =
+        |job: &Job| matches!(job, Job::Begin { done: Some(_), .. } | Job::Chunk { alone: false, .. } | Job::Flush(_));
     let until = Instant::now() + GATHER;
     let mut gathered = vec![first];
-    while gathered.len() < QUEUED_MAX && !gathered.last().is_some_and(waited_for) {
+    while gathered.len() < QUEUED_MAX && !gathered.last().is_some_and(urgent) {
         match jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(job) => gathered.push(job),
             Err(_) => break,
@@ -350,7 +356,7 @@ fn write(db: &Database, jobs: &[Job]) -> Result<(), UserError> {
                         forget_chunks(&mut chunks, *file)?;
                     }
                 }
-                Job::Chunk(file, index, record) => {
+                Job::Chunk { file, index, record, .. } => {
                     chunks.insert(&chunk_key(*file, *index)[..], &*codec::encode(record)).map_err(failed)?;
                 }
                 Job::End { name, files: ended } => {

@@ -214,8 +214,7 @@ impl User {
 
     async fn note(self: &Arc<Self>, put: &Arc<Putting>, fresh: Vec<(FileId, FileRecord)>) -> Result<(), UserError> {
         let (user, name, record) = (Arc::clone(self), put.name.clone(), lock(&put.record).clone());
-        // Of a single chunk there is nothing to go on from before its receipts are there.
-        let wait = put.files.iter().map(PutFile::chunk_count).sum::<u64>() > 1;
+        let wait = !put.is_one_chunk();
         blocking(move || user.journal.begin(&name, &record, &fresh, wait)).await
     }
 

@@ -118,6 +118,13 @@ pub(super) struct Putting {
     pub events: EventSink,
 }
 
+impl Putting {
+    /// Whether it has a single chunk, of which there is nothing to go on from before its receipts are there.
+    pub(super) fn is_one_chunk(&self) -> bool {
+        self.files.iter().map(PutFile::chunk_count).sum::<u64>() <= 1
+    }
+}
+
 /// Locks; a panic elsewhere does not spoil the data behind these locks, which hold no half-done change.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,7 +167,7 @@ impl User {
             fruitless = if round.useful { 0 } else { fruitless + 1 };
             if !record.copies.is_empty() {
                 lock(&file.chunks).insert(index, record.clone());
-                self.note_chunk(file.file, index, &record).await?;
+                self.note_chunk(put, file.file, index, &record).await?;
             }
             if round.busy && fruitless < ROUNDS {
                 tokio::time::sleep(BUSY_PAUSE * u32::try_from(fruitless + 1).unwrap_or(1)).await;
@@ -180,9 +187,15 @@ impl User {
         Ok(())
     }
 
-    async fn note_chunk(self: &Arc<Self>, file: FileId, index: u64, record: &ChunkRecord) -> Result<(), UserError> {
-        let (user, record) = (Arc::clone(self), record.clone());
-        blocking(move || user.journal.chunk(file, index, record)).await
+    async fn note_chunk(
+        self: &Arc<Self>,
+        put: &Putting,
+        file: FileId,
+        index: u64,
+        record: &ChunkRecord,
+    ) -> Result<(), UserError> {
+        let (user, record, alone) = (Arc::clone(self), record.clone(), put.is_one_chunk());
+        blocking(move || user.journal.chunk(file, index, record, alone)).await
     }
 
     async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {

@@ -115,3 +115,27 @@ fn a_journal_of_format_1_opens_with_every_record() {
     assert_eq!(journal.file(FILE).unwrap(), Some(file()));
     assert_eq!(journal.chunks(FILE).unwrap(), [(INDEX, chunk())]);
 }
+
+/// Keeps away: a put of one chunk that is repeated at once and does not find what it had noted, or one that ended and is found.
+#[test]
+fn what_nobody_waited_for_is_read_all_the_same() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("journal.redb");
+    let journal = Journal::open(&path).unwrap();
+    journal.begin("a/b", &put(), &[(FILE, file())], false).unwrap();
+    assert_eq!(journal.pending(), 1);
+    journal.chunk(FILE, INDEX, chunk(), true).unwrap();
+    assert_eq!(journal.file(FILE).unwrap(), Some(file()));
+    assert_eq!(journal.put("a/b").unwrap(), Some(put()));
+    assert_eq!(journal.chunks(FILE).unwrap(), [(INDEX, chunk())]);
+    journal.end("a/b", &[FILE]).unwrap();
+    assert_eq!(journal.pending(), 0);
+    assert_eq!(journal.put("a/b").unwrap(), None);
+    assert_eq!((journal.file(FILE).unwrap(), journal.chunks(FILE).unwrap()), (None, Vec::new()));
+    journal.begin("a/b", &put(), &[(FILE, file())], false).unwrap();
+    journal.flush().unwrap();
+    drop(journal);
+    await_closed(&path);
+    let journal = Journal::open(&path).unwrap();
+    assert_eq!((journal.pending(), journal.file(FILE).unwrap()), (1, Some(file())));
+}
