@@ -1,7 +1,7 @@
 //! Orders to erase that are not the owner's word (case 45), at a real vendor and at its mirror.
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Manifest, Place, Tag, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Lineage, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::tags::VERSION;
@@ -34,7 +34,8 @@ fn commit(client: &Client, slot: &Slot, chunk: ChunkId) -> FinalFat {
         file,
         seq: seq(1),
         base: seq(1),
-        follows: Follows::default(),
+        // One that came before it, and has no counter.
+        follows: Follows::all_of([Lineage { base: Tag(0), seq: Tag(0), follows: &Follows::default() }], None),
         uses: bounded(vec![Use { vendor: slot.vendor, lease: place.lease, bytes: u64::from(LENGTH), unused: 0 }]),
         frees: Bounded::default(),
         issued: now(),
