@@ -49,6 +49,7 @@ use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::ledger::{Ledger, Terms};
+use fathom_protocol::rehome::Thresholds;
 use fathom_protocol::sign::{Carried, Record, RecordError};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind};
@@ -94,6 +95,12 @@ pub struct VendorSettings {
     pub devices: Vec<(PathBuf, u64, u64)>,
     /// How long leases last.
     pub terms: Terms,
+}
+
+impl VendorSettings {
+    fn thresholds(&self) -> Thresholds {
+        Thresholds { overload_percent: self.overload_percent, relief_percent: self.relief_percent }
+    }
 }
 
 /// Why a vendor did not start. Texts follow "the vendor failed to start: ".

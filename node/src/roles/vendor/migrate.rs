@@ -1,34 +1,32 @@
 //! Away with data when there is too much (figures 15b to 15e): room at another vendor, the chunk over there, its receipt,
-//! a move that both sign, the mirrors' word, and after a hold time the erase here.
+//! a move that both sign, the mirrors' word, and after a hold time the erase here. What is decided on the way is
+//! [`fathom_protocol::rehome`]'s.
 //!
 //! Each step is safe to be cut off after: before the cosigned move is on disk the chunk is simply here, and a copy at the
 //! destination lapses there; once it is, a restart hands the same move in again and goes on.
-//!
-//! ```text
-//! Committed --send, receipt, cosign--> Committed, move on disk --a mirror took it--> Leaving --hold time--> erased
-//! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec;
-use fathom_protocol::ids::{FileId, NodeId, OwnerId};
-use fathom_protocol::limits::CHUNK_BYTES_MAX;
+use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
+use fathom_protocol::rehome::{
+    self, Batch, Batches, Custody, HeldChunk, Open, Relief, Submitted, is_held_long_enough, may_leave, submitted,
+};
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
 use futures::StreamExt;
 use futures::future::join_all;
 
+use super::rehome::place;
 use super::report::{MIRROR_WAIT, MIRRORS_TOLD};
 use super::{Vendor, fat_refusal, lock};
 
 /// How often it is looked whether anything must be moved or erased.
 const TICK: Duration = Duration::from_millis(500);
-/// Bytes of one owner's file that one allocation moves, at most.
-const BATCH_BYTES: u64 = 64 * 1024 * 1024;
 /// Chunks on their way at once.
 const IN_FLIGHT: usize = 4;
 /// Chunks looked at in one round.
@@ -47,19 +45,23 @@ pub(super) struct Leaving {
     length: u32,
 }
 
-/// Chunks of one file that go together.
-pub(super) struct Batch {
-    pub(super) owner: OwnerId,
-    pub(super) file: FileId,
-    pub(super) chunks: Vec<ChunkEntry>,
-    /// Vendors that are no destination: they hold a copy, or are near their own overload.
-    pub(super) exclude: BTreeSet<NodeId>,
+/// A chunk as the decisions see it.
+pub(super) fn held(entry: &ChunkEntry) -> HeldChunk {
+    let ChunkEntry { owner, file, seq, chunk, length, lease, .. } = *entry;
+    HeldChunk { owner, file, seq, chunk, length, lease }
 }
 
-impl Batch {
-    /// Length of the longest chunk, in bytes.
-    pub(super) fn unit(&self) -> u32 {
-        self.chunks.iter().map(|chunk| chunk.length).max().unwrap_or(1).clamp(1, CHUNK_BYTES_MAX as u32)
+/// The key under which a chunk is stored.
+pub(super) fn key_of(chunk: &HeldChunk) -> ChunkKey {
+    ChunkKey { owner: chunk.owner, chunk: chunk.chunk }
+}
+
+/// Where a chunk is in its life, as the decisions see it.
+pub(super) fn custody(entry: &ChunkEntry) -> Custody {
+    match entry.state {
+        ChunkState::Stored => Custody::Stored,
+        ChunkState::Committed => Custody::Committed,
+        ChunkState::Leaving { .. } => Custody::Leaving,
     }
 }
 
@@ -67,9 +69,8 @@ impl Vendor {
     /// Keeps this vendor below its overload, for as long as it runs.
     pub(super) async fn migrating(self: &Arc<Self>) {
         let mut pause = Instant::now();
-        // Moves that a stop cut off are of a relief that was not at its end.
         let cut_off = self.blocking(|vendor| Ok(!vendor.open_moves()?.is_empty() || !lock(&vendor.leaving).is_empty()));
-        let mut relieving = cut_off.await.unwrap_or(false);
+        let mut relief = Relief::resumed(cut_off.await.unwrap_or(false));
         loop {
             tokio::time::sleep(TICK).await;
             if let Err(refusal) = self.erase_left().await {
@@ -82,7 +83,7 @@ impl Vendor {
                 pause = Instant::now() + PAUSE;
                 continue;
             }
-            let excess = self.excess(&mut relieving);
+            let excess = self.excess(&mut relief);
             if excess == 0 {
                 lock(&self.held_at).clear();
             }
@@ -93,9 +94,7 @@ impl Vendor {
     }
 
     /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
-    /// `relieving` is kept between calls: an overload lasts until the relief threshold is reached, also when a round moves less
-    /// than it should.
-    fn excess(&self, relieving: &mut bool) -> u64 {
+    fn excess(&self, relief: &mut Relief) -> u64 {
         // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
         if self.device_away.load(Ordering::Relaxed) {
             return 0;
@@ -106,12 +105,9 @@ impl Vendor {
         };
         let leaving: u64 = lock(&self.leaving).values().map(|left| u64::from(left.length)).sum();
         let stays = used.saturating_sub(leaving);
-        let share = |percent: u8| (u128::from(capacity) * u128::from(percent) / 100) as u64;
-        let relief = share(self.settings.relief_percent);
-        let overloaded = capacity > 0 && stays > 0 && stays >= share(self.settings.overload_percent);
-        *relieving = overloaded || (*relieving && stays > relief);
-        if *relieving {
-            return stays.saturating_sub(relief).max(1);
+        let excess = relief.excess(stays, capacity, self.settings.thresholds());
+        if excess > 0 {
+            return excess;
         }
         let threshold = self.settings.bandwidth_mb_per_s.saturating_mul(1_000_000);
         if threshold > 0 && self.transfers.above(threshold) {
@@ -132,22 +128,22 @@ impl Vendor {
         };
         let mut moved = 0;
         for mut batch in batches {
-            let places = match self.allocate(&mut batch).await {
+            let mut places = match self.allocate(&mut batch).await {
                 Ok(places) => places,
                 Err(refusal) => {
                     tracing::info!(%refusal, "overloaded, and no storage for what should go");
                     continue;
                 }
             };
-            let sends = self.place(&batch, &places).into_iter().map(|(entry, at)| {
+            let sends = place(&batch, &mut places).into_iter().map(|(moving, at)| {
                 let place = &places[at];
                 async move {
-                    let (chunk, key) = (entry.chunk, entry.key());
-                    let done = self.move_chunk(entry, place).await;
+                    let (chunk, key) = (moving.chunk, key_of(&moving));
+                    let done = self.move_chunk(&moving, place).await;
                     if let Err(refusal) = &done {
-                        let to = place.vendor.short();
+                        let to = place.room.vendor.short();
                         if refusal.kind == RefusalKind::Conflict {
-                            lock(&self.held_at).entry(key).or_default().insert(place.vendor);
+                            lock(&self.held_at).entry(key).or_default().insert(place.room.vendor);
                             tracing::debug!(%chunk, %to, "the destination holds a copy; another one is looked for");
                         } else {
                             tracing::warn!(%chunk, %to, %refusal, "chunk not moved; it stays here");
@@ -176,7 +172,7 @@ impl Vendor {
         }
         let mut again = self.choose_among(excess, |key| held_at.contains_key(key))?;
         for batch in &mut again {
-            let keys = batch.chunks.iter().map(ChunkEntry::key);
+            let keys = batch.chunks.iter().map(key_of);
             batch.exclude = keys.filter_map(|key| held_at.get(&key)).flatten().copied().collect();
         }
         Ok(again)
@@ -186,35 +182,22 @@ impl Vendor {
         let pending: BTreeSet<ChunkKey> =
             self.fat.moves().map_err(|error| fat_refusal(&error))?.into_iter().map(|(key, _)| key).collect();
         let damaged = lock(&self.damaged).clone();
-        let mut batches: BTreeMap<(OwnerId, FileId), Batch> = BTreeMap::new();
-        let (mut bytes, mut looked, mut after) = (0, 0, None);
-        while bytes < excess && looked < LOOKED_AT_MAX {
+        let mut batches = Batches::new(excess);
+        let (mut looked, mut after) = (0, None);
+        while !batches.is_full() && looked < LOOKED_AT_MAX {
             let page = self.fat.chunks_after(after.as_ref(), 1_024).map_err(|error| fat_refusal(&error))?;
             let Some(last) = page.last() else { break };
             after = Some(last.key());
             looked += page.len();
             for entry in page {
                 let key = entry.key();
-                let came_here = pending.contains(&key) && !self.goes_away(&key)?;
-                let free = !pending.contains(&key) || came_here;
-                let fit = entry.state == ChunkState::Committed && free && !damaged.contains(&key) && among(&key);
-                if bytes >= excess || !fit {
-                    continue;
-                }
-                let batch = batches.entry((entry.owner, entry.file)).or_insert_with(|| Batch {
-                    owner: entry.owner,
-                    file: entry.file,
-                    chunks: Vec::new(),
-                    exclude: BTreeSet::new(),
-                });
-                let held: u64 = batch.chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
-                if held + u64::from(entry.length) <= BATCH_BYTES {
-                    bytes += u64::from(entry.length);
-                    batch.chunks.push(entry);
+                let moves_away = if pending.contains(&key) { Some(self.goes_away(&key)?) } else { None };
+                if may_leave(custody(&entry), moves_away) && !damaged.contains(&key) && among(&key) {
+                    batches.add(held(&entry));
                 }
             }
         }
-        Ok(batches.into_values().collect())
+        Ok(batches.into_batches())
     }
 
     /// Whether the stored move of a chunk leads away from here.
@@ -225,21 +208,17 @@ impl Vendor {
             .is_some_and(|moved| moved.proposal().is_ok_and(|body| body.from == self.me)))
     }
 
-    /// Hands a move in; done when one mirror has it.
-    pub(super) async fn submit(&self, moved: &CarriedMove) -> Result<(), Refusal> {
+    /// Hands a move in; what follows is known once the mirrors have answered.
+    pub(super) async fn submit(&self, moved: &CarriedMove) -> Submitted {
         let mirrors: Vec<NodeId> = self.net.book().mirrors().into_iter().take(MIRRORS_TOLD).collect();
         let request = Request::SubmitMove(moved.clone());
         let asked = mirrors.iter().map(|mirror| self.net.call(*mirror, &request, MIRROR_WAIT));
-        let mut last = Refusal::new(RefusalKind::Unreachable, "no mirror is known");
-        let mut taken = false;
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(Response::Done) => taken = true,
-                Ok(_) => last = Refusal::new(RefusalKind::BadRequest, "a mirror answered a move strangely"),
-                Err(refusal) => last = refusal,
-            }
-        }
-        if taken { Ok(()) } else { Err(last) }
+        let answers = join_all(asked).await.into_iter().map(|answer| match answer {
+            Ok(Response::Done) => Ok(()),
+            Ok(_) => Err(Refusal::new(RefusalKind::BadRequest, "a mirror answered a move strangely")),
+            Err(refusal) => Err(refusal),
+        });
+        submitted(answers)
     }
 
     /// A mirror has the move: the chunk leaves. Blocks.
@@ -266,15 +245,15 @@ impl Vendor {
         let mut through = true;
         for (key, moved) in open {
             match self.submit(&moved).await {
-                Ok(()) => {
+                Submitted::Taken => {
                     through &= self.blocking(move |vendor| vendor.mark_leaving(&key, &moved)).await.is_ok();
                 }
-                Err(refusal) if matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict) => {
-                    // The file was released, or the chunk left by another move: a final FAT decides about it.
+                Submitted::Void(_) => {
+                    // A final FAT decides about the chunk.
                     let forgot = self.blocking(move |vendor| vendor.durable(|tx| tx.remove_move(&key)));
                     through &= forgot.await.is_ok();
                 }
-                Err(refusal) => {
+                Submitted::Waits(refusal) => {
                     tracing::debug!(%refusal, "a move waits for a mirror");
                     through = false;
                 }
@@ -289,18 +268,16 @@ impl Vendor {
         let mut open = Vec::new();
         for (key, bytes) in self.fat.moves().map_err(|error| fat_refusal(&error))? {
             let entry = self.fat.chunk(key.owner, key.chunk).map_err(|error| fat_refusal(&error))?;
-            match (entry.map(|entry| (entry.state, entry.length)), stored_move(&bytes)) {
-                (Some((ChunkState::Committed, _)), Some(moved)) => {
-                    if moved.proposal().is_ok_and(|body| body.from == self.me) {
-                        open.push((key, moved));
-                    }
+            let moved = stored_move(&bytes);
+            let body = moved.as_ref().and_then(|moved| moved.proposal().ok());
+            match (rehome::reopened(self.me, entry.as_ref().map(custody), body.as_ref()), moved) {
+                (Open::Submit, moved) => open.extend(moved.map(|moved| (key, moved))),
+                (Open::Hold, _) => {
+                    let length = entry.map_or(0, |entry| entry.length);
+                    lock(&self.leaving).entry(key).or_insert(Leaving { since: Instant::now(), length });
                 }
-                (Some((ChunkState::Leaving { .. }, length)), _) => {
-                    let left = Leaving { since: Instant::now(), length };
-                    lock(&self.leaving).entry(key).or_insert(left);
-                }
-                (Some(_), _) => {}
-                (None, _) => {
+                (Open::Rests, _) => {}
+                (Open::Forget, _) => {
                     self.durable(|tx| tx.remove_move(&key))?;
                 }
             }
@@ -311,10 +288,14 @@ impl Vendor {
     /// Erases chunks whose hold time is over. It is counted from when this run first saw them leave, so no clock that
     /// jumps can cut it short.
     async fn erase_left(self: &Arc<Self>) -> Result<(), Refusal> {
-        let hold = Duration::from_secs(self.settings.hold_seconds);
+        let hold_ms = self.settings.hold_seconds.saturating_mul(1_000);
+        let over = |left: &Leaving| {
+            let held_ms = u64::try_from(left.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            is_held_long_enough(held_ms, hold_ms)
+        };
         let due: Vec<ChunkKey> = {
             let leaving = lock(&self.leaving);
-            leaving.iter().filter(|(_, left)| left.since.elapsed() >= hold).map(|(key, _)| *key).collect()
+            leaving.iter().filter(|(_, left)| over(left)).map(|(key, _)| *key).collect()
         };
         if due.is_empty() {
             return Ok(());

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::moves::{CarriedMove, Move};
-use fathom_protocol::sign::{Carried, SignerId};
+use fathom_protocol::rehome::may_cosign;
+use fathom_protocol::sign::Carried;
 use fathom_protocol::wire::{
     AllocateRequest, Cancel, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation,
 };
 use fathom_store::{ChunkKey, ChunkState};
 
 use super::accounts::in_transaction;
+use super::migrate::{custody, held};
 use super::{Vendor, fat_refusal, lock};
 
 fn refused(kind: RefusalKind, reason: &str) -> Refusal {
@@ -76,23 +78,9 @@ impl Vendor {
 
     /// Whether the chunk of a move is here as the move says, stored by its source.
     fn holds(&self, moved: &Move) -> Result<(), Refusal> {
-        if moved.to != self.me {
-            return Err(refused(RefusalKind::NotAuthorised, "the move goes to another vendor"));
-        }
         let entry = self.fat.chunk(moved.owner, moved.chunk).map_err(|error| fat_refusal(&error))?;
-        let entry = entry.ok_or_else(|| refused(RefusalKind::NotFound, "the moved chunk is not here"))?;
-        let here = (entry.file, entry.seq, entry.length, entry.lease);
-        if here != (moved.file, moved.seq, moved.length, moved.to_lease) {
-            return Err(refused(RefusalKind::Conflict, "the chunk here is not the one of the move"));
-        }
-        if matches!(entry.state, ChunkState::Leaving { .. }) {
-            return Err(refused(RefusalKind::Conflict, "the chunk leaves this vendor itself"));
-        }
         let authority = lock(&self.ledger).lease(moved.to_lease).map(|lease| lease.authority);
-        if authority != Some(SignerId::from(moved.from)) {
-            return Err(refused(RefusalKind::NotAuthorised, "the lease was not filled by the source of the move"));
-        }
-        Ok(())
+        may_cosign(self.me, moved, entry.map(|entry| (held(&entry), custody(&entry))), authority)
     }
 
     /// Takes users' words on downloads.
