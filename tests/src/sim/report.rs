@@ -47,6 +47,9 @@ pub struct Injected {
     pub forks: u64,
     pub resolutions: u64,
     pub overtaken: u64,
+    pub moves: u64,
+    pub moves_resumed: u64,
+    pub moves_ended: u64,
 }
 
 impl Injected {
@@ -88,6 +91,9 @@ impl Injected {
             (&mut self.forks, other.forks),
             (&mut self.resolutions, other.resolutions),
             (&mut self.overtaken, other.overtaken),
+            (&mut self.moves, other.moves),
+            (&mut self.moves_resumed, other.moves_resumed),
+            (&mut self.moves_ended, other.moves_ended),
         ];
         for (sum, value) in pairs {
             *sum += value;

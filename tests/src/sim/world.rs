@@ -29,6 +29,9 @@ const LOOK_MS: u64 = 1_000;
 const TERMS: Terms =
     Terms { offer_ms: 20_000, lock_ms: 90_000, commit_ms: 300_000, grace_ms: 60_000, unsealed_percent: 60 };
 
+/// How long a vendor keeps what it moved away, milliseconds.
+const HOLD_MS: u64 = 15_000;
+
 /// A node's role.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Actor {
@@ -97,6 +100,8 @@ impl World {
             index: BTreeMap::new(),
             byzantine: vec![false; total],
             terms: TERMS,
+            limits: options.scenario.limits(options.seed),
+            hold_ms: HOLD_MS,
             mutation: options.mutation,
         };
         let mut nodes = Vec::new();

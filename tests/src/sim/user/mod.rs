@@ -323,7 +323,7 @@ impl User {
             && waiting == call
         {
             let good = bytes.is_some_and(|bytes| ChunkId::of(&bytes) == chunk);
-            cx.oracle.read(vendor, (self.keys.owner(), file), version, chunk, good);
+            cx.oracle.read(call, vendor, (self.keys.owner(), file), version, chunk, good);
             self.op = None;
         }
     }

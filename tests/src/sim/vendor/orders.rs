@@ -125,7 +125,7 @@ impl Vendor {
     }
 
     /// After the local FAT has forgotten `erased`: removes the bytes, and only then gives the space back.
-    fn erased(&mut self, cx: &mut Cx<'_>, erased: &[ErasedChunk]) -> Result<(), Refusal> {
+    pub(super) fn erased(&mut self, cx: &mut Cx<'_>, erased: &[ErasedChunk]) -> Result<(), Refusal> {
         let mut bytes: BTreeMap<LeaseId, u64> = BTreeMap::new();
         for chunk in erased {
             self.data.remove(&chunk.key);

@@ -1,0 +1,145 @@
+//! Custody that passes on: a move is handed in at mirrors, the source erases after its hold time, the destination signs.
+
+use fathom_protocol::codec;
+use fathom_protocol::limits::MIRRORS_TOLD_MAX;
+use fathom_protocol::moves::CarriedMove;
+use fathom_protocol::rehome::{Submitted, is_held_long_enough, may_cosign, submitted};
+use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
+use fathom_store::{ChunkKey, ChunkState, FatError};
+
+use super::moves::{Asked, MIRROR_MS, PAUSE_MS, Submission, custody, held, silent};
+use super::{Vendor, internal, refusal};
+use crate::sim::node::Cx;
+
+impl Vendor {
+    pub(super) fn submit(&mut self, cx: &mut Cx<'_>, key: ChunkKey, moved: CarriedMove, resumed: bool) {
+        let Some(run) = &mut self.running else { return };
+        let mut mirrors = cx.known.mirrors.clone();
+        cx.random.shuffle(&mut mirrors);
+        mirrors.truncate(MIRRORS_TOLD_MAX);
+        for mirror in &mirrors {
+            let call = cx.ask_within(*mirror, &Request::SubmitMove(moved.clone()), MIRROR_MS);
+            run.moving.asked.insert(call, Asked::Submit(key));
+        }
+        let waiting = mirrors.len();
+        run.moving.submissions.insert(key, Submission { moved, waiting, answers: Vec::new(), resumed });
+    }
+
+    fn mirror_heard_move(&mut self, cx: &mut Cx<'_>, key: ChunkKey, answer: Result<(), Refusal>) {
+        let Some(run) = &mut self.running else { return };
+        let Some(submission) = run.moving.submissions.get_mut(&key) else { return };
+        submission.answers.push(answer);
+        submission.waiting -= 1;
+        if submission.waiting > 0 {
+            return;
+        }
+        let Some(Submission { moved, answers, resumed, .. }) = run.moving.submissions.remove(&key) else { return };
+        let outcome = submitted(answers);
+        let taken = matches!(outcome, Submitted::Taken) && self.mark_leaving(cx, key, &moved).is_ok();
+        let through = match outcome {
+            Submitted::Taken => taken,
+            Submitted::Void(_) if resumed => self.durable(|tx, _| tx.remove_move(&key)).is_ok(),
+            Submitted::Void(_) | Submitted::Waits(_) => false,
+        };
+        if let Some(run) = self.running.as_mut().filter(|_| !through) {
+            run.moving.open = true;
+            run.moving.pause = cx.at + if resumed { PAUSE_MS } else { 0 };
+        }
+        if !resumed {
+            self.moved_or_not(cx, taken);
+        }
+    }
+
+    /// A mirror has the move: the chunk leaves.
+    fn mark_leaving(&mut self, cx: &mut Cx<'_>, key: ChunkKey, moved: &CarriedMove) -> Result<(), Refusal> {
+        let state = ChunkState::Leaving { moved: codec::encode(moved) };
+        let length = self.durable(|tx, _| {
+            let Some(entry) = tx.chunk(&key)?.filter(|entry| entry.state == ChunkState::Committed) else {
+                return Ok(None);
+            };
+            tx.set_state(&key, state)?;
+            Ok(Some(entry.length))
+        })?;
+        if let (Some(length), Some(run)) = (length, &mut self.running) {
+            run.moving.leaving.insert(key, (cx.at, length));
+            cx.injected.moves += 1;
+            cx.oracle.leaves(cx.me, key, cx.at);
+        }
+        Ok(())
+    }
+
+    /// Erases chunks whose hold time is over.
+    pub(super) fn erase_left(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        let hold_ms = cx.known.hold_ms;
+        let Some(run) = &self.running else { return Ok(()) };
+        let over = |since: u64| is_held_long_enough(cx.at - since, hold_ms);
+        let due = run.moving.leaving.iter().filter(|(_, (since, _))| over(*since));
+        let due: Vec<ChunkKey> = due.map(|(key, _)| *key).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut went = Vec::new();
+        let erased = self.durable(|tx, _| {
+            let mut erased = Vec::new();
+            for key in &due {
+                let entry = tx.chunk(key)?.filter(|entry| matches!(entry.state, ChunkState::Leaving { .. }));
+                if let Some(entry) = entry {
+                    went.push(held(&entry));
+                    erased.extend(tx.erase_chunk(key)?);
+                    tx.remove_move(key)?;
+                }
+            }
+            Ok(erased)
+        })?;
+        cx.injected.moves_ended += went.len() as u64;
+        let me = self.id();
+        went.iter().for_each(|chunk| cx.oracle.lets_go((cx.me, me), chunk, cx.at, cx.known));
+        self.erased(cx, &erased)?;
+        if let Some(run) = &mut self.running {
+            run.moving.leaving.retain(|key, _| !due.contains(key));
+        }
+        Ok(())
+    }
+
+    /// Whether an answer, or its absence, is to something that was asked for a move; it is dealt with then.
+    pub(super) fn move_answered(&mut self, cx: &mut Cx<'_>, call: u64, response: Option<Response>) -> bool {
+        let Some(asked) = self.running.as_mut().and_then(|run| run.moving.asked.remove(&call)) else { return false };
+        let response = response.unwrap_or_else(|| Response::Refused(silent()));
+        match asked {
+            Asked::Room => self.room_answered(cx, response),
+            Asked::Chunk(chunk, at) => self.not_moved(cx, &chunk, at, silent()),
+            Asked::Cosign(chunk, at, body) => self.cosigned(cx, (chunk, at, *body), response),
+            Asked::Submit(key) => {
+                let answer = match response {
+                    Response::Done => Ok(()),
+                    Response::Refused(refusal) => Err(refusal),
+                    _ => Err(refusal(RefusalKind::BadRequest, "a mirror answered a move strangely")),
+                };
+                self.mirror_heard_move(cx, key, answer);
+            }
+        }
+        true
+    }
+
+    /// Signs that a moved chunk is here, and takes it as named by its owner's final FAT.
+    pub(super) fn cosign(&mut self, cx: &mut Cx<'_>, moved: &CarriedMove) -> Result<Response, Refusal> {
+        let body = moved.proposal()?;
+        let me = self.id();
+        let run = self.running.as_ref().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
+        let entry = run.fat.chunk(body.owner, body.chunk).map_err(|error| internal(&error))?;
+        let authority = run.ledger.lease(body.to_lease).map(|lease| lease.authority);
+        may_cosign(me, &body, entry.map(|entry| (held(&entry), custody(&entry))), authority)?;
+        let dated = self.dating_clock(cx);
+        let cosigned = moved.clone().cosign(&self.key);
+        let key = ChunkKey { owner: body.owner, chunk: body.chunk };
+        self.durable(|tx, ledger| {
+            tx.set_state(&key, ChunkState::Committed)?;
+            tx.put_move(&key, &codec::encode(&cosigned))?;
+            ledger.commit(dated, body.to_lease, 0).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
+            Ok(())
+        })?;
+        cx.oracle.renewed(cx.me, body.to_lease, cx.at);
+        self.touch(cx);
+        Ok(Response::Cosigned(cosigned))
+    }
+}
