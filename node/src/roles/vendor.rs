@@ -159,6 +159,8 @@ pub struct Vendor {
     migrations: AtomicU64,
     /// Chunks that were moved away and are kept for their hold time.
     leaving: Mutex<BTreeMap<ChunkKey, Leaving>>,
+    /// Chunks that were moved here, since it was last asked whether a mirror has the move.
+    unconfirmed: Mutex<BTreeMap<ChunkKey, std::time::Instant>>,
     /// There may be moves that no mirror has taken yet.
     moves_open: AtomicBool,
     /// Downloads that users confirmed, and chunks that they found bad, in this run.
@@ -272,6 +274,7 @@ impl Vendor {
             held_at: Mutex::default(),
             migrations: AtomicU64::new(migrations.unwrap_or(0)),
             leaving: Mutex::default(),
+            unconfirmed: Mutex::default(),
             moves_open: AtomicBool::new(true),
             validated: AtomicU64::new(0),
             invalidated: AtomicU64::new(0),

@@ -50,6 +50,7 @@ pub struct Injected {
     pub moves: u64,
     pub moves_resumed: u64,
     pub moves_ended: u64,
+    pub moves_void: u64,
 }
 
 impl Injected {
@@ -94,6 +95,7 @@ impl Injected {
             (&mut self.moves, other.moves),
             (&mut self.moves_resumed, other.moves_resumed),
             (&mut self.moves_ended, other.moves_ended),
+            (&mut self.moves_void, other.moves_void),
         ];
         for (sum, value) in pairs {
             *sum += value;

@@ -14,7 +14,8 @@ use fathom_protocol::codec;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
 use fathom_protocol::rehome::{
-    self, Batch, Batches, Custody, HeldChunk, Open, Relief, Submitted, is_held_long_enough, may_leave, submitted,
+    self, Batch, Batches, CONFIRM_AFTER_MS, Custody, HeldChunk, Open, Pause, Proposed, Relief, Submitted,
+    is_held_long_enough, may_leave, proposed, submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
@@ -31,10 +32,12 @@ const TICK: Duration = Duration::from_millis(500);
 const IN_FLIGHT: usize = 4;
 /// Chunks looked at in one round.
 const LOOKED_AT_MAX: usize = 16_384;
-/// After a round in which nothing could be moved, the next one waits so long.
-const PAUSE: Duration = Duration::from_secs(5);
+/// How often moves that are open are gone on with.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Bytes moved away for the transfer rate's sake in one round; the rate is then measured anew.
 const RATE_ROUND_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest wait for a vendor's signature.
+const VENDOR_WAIT: Duration = Duration::from_secs(5);
 /// Largest stored move, in bytes, with its signatures.
 const STORED_MOVE_BYTES_MAX: usize = MOVE_BYTES_MAX + 512;
 
@@ -68,7 +71,8 @@ pub(super) fn custody(entry: &ChunkEntry) -> Custody {
 impl Vendor {
     /// Keeps this vendor below its overload, for as long as it runs.
     pub(super) async fn migrating(self: &Arc<Self>) {
-        let mut pause = Instant::now();
+        let (mut pause, mut held_up) = (Pause::default(), false);
+        let (mut next_round, mut next_look) = (Instant::now(), Instant::now());
         let cut_off = self.blocking(|vendor| Ok(!vendor.open_moves()?.is_empty() || !lock(&vendor.leaving).is_empty()));
         let mut relief = Relief::resumed(cut_off.await.unwrap_or(false));
         loop {
@@ -76,19 +80,21 @@ impl Vendor {
             if let Err(refusal) = self.erase_left().await {
                 tracing::warn!(%refusal, "chunks that were moved away are not erased yet");
             }
-            if Instant::now() < pause {
-                continue;
+            self.confirm().await;
+            if self.moves_open.load(Ordering::Relaxed) && Instant::now() >= next_look {
+                held_up = !self.resume().await;
+                next_look = Instant::now() + AGAIN;
             }
-            if self.moves_open.load(Ordering::Relaxed) && !self.resume().await {
-                pause = Instant::now() + PAUSE;
+            if held_up || Instant::now() < next_round {
                 continue;
             }
             let excess = self.excess(&mut relief);
             if excess == 0 {
                 lock(&self.held_at).clear();
             }
-            if excess > 0 && self.round(excess).await == 0 {
-                pause = Instant::now() + PAUSE;
+            if excess > 0 {
+                let moved = self.round(excess).await;
+                next_round = Instant::now() + Duration::from_millis(pause.after(moved));
             }
         }
     }
@@ -238,46 +244,152 @@ impl Vendor {
         Ok(())
     }
 
-    /// Goes on with moves that a stop cut off. Whether all of them are through.
+    /// Goes on with moves that a stop or a silence cut off. Whether mirrors have all of those that both sides signed: while they
+    /// do not, nothing else is moved.
     async fn resume(self: &Arc<Self>) -> bool {
         let Ok(open) = self.blocking(|vendor| vendor.open_moves()).await else { return false };
         self.moves_open.store(false, Ordering::Relaxed);
-        let mut through = true;
-        for (key, moved) in open {
-            match self.submit(&moved).await {
-                Submitted::Taken => {
-                    through &= self.blocking(move |vendor| vendor.mark_leaving(&key, &moved)).await.is_ok();
+        let (mut through, mut unsigned) = (true, false);
+        for (key, moved, cosigned) in open {
+            let moved = if cosigned { Ok(moved) } else { self.cosigned(&key, &moved).await };
+            let done = match moved {
+                Ok(moved) => self.hand_in(&key, &moved).await,
+                Err(refusal) => {
+                    tracing::debug!(%refusal, "a move waits for its destination");
+                    unsigned = true;
+                    continue;
                 }
-                Submitted::Void(_) => {
-                    // A final FAT decides about the chunk.
-                    let forgot = self.blocking(move |vendor| vendor.durable(|tx| tx.remove_move(&key)));
-                    through &= forgot.await.is_ok();
-                }
-                Submitted::Waits(refusal) => {
-                    tracing::debug!(%refusal, "a move waits for a mirror");
-                    through = false;
-                }
+            };
+            if let Err(refusal) = done {
+                tracing::debug!(%refusal, "a move waits for a mirror");
+                through = false;
             }
         }
-        self.moves_open.fetch_or(!through, Ordering::Relaxed);
+        self.moves_open.fetch_or(!through || unsigned, Ordering::Relaxed);
         through
     }
 
-    /// Moves away from here whose chunk has not begun to leave; forgets those whose chunk is gone. Blocks.
-    fn open_moves(&self) -> Result<Vec<(ChunkKey, CarriedMove)>, Refusal> {
+    /// Asks the destination for its signature under a proposal that is on disk. What it signed is on disk when this returns; a
+    /// proposal that it refuses is not.
+    pub(super) async fn cosigned(
+        self: &Arc<Self>,
+        key: &ChunkKey,
+        proposal: &CarriedMove,
+    ) -> Result<CarriedMove, Refusal> {
+        let (key, body) = (*key, proposal.proposal()?);
+        let answer = self.net.call(body.to, &Request::Cosign(proposal.clone()), VENDOR_WAIT).await;
+        match proposed(&body, answer) {
+            Proposed::Signed(moved) => {
+                let record = codec::encode(&moved);
+                self.blocking(move |vendor| vendor.durable(|tx| tx.put_move(&key, &record))).await?;
+                Ok(moved)
+            }
+            Proposed::Refused(refusal) => {
+                self.blocking(move |vendor| vendor.durable(|tx| tx.remove_move(&key))).await?;
+                Err(refusal)
+            }
+            Proposed::Waits(refusal) => {
+                self.moves_open.store(true, Ordering::Relaxed);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Hands in a move that both sides signed, and does what follows. Returns whether a mirror has it, or it is void; an error if it
+    /// is still open.
+    pub(super) async fn hand_in(self: &Arc<Self>, key: &ChunkKey, moved: &CarriedMove) -> Result<bool, Refusal> {
+        let (key, record) = (*key, moved.clone());
+        match self.submit(moved).await {
+            Submitted::Taken => self.blocking(move |vendor| vendor.mark_leaving(&key, &record)).await.map(|()| true),
+            Submitted::Void(refusal) => {
+                // A final FAT decides about the chunk.
+                tracing::debug!(%refusal, "a move is void");
+                self.blocking(move |vendor| vendor.durable(|tx| tx.remove_move(&key))).await.map(|_| false)
+            }
+            Submitted::Waits(refusal) => {
+                self.moves_open.store(true, Ordering::Relaxed);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Hands in moves to here of which it is not known that a mirror has them, some time after they were signed: then final FATs
+    /// that free the chunk reach this vendor. A chunk whose move is void lapses like one that no final FAT names.
+    async fn confirm(self: &Arc<Self>) {
+        let due: Vec<ChunkKey> = {
+            let mut unconfirmed = lock(&self.unconfirmed);
+            let after = Duration::from_millis(CONFIRM_AFTER_MS);
+            let due: Vec<ChunkKey> =
+                unconfirmed.iter().filter(|(_, since)| since.elapsed() >= after).map(|(key, _)| *key).collect();
+            unconfirmed.extend(due.iter().map(|key| (*key, Instant::now())));
+            due
+        };
+        for key in due {
+            if let Err(refusal) = self.confirm_one(key).await {
+                tracing::debug!(%refusal, "chunks that were moved here are not confirmed by a mirror yet");
+                return;
+            }
+        }
+    }
+
+    async fn confirm_one(self: &Arc<Self>, key: ChunkKey) -> Result<(), Refusal> {
+        let stored = self.blocking(move |vendor| vendor.open_at(&key)).await?;
+        let Some((Open::Confirm, Some(moved))) = stored else {
+            lock(&self.unconfirmed).remove(&key);
+            return Ok(());
+        };
+        let void = match self.submit(&moved).await {
+            Submitted::Taken => false,
+            Submitted::Void(_) => true,
+            Submitted::Waits(refusal) => return Err(refusal),
+        };
+        self.blocking(move |vendor| {
+            let now = vendor.dating_clock().at;
+            vendor.durable(|tx| {
+                if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
+                    return Ok(());
+                }
+                if void {
+                    tx.remove_move(&key)?;
+                    return tx.set_stored_at(&key, now);
+                }
+                tx.set_state(&key, ChunkState::Committed)
+            })
+        })
+        .await?;
+        lock(&self.unconfirmed).remove(&key);
+        Ok(())
+    }
+
+    /// What is to be done about the move of a chunk, if one is on disk. Blocks.
+    pub(super) fn open_at(&self, key: &ChunkKey) -> Result<Option<(Open, Option<CarriedMove>)>, Refusal> {
+        let stored = self.fat.move_of(key).map_err(|error| fat_refusal(&error))?;
+        let Some(bytes) = stored else { return Ok(None) };
+        let entry = self.fat.chunk(key.owner, key.chunk).map_err(|error| fat_refusal(&error))?;
+        let moved = stored_move(&bytes);
+        let body = moved.as_ref().and_then(|moved| Some((moved.proposal().ok()?, moved.verify().is_ok())));
+        let body = body.as_ref().map(|(body, cosigned)| (body, *cosigned));
+        Ok(Some((rehome::open(self.me, entry.as_ref().map(custody), body), moved)))
+    }
+
+    /// Moves away from here whose chunk has not begun to leave, with whether both sides signed; forgets those whose chunk is gone.
+    /// Blocks.
+    fn open_moves(&self) -> Result<Vec<(ChunkKey, CarriedMove, bool)>, Refusal> {
         let mut open = Vec::new();
-        for (key, bytes) in self.fat.moves().map_err(|error| fat_refusal(&error))? {
-            let entry = self.fat.chunk(key.owner, key.chunk).map_err(|error| fat_refusal(&error))?;
-            let moved = stored_move(&bytes);
-            let body = moved.as_ref().and_then(|moved| moved.proposal().ok());
-            match (rehome::reopened(self.me, entry.as_ref().map(custody), body.as_ref()), moved) {
-                (Open::Submit, moved) => open.extend(moved.map(|moved| (key, moved))),
-                (Open::Hold, _) => {
+        for (key, _) in self.fat.moves().map_err(|error| fat_refusal(&error))? {
+            let Some((what, moved)) = self.open_at(&key)? else { continue };
+            match what {
+                Open::Propose | Open::Submit => {
+                    open.extend(moved.map(|moved| (key, moved, what == Open::Submit)));
+                }
+                Open::Confirm => drop(lock(&self.unconfirmed).entry(key).or_insert_with(Instant::now)),
+                Open::Hold => {
+                    let entry = self.fat.chunk(key.owner, key.chunk).map_err(|error| fat_refusal(&error))?;
                     let length = entry.map_or(0, |entry| entry.length);
                     lock(&self.leaving).entry(key).or_insert(Leaving { since: Instant::now(), length });
                 }
-                (Open::Rests, _) => {}
-                (Open::Forget, _) => {
+                Open::Rests => {}
+                Open::Forget => {
                     self.durable(|tx| tx.remove_move(&key))?;
                 }
             }

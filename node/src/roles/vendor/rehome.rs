@@ -9,9 +9,9 @@ use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::limits::HOPS_MAX;
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::receipt::Receipt;
-use fathom_protocol::rehome::{Batch, DESTINATIONS_TRIED, HeldChunk, Room, Submitted};
+use fathom_protocol::rehome::{Batch, DESTINATIONS_TRIED, HeldChunk, Room};
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{ChunkAnswer, Location, Refusal, RefusalKind, Request, Response};
+use fathom_protocol::wire::{ChunkAnswer, Location, Refusal, RefusalKind, Request};
 use tokio::sync::mpsc;
 
 use super::super::claim::Claim;
@@ -23,7 +23,7 @@ use crate::clock;
 
 /// Longest wait for an allocation; the mirror asks vendors meanwhile.
 const ALLOCATE_WAIT: Duration = Duration::from_secs(10);
-/// Longest wait for a vendor's signature or answer.
+/// Longest wait for a vendor's answer.
 const VENDOR_WAIT: Duration = Duration::from_secs(5);
 /// Longest time for one chunk to arrive and be stored.
 const SEND_WAIT: Duration = Duration::from_secs(60);
@@ -108,28 +108,28 @@ impl Vendor {
 
     /// Moves one chunk (figures 15c and 15d). Until a mirror has the move, the chunk is as much here as it was.
     pub(super) async fn move_chunk(self: &Arc<Self>, chunk: &HeldChunk, place: &Place) -> Result<(), Refusal> {
-        let moved = match self.hand_over(chunk, place).await {
-            Ok(moved) => moved,
-            Err(refusal) => {
-                // The room was not filled and goes back with the rest.
-                let mut taken = lock(&place.taken);
-                *taken = taken.saturating_sub(u64::from(chunk.length));
-                return Err(refusal);
-            }
-        };
-        let (key, record) = (key_of(chunk), moved.clone());
-        self.blocking(move |vendor| vendor.durable(|tx| tx.put_move(&key, &codec::encode(&record)))).await?;
-        match self.submit(&moved).await {
-            Submitted::Taken => self.blocking(move |vendor| vendor.mark_leaving(&key, &moved)).await,
-            Submitted::Void(refusal) | Submitted::Waits(refusal) => {
-                self.moves_open.store(true, std::sync::atomic::Ordering::Relaxed);
-                Err(refusal)
-            }
+        if let Err(refusal) = self.hand_over(chunk, place).await {
+            // The room was not filled and goes back with the rest.
+            let mut taken = lock(&place.taken);
+            *taken = taken.saturating_sub(u64::from(chunk.length));
+            return Err(refusal);
+        }
+        let (key, body) = (key_of(chunk), place.room.proposal(self.me, chunk, clock::now()));
+        let proposal = CarriedMove::propose(&body, self.net.key())?;
+        // On disk before it is asked for: there never is a second one of which mirrors would keep either.
+        let record = codec::encode(&proposal);
+        self.blocking(move |vendor| vendor.durable(|tx| tx.put_move(&key, &record))).await?;
+        let Room { vendor, addresses, .. } = &place.room;
+        self.net.book().learn_addresses(*vendor, addresses.iter().map(ToString::to_string));
+        let moved = self.cosigned(&key, &proposal).await?;
+        match self.hand_in(&key, &moved).await? {
+            true => Ok(()),
+            false => Err(Refusal::new(RefusalKind::Stale, "its file was released meanwhile")),
         }
     }
 
-    /// Sends the chunk, checks the receipt, and gets the move signed.
-    async fn hand_over(self: &Arc<Self>, chunk: &HeldChunk, place: &Place) -> Result<CarriedMove, Refusal> {
+    /// Sends the chunk and checks the receipt.
+    async fn hand_over(self: &Arc<Self>, chunk: &HeldChunk, place: &Place) -> Result<(), Refusal> {
         let copy = *chunk;
         let bytes = self
             .blocking(move |vendor| {
@@ -150,8 +150,7 @@ impl Vendor {
         let length = bytes.len();
         let receipt = self.send_one(&hop, &header, bytes).await?;
         self.transfers.count(length);
-        place.room.check(chunk, &receipt)?;
-        self.cosigned(chunk, place).await
+        place.room.check(chunk, &receipt)
     }
 
     async fn send_one(&self, hop: &Hop, header: &Header, bytes: Vec<u8>) -> Result<Signed<Receipt>, Refusal> {
@@ -171,17 +170,5 @@ impl Vendor {
             }
         }
         Err(Refusal::new(RefusalKind::BadRequest, "the vendor answered without a receipt"))
-    }
-
-    /// Proposes the move and gets it back with the destination's signature.
-    async fn cosigned(&self, chunk: &HeldChunk, place: &Place) -> Result<CarriedMove, Refusal> {
-        let body = place.room.proposal(self.me, chunk, clock::now());
-        let proposal = CarriedMove::propose(&body, self.net.key())?;
-        let Room { vendor, addresses, .. } = &place.room;
-        self.net.book().learn_addresses(*vendor, addresses.iter().map(ToString::to_string));
-        match self.net.call(*vendor, &Request::Cosign(proposal), VENDOR_WAIT).await? {
-            Response::Cosigned(moved) if moved.verify()? == body => Ok(moved),
-            _ => Err(Refusal::new(RefusalKind::BadRequest, "the destination did not sign the move")),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use fathom_protocol::codec;
 use fathom_protocol::ids::{LeaseId, NodeId};
@@ -11,7 +12,7 @@ use fathom_protocol::sign::Carried;
 use fathom_protocol::wire::{
     AllocateRequest, Cancel, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation,
 };
-use fathom_store::{ChunkKey, ChunkState};
+use fathom_store::ChunkKey;
 
 use super::accounts::in_transaction;
 use super::migrate::{custody, held};
@@ -59,19 +60,22 @@ impl Vendor {
         Ok(Response::Offered { lease: lease.into_carried(), granted })
     }
 
-    /// Signs that a moved chunk is here, and takes it as named by its owner's final FAT (figure 15d).
+    /// Signs that a moved chunk is here (figure 15d). It stays as it is until a mirror has the move: see `Vendor::confirm`.
     fn cosign(&self, moved: CarriedMove) -> Result<Response, Refusal> {
         let body = moved.proposal()?;
+        // A local FAT from a backup may name chunks that are not here.
+        self.in_step_or_busy()?;
         self.holds(&body)?;
         let dated = self.dating_clock();
         let cosigned = moved.cosign(self.net.key());
         let key = ChunkKey { owner: body.owner, chunk: body.chunk };
         self.durable(|tx| {
-            tx.set_state(&key, ChunkState::Committed)?;
+            tx.set_stored_at(&key, dated.at)?;
             tx.put_move(&key, &codec::encode(&cosigned))?;
             lock(&self.ledger).commit(dated, body.to_lease, 0).map_err(|refusal| in_transaction(&refusal))?;
             Ok(())
         })?;
+        lock(&self.unconfirmed).insert(key, Instant::now());
         self.touch();
         Ok(Response::Cosigned(cosigned))
     }

@@ -97,9 +97,10 @@ impl Quiet<'_> {
     pub(super) fn moving(&self) -> Option<String> {
         self.vendors.iter().find_map(|(node, vendor)| {
             let found = OnDisk::read(vendor.id(), &vendor.running.as_ref()?.fat).unwrap_or_default();
-            let open = found.open.iter().map(|(key, _)| (key, "no mirror took"));
+            let open = found.open.iter().map(|(key, ..)| (key, "no mirror took"));
             let leaving = found.leaving.iter().map(|(key, _)| (key, "was not followed by its erase"));
-            let first = open.chain(leaving).next();
+            let unconfirmed = found.unconfirmed.iter().map(|key| (key, "brought it here and is not confirmed"));
+            let first = open.chain(leaving).chain(unconfirmed).next();
             first.map(|(key, what)| format!("vendor {node} has a move of chunk {} that {what}", key.chunk.short()))
         })
     }

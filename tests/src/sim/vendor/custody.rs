@@ -2,17 +2,19 @@
 
 use fathom_protocol::codec;
 use fathom_protocol::limits::MIRRORS_TOLD_MAX;
-use fathom_protocol::moves::CarriedMove;
-use fathom_protocol::rehome::{Submitted, is_held_long_enough, may_cosign, submitted};
+use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::rehome::{
+    CONFIRM_AFTER_MS, Open, Proposed, Submitted, is_held_long_enough, may_cosign, proposed, submitted,
+};
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkKey, ChunkState, FatError};
 
-use super::moves::{Asked, MIRROR_MS, PAUSE_MS, Submission, custody, held, silent};
+use super::moves::{Asked, MIRROR_MS, Of, Submission, custody, held, read_move, silent, what_of};
 use super::{Vendor, internal, refusal};
 use crate::sim::node::Cx;
 
 impl Vendor {
-    pub(super) fn submit(&mut self, cx: &mut Cx<'_>, key: ChunkKey, moved: CarriedMove, resumed: bool) {
+    pub(super) fn submit(&mut self, cx: &mut Cx<'_>, key: ChunkKey, moved: CarriedMove, of: Of) {
         let Some(run) = &mut self.running else { return };
         let mut mirrors = cx.known.mirrors.clone();
         cx.random.shuffle(&mut mirrors);
@@ -22,7 +24,7 @@ impl Vendor {
             run.moving.asked.insert(call, Asked::Submit(key));
         }
         let waiting = mirrors.len();
-        run.moving.submissions.insert(key, Submission { moved, waiting, answers: Vec::new(), resumed });
+        run.moving.submissions.insert(key, Submission { moved, waiting, answers: Vec::new(), of });
     }
 
     fn mirror_heard_move(&mut self, cx: &mut Cx<'_>, key: ChunkKey, answer: Result<(), Refusal>) {
@@ -33,20 +35,85 @@ impl Vendor {
         if submission.waiting > 0 {
             return;
         }
-        let Some(Submission { moved, answers, resumed, .. }) = run.moving.submissions.remove(&key) else { return };
+        let Some(Submission { moved, answers, of, .. }) = run.moving.submissions.remove(&key) else { return };
         let outcome = submitted(answers);
+        if of == Of::Arrival {
+            return self.confirmed(cx, key, &outcome);
+        }
         let taken = matches!(outcome, Submitted::Taken) && self.mark_leaving(cx, key, &moved).is_ok();
         let through = match outcome {
             Submitted::Taken => taken,
-            Submitted::Void(_) if resumed => self.durable(|tx, _| tx.remove_move(&key)).is_ok(),
-            Submitted::Void(_) | Submitted::Waits(_) => false,
+            Submitted::Void(_) => self.durable(|tx, _| tx.remove_move(&key)).is_ok(),
+            Submitted::Waits(_) => false,
         };
         if let Some(run) = self.running.as_mut().filter(|_| !through) {
             run.moving.open = true;
-            run.moving.pause = cx.at + if resumed { PAUSE_MS } else { 0 };
+            run.moving.held_up |= of == Of::Open;
         }
-        if !resumed {
+        if of == Of::Round {
             self.moved_or_not(cx, taken);
+        }
+    }
+
+    /// The destination's answer to a proposal.
+    fn cosigned(&mut self, cx: &mut Cx<'_>, (key, body, of): (ChunkKey, Move, Of), answer: Result<Response, Refusal>) {
+        match proposed(&body, answer) {
+            Proposed::Signed(moved) => {
+                let record = codec::encode(&moved);
+                if self.durable(|tx, _| tx.put_move(&key, &record)).is_ok() {
+                    return self.submit(cx, key, moved, of);
+                }
+            }
+            Proposed::Refused(_) => drop(self.durable(|tx, _| tx.remove_move(&key))),
+            Proposed::Waits(_) => {
+                if let Some(run) = &mut self.running {
+                    run.moving.open = true;
+                }
+            }
+        }
+        if of == Of::Round {
+            self.moved_or_not(cx, false);
+        }
+    }
+
+    /// Hands in moves to here of which it is not known that a mirror has them, some time after they were signed.
+    pub(super) fn confirm(&mut self, cx: &mut Cx<'_>) {
+        let me = self.id();
+        let Some(run) = &mut self.running else { return };
+        let due = run.moving.unconfirmed.iter().filter(|(_, since)| cx.at - **since >= CONFIRM_AFTER_MS);
+        let due: Vec<ChunkKey> = due.map(|(key, _)| *key).collect();
+        for key in due {
+            let Some(run) = &mut self.running else { return };
+            run.moving.unconfirmed.insert(key, cx.at);
+            let entry = run.fat.chunk(key.owner, key.chunk).ok().flatten();
+            let moved = run.fat.move_of(&key).ok().flatten().and_then(|bytes| read_move(&bytes));
+            match moved.filter(|moved| what_of(me, entry.as_ref(), Some(moved)) == Open::Confirm) {
+                Some(moved) => self.submit(cx, key, moved, Of::Arrival),
+                None => drop(run.moving.unconfirmed.remove(&key)),
+            }
+        }
+    }
+
+    /// What mirrors said of a move that brought a chunk here.
+    fn confirmed(&mut self, cx: &mut Cx<'_>, key: ChunkKey, outcome: &Submitted) {
+        if matches!(outcome, Submitted::Waits(_)) {
+            return;
+        }
+        let void = matches!(outcome, Submitted::Void(_));
+        let now = self.dating_clock(cx).at;
+        let done = self.durable(|tx, _| {
+            if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
+                return Ok(());
+            }
+            if void {
+                tx.remove_move(&key)?;
+                return tx.set_stored_at(&key, now);
+            }
+            tx.set_state(&key, ChunkState::Committed)
+        });
+        if let (Ok(()), Some(run)) = (done, &mut self.running) {
+            run.moving.unconfirmed.remove(&key);
+            cx.injected.moves_void += u64::from(void);
         }
     }
 
@@ -108,7 +175,7 @@ impl Vendor {
         match asked {
             Asked::Room => self.room_answered(cx, response),
             Asked::Chunk(chunk, at) => self.not_moved(cx, &chunk, at, silent()),
-            Asked::Cosign(chunk, at, body) => self.cosigned(cx, (chunk, at, *body), response),
+            Asked::Cosign(key, body, of) => self.cosigned(cx, (key, *body, of), Ok(response)),
             Asked::Submit(key) => {
                 let answer = match response {
                     Response::Done => Ok(()),
@@ -121,24 +188,30 @@ impl Vendor {
         true
     }
 
-    /// Signs that a moved chunk is here, and takes it as named by its owner's final FAT.
+    /// Signs that a moved chunk is here. It stays as it is until a mirror has the move.
     pub(super) fn cosign(&mut self, cx: &mut Cx<'_>, moved: &CarriedMove) -> Result<Response, Refusal> {
         let body = moved.proposal()?;
         let me = self.id();
         let run = self.running.as_ref().ok_or_else(|| refusal(RefusalKind::Internal, "not running"))?;
         let entry = run.fat.chunk(body.owner, body.chunk).map_err(|error| internal(&error))?;
         let authority = run.ledger.lease(body.to_lease).map(|lease| lease.authority);
+        if run.out_of_step {
+            return Err(refusal(RefusalKind::Busy, "this vendor asks mirrors whether its records are the newest"));
+        }
         may_cosign(me, &body, entry.map(|entry| (held(&entry), custody(&entry))), authority)?;
         let dated = self.dating_clock(cx);
         let cosigned = moved.clone().cosign(&self.key);
         let key = ChunkKey { owner: body.owner, chunk: body.chunk };
         self.durable(|tx, ledger| {
-            tx.set_state(&key, ChunkState::Committed)?;
+            tx.set_stored_at(&key, dated.at)?;
             tx.put_move(&key, &codec::encode(&cosigned))?;
             ledger.commit(dated, body.to_lease, 0).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
             Ok(())
         })?;
         cx.oracle.renewed(cx.me, body.to_lease, cx.at);
+        if let Some(run) = &mut self.running {
+            run.moving.unconfirmed.insert(key, cx.at);
+        }
         self.touch(cx);
         Ok(Response::Cosigned(cosigned))
     }

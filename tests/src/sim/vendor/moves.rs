@@ -9,7 +9,7 @@ use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, MIRRORS_TOLD_MAX};
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX, Move};
 use fathom_protocol::rehome::{
-    self, Batch, Batches, Custody, DESTINATIONS_TRIED, HeldChunk, Open, Relief, Room, may_leave,
+    self, Batch, Batches, Custody, DESTINATIONS_TRIED, HeldChunk, Open, Pause, Relief, Room, may_leave,
 };
 use fathom_protocol::sign::Signed;
 use fathom_protocol::tags;
@@ -21,11 +21,11 @@ use crate::sim::node::{Body, Cx, Timer};
 
 /// How often it is looked whether anything must be moved or erased.
 const LOOK_MS: u64 = 1_000;
-/// After a round in which nothing could be moved, the next one waits so long.
-pub(super) const PAUSE_MS: u64 = 5_000;
+/// How often moves that are open are gone on with.
+pub(super) const AGAIN_MS: u64 = 5_000;
 const ALLOCATE_MS: u64 = 4_000;
 const SEND_MS: u64 = 6_000;
-const VENDOR_MS: u64 = 2_500;
+pub(super) const VENDOR_MS: u64 = 2_500;
 pub(super) const MIRROR_MS: u64 = 2_000;
 const GOOD_MS: u64 = 60_000;
 
@@ -35,10 +35,21 @@ pub(super) enum Asked {
     Room,
     /// A chunk that goes to one of the rooms.
     Chunk(HeldChunk, usize),
-    /// The destination's signature.
-    Cosign(HeldChunk, usize, Box<Move>),
+    /// The destination's signature under a proposal that is on disk, of the round or of an earlier one.
+    Cosign(ChunkKey, Box<Move>, Of),
     /// A mirror, about a move.
     Submit(ChunkKey),
+}
+
+/// Why a move is signed or handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// It is of the round.
+    Round,
+    /// It was open.
+    Open,
+    /// It brought a chunk here.
+    Arrival,
 }
 
 /// A move that mirrors were shown.
@@ -47,8 +58,7 @@ pub(super) struct Submission {
     pub(super) moved: CarriedMove,
     pub(super) waiting: usize,
     pub(super) answers: Vec<Result<(), Refusal>>,
-    /// It was open before, and is of no round.
-    pub(super) resumed: bool,
+    pub(super) of: Of,
 }
 
 /// What goes away together, batch by batch.
@@ -80,7 +90,13 @@ pub(super) struct Moving {
     held_at: BTreeMap<ChunkKey, BTreeSet<NodeId>>,
     /// Chunks that leave: since when, by a clock that nobody sets, and their lengths.
     pub(super) leaving: BTreeMap<ChunkKey, (u64, u32)>,
-    pub(super) pause: u64,
+    pause: Pause,
+    next_round: u64,
+    next_look: u64,
+    /// Moves that both sides signed wait for mirrors: nothing else is moved.
+    pub(super) held_up: bool,
+    /// Chunks that were moved here, since it was last asked whether a mirror has the move.
+    pub(super) unconfirmed: BTreeMap<ChunkKey, u64>,
     round: Option<Round>,
     pub(super) submissions: BTreeMap<ChunkKey, Submission>,
     pub(super) asked: BTreeMap<u64, Asked>,
@@ -91,7 +107,7 @@ pub(super) fn held(entry: &ChunkEntry) -> HeldChunk {
     HeldChunk { owner, file, seq, chunk, length, lease }
 }
 
-fn key_of(chunk: &HeldChunk) -> ChunkKey {
+pub(super) fn key_of(chunk: &HeldChunk) -> ChunkKey {
     ChunkKey { owner: chunk.owner, chunk: chunk.chunk }
 }
 
@@ -103,7 +119,7 @@ pub(super) fn custody(entry: &ChunkEntry) -> Custody {
     }
 }
 
-fn read_move(bytes: &[u8]) -> Option<CarriedMove> {
+pub(super) fn read_move(bytes: &[u8]) -> Option<CarriedMove> {
     codec::decode(bytes, MOVE_BYTES_MAX + 512).ok()
 }
 
@@ -111,11 +127,20 @@ pub(super) fn silent() -> Refusal {
     refusal(RefusalKind::Silent, "no answer in time")
 }
 
+/// What is to be done about a move on disk.
+pub(super) fn what_of(me: NodeId, entry: Option<&ChunkEntry>, moved: Option<&CarriedMove>) -> Open {
+    let body = moved.and_then(|moved| Some((moved.proposal().ok()?, moved.verify().is_ok())));
+    rehome::open(me, entry.map(custody), body.as_ref().map(|(body, cosigned)| (body, *cosigned)))
+}
+
 /// What there is of moves on disk: those that are open, chunks that leave, and moves whose chunk is gone.
 #[derive(Default)]
 pub(in crate::sim) struct OnDisk {
-    pub(in crate::sim) open: Vec<(ChunkKey, CarriedMove)>,
+    /// With whether both sides signed.
+    pub(in crate::sim) open: Vec<(ChunkKey, CarriedMove, bool)>,
     pub(in crate::sim) leaving: Vec<(ChunkKey, u32)>,
+    /// Chunks that came here, and it is not known whether a mirror has their move.
+    pub(in crate::sim) unconfirmed: Vec<ChunkKey>,
     gone: Vec<ChunkKey>,
 }
 
@@ -125,9 +150,10 @@ impl OnDisk {
         for (key, bytes) in fat.moves()? {
             let entry = fat.chunk(key.owner, key.chunk)?;
             let moved = read_move(&bytes);
-            let body = moved.as_ref().and_then(|moved| moved.proposal().ok());
-            match rehome::reopened(me, entry.as_ref().map(custody), body.as_ref()) {
-                Open::Submit => found.open.extend(moved.map(|moved| (key, moved))),
+            match what_of(me, entry.as_ref(), moved.as_ref()) {
+                Open::Propose => found.open.extend(moved.map(|moved| (key, moved, false))),
+                Open::Submit => found.open.extend(moved.map(|moved| (key, moved, true))),
+                Open::Confirm => found.unconfirmed.push(key),
                 Open::Hold => found.leaving.push((key, entry.map_or(0, |entry| entry.length))),
                 Open::Rests => {}
                 Open::Forget => found.gone.push(key),
@@ -145,20 +171,30 @@ impl Vendor {
             let found = OnDisk::read(me, &run.fat).unwrap_or_default();
             run.moving.relief = Relief::resumed(!found.open.is_empty() || !found.leaving.is_empty());
             run.moving.open = true;
+            run.moving.unconfirmed.extend(found.unconfirmed.into_iter().map(|key| (key, cx.at)));
         }
         cx.wait(LOOK_MS, Timer::Every(MOVE));
     }
 
     pub(super) fn look_at_load(&mut self, cx: &mut Cx<'_>) {
         cx.wait(LOOK_MS, Timer::Every(MOVE));
-        let busy = |moving: &Moving| moving.round.is_some() || !moving.submissions.is_empty();
+        let busy = |moving: &Moving| {
+            let signs = moving.asked.values().any(|asked| matches!(asked, Asked::Cosign(..)));
+            moving.round.is_some() || !moving.submissions.is_empty() || signs
+        };
         if self.running.as_ref().is_none_or(|run| busy(&run.moving)) {
             return;
         }
         let _ = self.erase_left(cx);
-        let Some(run) = self.running.as_mut().filter(|run| cx.at >= run.moving.pause) else { return };
-        if std::mem::take(&mut run.moving.open) {
+        self.confirm(cx);
+        let Some(run) = &mut self.running else { return };
+        if run.moving.open && cx.at >= run.moving.next_look {
+            (run.moving.open, run.moving.held_up) = (false, false);
+            run.moving.next_look = cx.at + AGAIN_MS;
             return self.resume(cx);
+        }
+        if run.moving.held_up || cx.at < run.moving.next_round {
+            return;
         }
         let leaving: u64 = run.moving.leaving.values().map(|(_, length)| u64::from(*length)).sum();
         let used: u64 = run.ledger.leases().map(|lease| lease.used).sum();
@@ -184,8 +220,12 @@ impl Vendor {
             let _ = self.durable(|tx, _| found.gone.iter().try_for_each(|key| tx.remove_move(key).map(drop)));
         }
         cx.injected.moves_resumed += found.open.len() as u64;
-        for (key, moved) in found.open {
-            self.submit(cx, key, moved, true);
+        for (key, moved, cosigned) in found.open {
+            match (cosigned, moved.proposal()) {
+                (true, _) => self.submit(cx, key, moved, Of::Open),
+                (false, Ok(body)) => self.ask_to_sign(cx, key, moved, body, Of::Open),
+                (false, Err(_)) => {}
+            }
         }
     }
 
@@ -221,9 +261,7 @@ impl Vendor {
         let Some(run) = &mut self.running else { return };
         let Some(mut batch) = rest.pop() else {
             run.moving.round = None;
-            if moved == 0 {
-                run.moving.pause = cx.at + PAUSE_MS;
-            }
+            run.moving.next_round = cx.at + run.moving.pause.after(moved);
             return;
         };
         batch.exclude.insert(me);
@@ -374,33 +412,23 @@ impl Vendor {
         true
     }
 
+    /// Signs the move; on disk before the destination is asked: there never is a second one.
     fn propose(&mut self, cx: &mut Cx<'_>, chunk: HeldChunk, at: usize) {
         let me = self.id();
-        let Some(run) = &mut self.running else { return };
-        let Some(round) = &run.moving.round else { return };
-        let room = &round.rooms[at];
-        let body = room.proposal(me, &chunk, cx.now);
+        let Some(round) = self.running.as_ref().and_then(|run| run.moving.round.as_ref()) else { return };
+        let body = round.rooms[at].proposal(me, &chunk, cx.now);
         let proposal = CarriedMove::propose(&body, &self.key).expect("its own move signs");
-        let call = cx.ask_within(cx.known.index[&room.vendor], &Request::Cosign(proposal), VENDOR_MS);
-        run.moving.asked.insert(call, Asked::Cosign(chunk, at, Box::new(body)));
-    }
-
-    pub(super) fn cosigned(
-        &mut self,
-        cx: &mut Cx<'_>,
-        (chunk, at, body): (HeldChunk, usize, Move),
-        response: Response,
-    ) {
-        let moved = match response {
-            Response::Cosigned(moved) if moved.verify().is_ok_and(|signed| signed == body) => moved,
-            Response::Refused(refusal) => return self.not_moved(cx, &chunk, at, refusal),
-            _ => return self.not_moved(cx, &chunk, at, refusal(RefusalKind::BadRequest, "not signed")),
-        };
-        let (key, record) = (key_of(&chunk), codec::encode(&moved));
+        let (key, record) = (key_of(&chunk), codec::encode(&proposal));
         if self.durable(|tx, _| tx.put_move(&key, &record)).is_err() {
             return self.moved_or_not(cx, false);
         }
-        self.submit(cx, key, moved, false);
+        self.ask_to_sign(cx, key, proposal, body, Of::Round);
+    }
+
+    fn ask_to_sign(&mut self, cx: &mut Cx<'_>, key: ChunkKey, proposal: CarriedMove, body: Move, of: Of) {
+        let (Some(run), Some(to)) = (&mut self.running, cx.known.index.get(&body.to).copied()) else { return };
+        let call = cx.ask_within(to, &Request::Cosign(proposal), VENDOR_MS);
+        run.moving.asked.insert(call, Asked::Cosign(key, Box::new(body), of));
     }
 
     /// A chunk stays: its room was not filled and goes back with the rest.

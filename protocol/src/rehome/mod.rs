@@ -5,8 +5,16 @@
 //! is decided here, and makes each step durable before the next one.
 //!
 //! ```text
-//! Committed --send, receipt, cosign--> Committed, move on disk --a mirror took it--> Leaving --hold time--> erased
+//! source       Committed --receipt--> proposal on disk --cosigned, on disk--> --a mirror took it--> Leaving --hold--> erased
+//! destination  Stored --cosigned, on disk--> Stored, unconfirmed --a mirror took it--> Committed
 //! ```
+//!
+//! A source signs one move of a chunk out of a lease, and asks for the destination's signature under that one until it has an
+//! answer: mirrors keep one of two, and the destination of the other would hold a copy that nobody ever lets go. For the
+//! same reason the destination hands the move in as well: from then on final FATs that free the chunk reach it. If mirrors say
+//! that the move is void, it lets the chunk lapse like one that no final FAT names.
+
+mod custody;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +25,6 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::moves::Move;
-use crate::mutations::{Line, without};
 use crate::receipt::Receipt;
 use crate::seal::sealed_len;
 use crate::sign::{Carried, SignerId};
@@ -25,10 +32,18 @@ use crate::tags;
 use crate::time::UnixMs;
 use crate::wire::{AllocateRequest, Location, Refusal, RefusalKind, Unused, Wants};
 
+pub use custody::{
+    CONFIRM_AFTER_MS, Open, Proposed, Submitted, is_held_long_enough, may_cosign, open, proposed, submitted,
+};
+
 /// Bytes of one file that one request for storage moves, at most.
 pub const BATCH_BYTES: u64 = 64 * 1024 * 1024;
 /// Destinations that are asked for in vain before a batch waits for the next round.
 pub const DESTINATIONS_TRIED: usize = 8;
+/// After a round in which nothing could be moved, the next one waits so long, milliseconds; after each further one twice as long.
+const PAUSE_MS: u64 = 5_000;
+/// It waits no longer than that, milliseconds.
+const PAUSE_MS_MAX: u64 = 160_000;
 /// Largest sub-chunk at the destination, in bytes.
 const PART_BYTES: u32 = 1024 * 1024;
 
@@ -75,6 +90,26 @@ impl Relief {
         let overloaded = capacity > 0 && stays > 0 && stays >= overload;
         self.relieving = overloaded || (self.relieving && stays > relief);
         if self.relieving { stays.saturating_sub(relief).max(1) } else { 0 }
+    }
+}
+
+/// How long to wait after rounds in which nothing could be moved: where no vendor has room, each request for it would have several
+/// of them lock some, sign a head and take it back, all the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    fruitless: u32,
+}
+
+impl Pause {
+    /// A round moved so many chunks: milliseconds until the next one.
+    pub fn after(&mut self, moved: usize) -> u64 {
+        if moved > 0 {
+            self.fruitless = 0;
+            return 0;
+        }
+        let pause = PAUSE_MS.saturating_mul(1 << self.fruitless.min(16));
+        self.fruitless += 1;
+        pause.min(PAUSE_MS_MAX)
     }
 }
 
@@ -315,96 +350,6 @@ fn refuse<T>(kind: RefusalKind, reason: &str) -> Result<T, Refusal> {
     Err(Refusal::new(kind, reason))
 }
 
-/// Whether the destination `me` may sign a move: the chunk is here as the move says, stored by its source. `authority` is who may
-/// fill the lease that the move names, if it is here.
-///
-/// # Errors
-/// A [`Refusal`]: `NotAuthorised`, `NotFound` or `Conflict`.
-pub fn may_cosign(
-    me: NodeId,
-    moved: &Move,
-    here: Option<(HeldChunk, Custody)>,
-    authority: Option<SignerId>,
-) -> Result<(), Refusal> {
-    if moved.to != me {
-        return refuse(RefusalKind::NotAuthorised, "the move goes to another vendor");
-    }
-    let Some((held, custody)) = here else {
-        return refuse(RefusalKind::NotFound, "the moved chunk is not here");
-    };
-    let wanted = (moved.owner, moved.chunk, moved.file, moved.seq, moved.length, moved.to_lease);
-    if (held.owner, held.chunk, held.file, held.seq, held.length, held.lease) != wanted {
-        return refuse(RefusalKind::Conflict, "the chunk here is not the one of the move");
-    }
-    if custody == Custody::Leaving {
-        return refuse(RefusalKind::Conflict, "the chunk leaves this vendor itself");
-    }
-    if authority != Some(SignerId::from(moved.from)) {
-        return refuse(RefusalKind::NotAuthorised, "the lease was not filled by the source of the move");
-    }
-    Ok(())
-}
-
-/// What follows from the answers of the mirrors that a move was handed in to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Submitted {
-    /// One has it.
-    Taken,
-    /// The file was released, or the chunk left by another move.
-    Void(Refusal),
-    /// It is handed in again later.
-    Waits(Refusal),
-}
-
-/// What follows from the answers of all mirrors that were asked.
-#[must_use]
-pub fn submitted(answers: impl IntoIterator<Item = Result<(), Refusal>>) -> Submitted {
-    let mut last = Refusal::new(RefusalKind::Unreachable, "no mirror is known");
-    let mut taken = without(Line::MirrorHasMove);
-    for answer in answers {
-        match answer {
-            Ok(()) => taken = true,
-            Err(refusal) => last = refusal,
-        }
-    }
-    match last.kind {
-        _ if taken => Submitted::Taken,
-        RefusalKind::Stale | RefusalKind::Conflict => Submitted::Void(last),
-        _ => Submitted::Waits(last),
-    }
-}
-
-/// What a restart makes of a move that is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
-    /// Away from here, and no mirror is known to have it: it is handed in again.
-    Submit,
-    /// A mirror has it: the hold time begins anew, so that no clock that jumps can cut it short.
-    Hold,
-    /// Of a chunk that came here: nothing is to be done.
-    Rests,
-    /// Its chunk is gone, or it was damaged on disk.
-    Forget,
-}
-
-/// What a restart of `me` makes of the move `moved` of a chunk that is here in `custody`.
-#[must_use]
-pub fn reopened(me: NodeId, custody: Option<Custody>, moved: Option<&Move>) -> Open {
-    match (custody, moved) {
-        (None, _) => Open::Forget,
-        (Some(Custody::Leaving), _) => Open::Hold,
-        (Some(Custody::Committed), Some(moved)) if moved.from == me => Open::Submit,
-        (Some(_), _) => Open::Rests,
-    }
-}
-
-/// Whether a chunk that leaves may be erased: it was held for `hold_ms` since the source knows that a mirror has the move. `held_ms`
-/// is measured by a clock that nobody can set.
-#[must_use]
-pub fn is_held_long_enough(held_ms: u64, hold_ms: u64) -> bool {
-    held_ms >= hold_ms || without(Line::HoldTime)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -454,12 +399,10 @@ mod tests {
     }
 
     #[test]
-    fn one_mirror_that_has_the_move_is_enough_and_none_is_not() {
-        let refused = |kind| Err(Refusal::new(kind, "no"));
-        let stale = refused(RefusalKind::Stale);
-        assert_eq!(submitted([stale.clone(), Ok(())]), Submitted::Taken);
-        assert!(matches!(submitted([refused(RefusalKind::Silent), stale]), Submitted::Void(_)));
-        assert!(matches!(submitted([refused(RefusalKind::Silent)]), Submitted::Waits(_)));
-        assert!(matches!(submitted([]), Submitted::Waits(_)));
+    fn rounds_that_move_nothing_become_rare() {
+        let mut pause = Pause::default();
+        let waits: Vec<u64> = (0..7).map(|_| pause.after(0)).collect();
+        assert_eq!(waits, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 160_000]);
+        assert_eq!((pause.after(1), pause.after(0)), (0, 5_000));
     }
 }
