@@ -1,5 +1,6 @@
 //! Custody that passes on: what the destination signs, what mirrors say of the move, and when the source erases.
 
+use crate::fat::{Fate, Tag};
 use crate::ids::NodeId;
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
@@ -130,6 +131,32 @@ pub fn open(me: NodeId, custody: Option<Custody>, moved: Option<(&Move, bool)>) 
     }
 }
 
+/// What becomes of a chunk at the destination once mirrors were asked about its move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// It is kept as named by its owner's final FAT.
+    Keep,
+    /// The move is void, and forgotten: the chunk has the time of one that was just stored and that no final FAT names.
+    Lapse,
+    /// A final FAT let it go meanwhile: the move is forgotten, and the chunk's time goes on.
+    Lapses,
+    /// Mirrors are asked again.
+    Waits,
+}
+
+/// What becomes of a chunk with this tag at the destination, after mirrors answered `outcome`. `known` are base and tag of the
+/// final FATs of its file that are known there.
+#[must_use]
+pub fn confirmed(outcome: &Submitted, tag: Tag, known: &[(Tag, Tag)]) -> Confirmed {
+    let let_go = |(base, seq): &(Tag, Tag)| matches!(tag.fate(*base, *seq), Fate::Lost | Fate::Past);
+    match outcome {
+        Submitted::Waits(_) => Confirmed::Waits,
+        Submitted::Void(_) => Confirmed::Lapse,
+        Submitted::Taken if !known.is_empty() && known.iter().all(let_go) => Confirmed::Lapses,
+        Submitted::Taken => Confirmed::Keep,
+    }
+}
+
 /// Whether a chunk that leaves may be erased: it was held for `hold_ms` since the source knows that a mirror has the move. `held_ms`
 /// is measured by a clock that nobody can set.
 #[must_use]
@@ -143,6 +170,17 @@ mod tests {
     use crate::ids::{ChunkId, FileId, LeaseId, OwnerId};
     use crate::tags;
     use crate::time::UnixMs;
+
+    #[test]
+    fn a_move_does_not_bring_back_a_version_that_was_not_chosen() {
+        let (old, chosen, other, next) = (Tag::new(1, 1), Tag::new(2, 1), Tag::new(2, 2), Tag::new(3, 1));
+        let void = Submitted::Void(Refusal::new(RefusalKind::Stale, "released"));
+        assert_eq!(confirmed(&Submitted::Taken, other, &[]), Confirmed::Keep);
+        assert_eq!(confirmed(&Submitted::Taken, chosen, &[(chosen, next)]), Confirmed::Keep);
+        assert_eq!(confirmed(&Submitted::Taken, other, &[(chosen, next)]), Confirmed::Lapses);
+        assert_eq!(confirmed(&Submitted::Taken, other, &[(chosen, next), (other, next)]), Confirmed::Keep);
+        assert_eq!(confirmed(&void, old, &[(chosen, next)]), Confirmed::Lapse);
+    }
 
     #[test]
     fn only_an_answer_ends_a_proposal() {

@@ -33,7 +33,8 @@ use crate::time::UnixMs;
 use crate::wire::{AllocateRequest, Location, Refusal, RefusalKind, Unused, Wants};
 
 pub use custody::{
-    CONFIRM_AFTER_MS, Open, Proposed, Submitted, is_held_long_enough, may_cosign, open, proposed, submitted,
+    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, may_cosign, open, proposed,
+    submitted,
 };
 
 /// Bytes of one file that one request for storage moves, at most.
@@ -62,10 +63,11 @@ impl Thresholds {
         u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
     }
 
-    /// Whether a vendor with this `capacity` stays below its overload when it holds `used` bytes.
+    /// Whether a vendor with this `capacity` may take so much that it holds `used` bytes: at most what ends a relief. Where the limit
+    /// was the overload, two vendors between the two thresholds would hand the same chunks to each other for ever.
     #[must_use]
     pub fn fits(self, used: u128, capacity: u64) -> bool {
-        used * 100 < u128::from(capacity) * u128::from(self.overload_percent)
+        used * 100 <= u128::from(capacity) * u128::from(self.relief_percent)
     }
 }
 
@@ -228,7 +230,7 @@ impl Batch {
         }
     }
 
-    /// The room of a location that is what was asked for, and whether its vendor stays below the share at which vendors move
+    /// The room of a location that is what was asked for, and whether its vendor stays below the share down to which vendors move
     /// data away.
     #[must_use]
     pub fn accept(&self, me: NodeId, location: Location, limits: Thresholds) -> Option<(Room, bool)> {
@@ -378,6 +380,19 @@ mod tests {
         assert_eq!(Relief::resumed(true).excess(750, 1_000, LIMITS), 50, "a stop ends no relief");
         assert_eq!(relief.excess(u64::MAX, u64::MAX, LIMITS), u64::MAX - Thresholds::share(u64::MAX, 70));
         assert_eq!(relief.excess(0, 0, LIMITS), 0);
+    }
+
+    /// Keeps away: two vendors that are both above the relief and below the overload hand chunks to each other for ever.
+    #[test]
+    fn who_moves_data_away_takes_none() {
+        let relieving = |used: u64| {
+            let mut relief = Relief::resumed(true);
+            relief.excess(used, 1_000, LIMITS) > 0
+        };
+        for used in 0..=1_000 {
+            assert!(!relieving(used) || !LIMITS.fits(u128::from(used), 1_000), "{used} of 1000 bytes");
+        }
+        assert!(LIMITS.fits(700, 1_000));
     }
 
     #[test]

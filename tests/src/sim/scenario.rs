@@ -184,7 +184,7 @@ impl Scenario {
     pub(super) fn limits(self, seed: u64) -> Thresholds {
         // Above the whole, nothing ever moves.
         let never = Thresholds { overload_percent: 101, relief_percent: 101 };
-        let eager = Thresholds { overload_percent: 40, relief_percent: 25 };
+        let eager = Thresholds { overload_percent: 45, relief_percent: 38 };
         match (self, seed % 3) {
             (Self::Moves, _) | (Self::Storm, 0) => eager,
             (Self::Storm, 1) => Thresholds { overload_percent: 70, relief_percent: 50 },

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::ledger::Lapse;
-use fathom_protocol::rehome::Open;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Refusal;
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, FatError};
@@ -122,8 +121,7 @@ impl Vendor {
             }
         });
         looked.map_err(|error| fat_refusal(&error))?;
-        // Whether a mirror has the move that brought it is not known yet: a table may lead here.
-        old.retain(|key| !matches!(self.open_at(key), Ok(Some((Open::Confirm, _))) | Err(_)));
+        old.retain(|key| self.is_unconfirmed(key).is_ok_and(|unconfirmed| !unconfirmed));
         if old.is_empty() {
             return Ok(());
         }

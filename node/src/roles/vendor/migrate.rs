@@ -11,11 +11,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec;
+use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
 use fathom_protocol::rehome::{
-    self, Batch, Batches, CONFIRM_AFTER_MS, Custody, HeldChunk, Open, Pause, Proposed, Relief, Submitted,
-    is_held_long_enough, may_leave, proposed, submitted,
+    self, Batch, Batches, CONFIRM_AFTER_MS, Confirmed, Custody, HeldChunk, Open, Pause, Proposed, Relief, Submitted,
+    confirmed, is_held_long_enough, may_leave, proposed, submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
@@ -338,27 +339,39 @@ impl Vendor {
             lock(&self.unconfirmed).remove(&key);
             return Ok(());
         };
-        let void = match self.submit(&moved).await {
-            Submitted::Taken => false,
-            Submitted::Void(_) => true,
-            Submitted::Waits(refusal) => return Err(refusal),
-        };
+        let (body, outcome) = (moved.proposal()?, self.submit(&moved).await);
+        if let Submitted::Waits(refusal) = outcome {
+            return Err(refusal);
+        }
         self.blocking(move |vendor| {
             let now = vendor.dating_clock().at;
+            let versions = vendor.fat.versions_of(body.owner, body.file).map_err(|error| fat_refusal(&error))?;
+            let known: Vec<(Tag, Tag)> = versions.iter().map(|known| (Tag(known.base), Tag(known.seq))).collect();
+            let confirmed = confirmed(&outcome, Tag(body.seq), &known);
             vendor.durable(|tx| {
                 if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
                     return Ok(());
                 }
-                if void {
-                    tx.remove_move(&key)?;
-                    return tx.set_stored_at(&key, now);
+                match confirmed {
+                    Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
+                    Confirmed::Lapse => tx.set_stored_at(&key, now)?,
+                    Confirmed::Lapses | Confirmed::Waits => {}
                 }
-                tx.set_state(&key, ChunkState::Committed)
+                tx.remove_move(&key).map(drop)
             })
         })
         .await?;
         lock(&self.unconfirmed).remove(&key);
         Ok(())
+    }
+
+    /// Whether it is not known yet if a mirror has the move that brought a chunk here: a table may lead here. Blocks.
+    pub(super) fn is_unconfirmed(&self, key: &ChunkKey) -> Result<bool, Refusal> {
+        let unconfirmed = matches!(self.open_at(key)?, Some((Open::Confirm, _)));
+        if unconfirmed {
+            lock(&self.unconfirmed).entry(*key).or_insert_with(Instant::now);
+        }
+        Ok(unconfirmed)
     }
 
     /// What is to be done about the move of a chunk, if one is on disk. Blocks.

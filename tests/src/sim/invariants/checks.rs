@@ -240,8 +240,10 @@ impl Oracle {
         let chosen_here = self.lives_at(me, file, tag);
         let let_go = lost.is_some_and(|since| past(since, terms.lock_ms)) && !chosen_here;
         let names = |acked: &Acked| {
-            // Where it is by now, and until its source knows of it, also where it was.
-            let here = |place: &Place| place.vendor == id || self.place_now(file, key.chunk, *place).vendor == id;
+            // Where it is by now, and where it was until it was let go there.
+            let was = !self.ever_left.contains(&(me, *key));
+            let now = |place: &Place| self.place_now(file, key.chunk, *place).vendor;
+            let here = |place: &Place| place.vendor == id && was || now(place) == id;
             tag.fate(acked.base, acked.seq) == Fate::Live
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };

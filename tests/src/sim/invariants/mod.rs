@@ -146,6 +146,8 @@ pub(super) struct Oracle {
     leaving: BTreeMap<(usize, ChunkKey), u64>,
     /// Chunks that vendors erased after they had moved them.
     left: BTreeSet<(usize, ChunkKey)>,
+    /// The same, whatever came there since.
+    ever_left: BTreeSet<(usize, ChunkKey)>,
     /// Vendors whose disk was put back at any time.
     was_behind: BTreeSet<usize>,
     /// Answers of vendors that had no such chunk when they were asked.

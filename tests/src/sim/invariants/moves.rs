@@ -5,7 +5,7 @@ use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::moves::Move;
 use fathom_protocol::rehome::HeldChunk;
 use fathom_protocol::table::{MoveKey, Table};
-use fathom_store::ChunkKey;
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
 
 use super::{FileKey, Oracle, Quiet};
 use crate::sim::node::Known;
@@ -61,6 +61,7 @@ impl Oracle {
     pub(in crate::sim) fn lets_go(&mut self, (me, id): (usize, NodeId), chunk: &HeldChunk, at: u64, known: &Known) {
         let key = ChunkKey { owner: chunk.owner, chunk: chunk.chunk };
         self.left.insert((me, key));
+        self.ever_left.insert((me, key));
         if known.byzantine[me] || self.forkers.contains(&chunk.owner) {
             return;
         }
@@ -99,7 +100,16 @@ impl Quiet<'_> {
             let found = OnDisk::read(vendor.id(), &vendor.running.as_ref()?.fat).unwrap_or_default();
             let open = found.open.iter().map(|(key, ..)| (key, "no mirror took"));
             let leaving = found.leaving.iter().map(|(key, _)| (key, "was not followed by its erase"));
-            let unconfirmed = found.unconfirmed.iter().map(|key| (key, "brought it here and is not confirmed"));
+            // Of a version that was not chosen, it is looked at when the chunk's time is over.
+            let lives = |entry: &ChunkEntry| {
+                let mut versions = self.mirrors[0].1.table.versions(entry.owner, entry.file);
+                versions.any(|fat| Tag(entry.seq).fate(Tag(fat.base), Tag(fat.seq)) == Fate::Live)
+            };
+            let fat = &vendor.running.as_ref()?.fat;
+            let named =
+                |key: &&ChunkKey| fat.chunk(key.owner, key.chunk).ok().flatten().is_some_and(|entry| lives(&entry));
+            let unconfirmed = found.unconfirmed.iter().filter(named);
+            let unconfirmed = unconfirmed.map(|key| (key, "brought it here and is not confirmed"));
             let first = open.chain(leaving).chain(unconfirmed).next();
             first.map(|(key, what)| format!("vendor {node} has a move of chunk {} that {what}", key.chunk.short()))
         })
@@ -114,13 +124,15 @@ impl Quiet<'_> {
             for entry in run.fat.chunks_after(None, 4_096).unwrap_or_default() {
                 let file = (entry.owner, entry.file);
                 let of_user = run.ledger.lease(entry.lease).is_none_or(|lease| lease.authority == entry.owner.into());
-                let kept = entry.state == fathom_store::ChunkState::Committed;
+                let kept = entry.state == ChunkState::Committed;
                 if of_user || !kept || oracle.forkers.contains(&entry.owner) || oracle.was_behind.contains(node) {
                     continue;
                 }
                 let mut moves = table.moves_of(file.0, file.1).map(|(_, moved)| moved);
                 let named = moves.any(|moved| moved.chunk == entry.chunk && moved.to == me);
-                if !named && table.fat(file.0, file.1).is_some() {
+                // A final FAT that names the vendor for another chunk reaches it, and so will the one that frees this one.
+                let told = table.versions(file.0, file.1).any(|fat| fat.vendors.contains(&me));
+                if !named && !told && table.fat(file.0, file.1).is_some() {
                     let chunk = entry.chunk.short();
                     return Some(format!("vendor {node} keeps chunk {chunk}, which came by a move that no mirror has"));
                 }

@@ -1,10 +1,12 @@
 //! Custody that passes on: a move is handed in at mirrors, the source erases after its hold time, the destination signs.
 
 use fathom_protocol::codec;
+use fathom_protocol::fat::Tag;
 use fathom_protocol::limits::MIRRORS_TOLD_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::rehome::{
-    CONFIRM_AFTER_MS, Open, Proposed, Submitted, is_held_long_enough, may_cosign, proposed, submitted,
+    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, may_cosign, proposed,
+    submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkKey, ChunkState, FatError};
@@ -94,26 +96,44 @@ impl Vendor {
         }
     }
 
+    /// Whether it is not known yet if a mirror has the move that brought a chunk here.
+    pub(super) fn is_unconfirmed(&mut self, at: u64, key: &ChunkKey) -> bool {
+        let me = self.id();
+        let Some(run) = &mut self.running else { return true };
+        let entry = run.fat.chunk(key.owner, key.chunk).ok().flatten();
+        let moved = run.fat.move_of(key).ok().flatten().and_then(|bytes| read_move(&bytes));
+        let unconfirmed = what_of(me, entry.as_ref(), moved.as_ref()) == Open::Confirm;
+        if unconfirmed {
+            run.moving.unconfirmed.entry(*key).or_insert(at);
+        }
+        unconfirmed
+    }
+
     /// What mirrors said of a move that brought a chunk here.
     fn confirmed(&mut self, cx: &mut Cx<'_>, key: ChunkKey, outcome: &Submitted) {
         if matches!(outcome, Submitted::Waits(_)) {
             return;
         }
-        let void = matches!(outcome, Submitted::Void(_));
         let now = self.dating_clock(cx).at;
+        let mut what = Confirmed::Waits;
+        let run = self.running.as_ref().map(|run| &run.fat);
+        let entry = run.and_then(|fat| fat.chunk(key.owner, key.chunk).ok().flatten());
+        let versions = run.zip(entry.as_ref()).and_then(|(fat, entry)| fat.versions_of(entry.owner, entry.file).ok());
+        let known: Vec<(Tag, Tag)> =
+            versions.into_iter().flatten().map(|known| (Tag(known.base), Tag(known.seq))).collect();
         let done = self.durable(|tx, _| {
-            if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
-                return Ok(());
+            let Some(entry) = tx.chunk(&key)?.filter(|entry| entry.state == ChunkState::Stored) else { return Ok(()) };
+            what = confirmed(outcome, Tag(entry.seq), &known);
+            match what {
+                Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
+                Confirmed::Lapse => tx.set_stored_at(&key, now)?,
+                Confirmed::Lapses | Confirmed::Waits => {}
             }
-            if void {
-                tx.remove_move(&key)?;
-                return tx.set_stored_at(&key, now);
-            }
-            tx.set_state(&key, ChunkState::Committed)
+            tx.remove_move(&key).map(drop)
         });
         if let (Ok(()), Some(run)) = (done, &mut self.running) {
             run.moving.unconfirmed.remove(&key);
-            cx.injected.moves_void += u64::from(void);
+            cx.injected.moves_void += u64::from(what == Confirmed::Lapse);
         }
     }
 

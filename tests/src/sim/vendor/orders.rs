@@ -8,12 +8,10 @@ use fathom_protocol::fat::{Fate, FinalFat, Tag};
 use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::ledger::{Lapse, Ledger};
-use fathom_protocol::rehome::Open;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError};
 
-use super::moves::{read_move, what_of};
 use super::{Vendor, refusal};
 use crate::sim::mutation::Mutation;
 use crate::sim::node::Cx;
@@ -195,18 +193,14 @@ impl Vendor {
         let clock = cx.now.min(agreed);
         let limit = cx.known.terms.lock_ms;
         let any = cx.known.broken(Mutation::SweepCommitted);
-        let me = self.id();
         let Some(run) = &self.running else { return Ok(()) };
         let chunks = run.fat.chunks_after(None, 4_096).map_err(|error| store_refusal(&error))?;
-        let old: Vec<ChunkKey> = chunks
+        let mut old: Vec<ChunkKey> = chunks
             .iter()
             .filter(|entry| (any || entry.state == ChunkState::Stored) && clock.since_ms(entry.stored_at) > limit)
-            .filter(|entry| {
-                let moved = run.fat.move_of(&entry.key()).ok().flatten().and_then(|bytes| read_move(&bytes));
-                what_of(me, Some(entry), moved.as_ref()) != Open::Confirm
-            })
             .map(ChunkEntry::key)
             .collect();
+        old.retain(|key| any || !self.is_unconfirmed(cx.at, key));
         if old.is_empty() {
             return Ok(());
         }
