@@ -86,6 +86,9 @@ fn the_fixed_seeds_keep_every_promise() {
         sum.moves,
         sum.moves_resumed,
         sum.moves_ended,
+        sum.locked_ahead,
+        sum.drawn,
+        sum.returned_ahead,
     ];
     assert!(each.iter().all(|count| *count > 0), "{sum:?}");
 }
@@ -213,6 +216,18 @@ fn fault_26_in_the_simulator_dropped_leases_are_proven_and_nothing_else_is() {
 fn fault_15_in_the_simulator_vendors_that_crash_while_they_move_data_lose_nothing() {
     let sum = scenario(Scenario::Moves);
     assert!(sum.moves > 0 && sum.moves_resumed > 0 && sum.moves_ended > 0 && sum.crashes_in_write > 0, "{sum:?}");
+}
+
+/// Where nothing is lost and nobody crashes, no vendor keeps room that nobody fills: it comes back when its user is idle, long before
+/// it lapses.
+#[test]
+fn in_the_simulator_storage_that_is_locked_ahead_is_used_and_comes_back() {
+    let options = (1..=3).map(|seed| Options { scenario: Scenario::Bursts, ..Options::seed(seed) });
+    for report in all(options.collect()) {
+        let sum = &report.injected;
+        assert!(sum.drawn > sum.locked_ahead && sum.locked_ahead > 0 && sum.returned_ahead > 0, "{sum:?}");
+        assert!(report.converged_after_ms <= 15_000, "room came back after {} ms", report.converged_after_ms);
+    }
 }
 
 #[test]

@@ -135,6 +135,10 @@ pub(super) struct Known {
     /// When vendors move data away, and how long they keep what they moved, milliseconds.
     pub(super) limits: Thresholds,
     pub(super) hold_ms: u64,
+    /// Whether puts follow each other quickly, so that users lock storage ahead.
+    pub(super) bursts: bool,
+    /// Whether nothing goes wrong at all.
+    pub(super) fair: bool,
     pub(super) mutation: Option<Mutation>,
 }
 

@@ -51,6 +51,9 @@ pub struct Injected {
     pub moves_resumed: u64,
     pub moves_ended: u64,
     pub moves_void: u64,
+    pub locked_ahead: u64,
+    pub drawn: u64,
+    pub returned_ahead: u64,
 }
 
 impl Injected {
@@ -96,6 +99,9 @@ impl Injected {
             (&mut self.moves_resumed, other.moves_resumed),
             (&mut self.moves_ended, other.moves_ended),
             (&mut self.moves_void, other.moves_void),
+            (&mut self.locked_ahead, other.locked_ahead),
+            (&mut self.drawn, other.drawn),
+            (&mut self.returned_ahead, other.returned_ahead),
         ];
         for (sum, value) in pairs {
             *sum += value;

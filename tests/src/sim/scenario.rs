@@ -36,6 +36,8 @@ pub enum Scenario {
     Interrupted,
     /// 15, 16: vendors have too much and move it away, while they crash and lose sight of each other.
     Moves,
+    /// Puts follow each other, on storage that is locked ahead; nothing else goes wrong.
+    Bursts,
     /// 50: a mirror is away for as long as a year is to this world's leases.
     Away,
 }
@@ -63,7 +65,7 @@ impl Scenario {
                 world.storm();
                 world.run_until(STORM_MS)
             }
-            Self::Calm => world.run_until(60_000),
+            Self::Calm | Self::Bursts => world.run_until(60_000),
             Self::Parted => world.run_until(30_000) && self.part(world) && world.run_until(95_000),
             Self::OneSideOnly => world.run_until(30_000) && self.part(world) && world.run_until(95_000),
             Self::Asymmetric => self.asymmetric(world),
@@ -192,6 +194,11 @@ impl Scenario {
         }
     }
 
+    /// Whether users store many files one after the other.
+    pub(super) fn bursts(self, seed: u64) -> bool {
+        self == Self::Bursts || self == Self::Storm && seed % 4 == 2
+    }
+
     /// Vendors crash, also in the middle of writes, and mirrors are cut off from them, while data moves all the time.
     fn moves(self, world: &mut World) -> bool {
         for round in 1..=24 {
@@ -244,6 +251,7 @@ impl std::str::FromStr for Scenario {
             "twins" => Self::Twins,
             "interrupted" => Self::Interrupted,
             "moves" => Self::Moves,
+            "bursts" => Self::Bursts,
             other => return Err(format!("no scenario is called {other}")),
         })
     }

@@ -8,7 +8,6 @@ use fathom_protocol::ledger::Terms;
 use fathom_protocol::table::DROPPED_GRACE_MS;
 use fathom_protocol::time::UnixMs;
 
-use super::Options;
 use super::byzantine::{Stage, Twister};
 use super::faults::Fault;
 use super::invariants::{After, Oracle, Quiet};
@@ -19,6 +18,7 @@ use super::random::Random;
 use super::report::{Injected, Report, Trace, Violation};
 use super::user::User;
 use super::vendor::{Restore, Vendor};
+use super::{Options, Scenario};
 
 /// Virtual milliseconds within which everything must be quiet once faults have stopped.
 pub(super) const LIVE_MS: u64 = 240_000;
@@ -102,6 +102,8 @@ impl World {
             terms: TERMS,
             limits: options.scenario.limits(options.seed),
             hold_ms: HOLD_MS,
+            bursts: options.scenario.bursts(options.seed),
+            fair: options.scenario == Scenario::Bursts,
             mutation: options.mutation,
         };
         let mut nodes = Vec::new();

@@ -41,12 +41,14 @@ impl Quiet<'_> {
         unmoved.or_else(|| self.unfinished(oracle)).or_else(|| self.unproven(oracle)).or_else(|| self.locked())
     }
 
-    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten.
+    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten. Where nothing
+    /// is lost and nobody crashes, none is left to lapse.
     fn locked(&self) -> Option<String> {
         let now = EPOCH_MS + self.at;
         self.vendors.iter().find_map(|(node, vendor)| {
             let over = vendor.running.iter().flat_map(|run| run.ledger.leases()).find(|lease| {
-                lease.room() > 0 && lease.state != LeaseState::Grace && lease.room_expires.0 + LAPSE_MS < now
+                let lapsed = self.known.fair || lease.room_expires.0 + LAPSE_MS < now;
+                lease.room() > 0 && lease.state != LeaseState::Grace && lapsed
             });
             over.map(|lease| format!("vendor {node} keeps {} bytes of room locked past their time", lease.room()))
         })
