@@ -63,12 +63,24 @@ impl Thresholds {
         u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
     }
 
-    /// Whether a vendor with this `capacity` may take so much that it holds `used` bytes: at most what ends a relief. Where the limit
-    /// was the overload, two vendors between the two thresholds would hand the same chunks to each other for ever.
+    /// Whether a vendor may take so much that its load is `after`: less than its overload, and, if data goes because the source is
+    /// full, less than the source's share is now. Otherwise two vendors between the two thresholds would hand the same chunks to
+    /// each other for ever; this way the fullest of them all only ever gets less full.
     #[must_use]
-    pub fn fits(self, used: u128, capacity: u64) -> bool {
-        used * 100 <= u128::from(capacity) * u128::from(self.relief_percent)
+    pub fn fits(self, after: Load, source: Option<Load>) -> bool {
+        let share = |load: Load, of: u64| u128::from(load.bytes) * u128::from(of);
+        let below = share(after, 100) < u128::from(after.capacity) * u128::from(self.overload_percent);
+        below && source.is_none_or(|source| share(after, source.capacity) < share(source, after.capacity))
     }
+}
+
+/// How full a vendor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Stored bytes, without those of chunks that leave already.
+    pub bytes: u64,
+    /// What its devices offer, bytes.
+    pub capacity: u64,
 }
 
 /// Whether a vendor is moving data away for the space's sake: an overload lasts until the relief threshold is reached, also when a
@@ -85,8 +97,9 @@ impl Relief {
         Self { relieving: cut_off }
     }
 
-    /// Bytes to move away now; 0 if there is no overload. `stays` are the stored bytes without those of chunks that leave already.
-    pub fn excess(&mut self, stays: u64, capacity: u64, limits: Thresholds) -> u64 {
+    /// Bytes to move away now; 0 if there is no overload.
+    pub fn excess(&mut self, load: Load, limits: Thresholds) -> u64 {
+        let Load { bytes: stays, capacity } = load;
         let relief = Thresholds::share(capacity, limits.relief_percent);
         let overload = Thresholds::share(capacity, limits.overload_percent);
         let overloaded = capacity > 0 && stays > 0 && stays >= overload;
@@ -158,23 +171,26 @@ pub struct Batch {
     pub file: FileId,
     /// Never empty.
     pub chunks: Vec<HeldChunk>,
-    /// Vendors that are no destination: they hold a copy, or are near their own overload.
+    /// Vendors that are no destination: they hold a copy, or are too full themselves.
     pub exclude: BTreeSet<NodeId>,
+    /// The source's load, if they go because it is full.
+    pub source: Option<Load>,
 }
 
 /// Batches, until so many bytes are chosen as shall go.
 #[derive(Debug)]
 pub struct Batches {
     excess: u64,
+    source: Option<Load>,
     bytes: u64,
     by_file: BTreeMap<(OwnerId, FileId), Batch>,
 }
 
 impl Batches {
-    /// None yet, of `excess` bytes that shall go.
+    /// None yet, of `excess` bytes that shall go; `source` is how full their vendor is, if they go because of that.
     #[must_use]
-    pub fn new(excess: u64) -> Self {
-        Self { excess, bytes: 0, by_file: BTreeMap::new() }
+    pub fn new(excess: u64, source: Option<Load>) -> Self {
+        Self { excess, source, bytes: 0, by_file: BTreeMap::new() }
     }
 
     /// Whether enough was chosen.
@@ -188,11 +204,13 @@ impl Batches {
         if self.is_full() {
             return;
         }
+        let source = self.source;
         let Batch { chunks, .. } = self.by_file.entry((chunk.owner, chunk.file)).or_insert_with(|| Batch {
             owner: chunk.owner,
             file: chunk.file,
             chunks: Vec::new(),
             exclude: BTreeSet::new(),
+            source,
         });
         let held: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
         if held + u64::from(chunk.length) <= BATCH_BYTES {
@@ -230,8 +248,7 @@ impl Batch {
         }
     }
 
-    /// The room of a location that is what was asked for, and whether its vendor stays below the share down to which vendors move
-    /// data away.
+    /// The room of a location that is what was asked for, and whether its vendor may take so much, see [`Thresholds::fits`].
     #[must_use]
     pub fn accept(&self, me: NodeId, location: Location, limits: Thresholds) -> Option<(Room, bool)> {
         let lease = location.lease.verify().ok()?;
@@ -240,7 +257,8 @@ impl Batch {
         if !wanted || lease.vendor == me || head.vendor != lease.vendor {
             return None;
         }
-        let fits = limits.fits(u128::from(head.used) + u128::from(location.granted), head.capacity);
+        let after = Load { bytes: head.used.saturating_add(location.granted), capacity: head.capacity };
+        let fits = limits.fits(after, self.source);
         let room = Room {
             vendor: lease.vendor,
             id: lease.id,
@@ -372,32 +390,48 @@ mod tests {
     #[test]
     fn an_overload_lasts_until_the_relief() {
         let mut relief = Relief::default();
-        assert_eq!(relief.excess(899, 1_000, LIMITS), 0);
-        assert_eq!(relief.excess(900, 1_000, LIMITS), 200);
-        assert_eq!(relief.excess(750, 1_000, LIMITS), 50, "below the overload, and not yet at the relief");
-        assert_eq!(relief.excess(700, 1_000, LIMITS), 0);
-        assert_eq!(relief.excess(750, 1_000, LIMITS), 0, "it is over");
-        assert_eq!(Relief::resumed(true).excess(750, 1_000, LIMITS), 50, "a stop ends no relief");
-        assert_eq!(relief.excess(u64::MAX, u64::MAX, LIMITS), u64::MAX - Thresholds::share(u64::MAX, 70));
-        assert_eq!(relief.excess(0, 0, LIMITS), 0);
+        assert_eq!(relief.excess(Load { bytes: 899, capacity: 1_000 }, LIMITS), 0);
+        assert_eq!(relief.excess(Load { bytes: 900, capacity: 1_000 }, LIMITS), 200);
+        assert_eq!(
+            relief.excess(Load { bytes: 750, capacity: 1_000 }, LIMITS),
+            50,
+            "below the overload, and not yet at the relief"
+        );
+        assert_eq!(relief.excess(Load { bytes: 700, capacity: 1_000 }, LIMITS), 0);
+        assert_eq!(relief.excess(Load { bytes: 750, capacity: 1_000 }, LIMITS), 0, "it is over");
+        assert_eq!(
+            Relief::resumed(true).excess(Load { bytes: 750, capacity: 1_000 }, LIMITS),
+            50,
+            "a stop ends no relief"
+        );
+        assert_eq!(
+            relief.excess(Load { bytes: u64::MAX, capacity: u64::MAX }, LIMITS),
+            u64::MAX - Thresholds::share(u64::MAX, 70)
+        );
+        assert_eq!(relief.excess(Load { bytes: 0, capacity: 0 }, LIMITS), 0);
     }
 
     /// Keeps away: two vendors that are both above the relief and below the overload hand chunks to each other for ever.
     #[test]
-    fn who_moves_data_away_takes_none() {
-        let relieving = |used: u64| {
-            let mut relief = Relief::resumed(true);
-            relief.excess(used, 1_000, LIMITS) > 0
-        };
-        for used in 0..=1_000 {
-            assert!(!relieving(used) || !LIMITS.fits(u128::from(used), 1_000), "{used} of 1000 bytes");
+    fn what_was_moved_does_not_come_back() {
+        let load = |bytes| Load { bytes, capacity: 1_000 };
+        for (source, there) in
+            (0..1_000).step_by(7).flat_map(|source| (0..1_000).step_by(11).map(move |to| (source, to)))
+        {
+            let fits = |from: u64, to: u64| LIMITS.fits(load(to + 10), Some(load(from)));
+            if source >= 10 && fits(source, there) {
+                assert!(!fits(there + 10, source - 10), "from {source} to {there} and back");
+            }
         }
-        assert!(LIMITS.fits(700, 1_000));
+        assert!(LIMITS.fits(load(889), Some(load(900))) && !LIMITS.fits(load(900), Some(load(950))));
+        assert!(LIMITS.fits(load(500), None), "where traffic is the reason, it does not matter who is fuller");
+        let small = Load { bytes: 50, capacity: 100 };
+        assert!(LIMITS.fits(load(499), Some(small)) && !LIMITS.fits(load(500), Some(small)));
     }
 
     #[test]
     fn files_go_whole_until_enough_is_chosen() {
-        let mut batches = Batches::new(25);
+        let mut batches = Batches::new(25, None);
         for (file, number) in [(1, 1), (2, 2), (1, 3), (2, 4)] {
             batches.add(chunk(file, number, 10));
         }

@@ -15,8 +15,8 @@ use fathom_protocol::fat::Tag;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
 use fathom_protocol::rehome::{
-    self, Batch, Batches, CONFIRM_AFTER_MS, Confirmed, Custody, HeldChunk, Open, Pause, Proposed, Relief, Submitted,
-    confirmed, is_held_long_enough, may_leave, proposed, submitted,
+    self, Batch, Batches, CONFIRM_AFTER_MS, Confirmed, Custody, HeldChunk, Load, Open, Pause, Proposed, Relief,
+    Submitted, confirmed, is_held_long_enough, may_leave, proposed, submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
@@ -89,22 +89,22 @@ impl Vendor {
             if held_up || Instant::now() < next_round {
                 continue;
             }
-            let excess = self.excess(&mut relief);
+            let (excess, load) = self.excess(&mut relief);
             if excess == 0 {
                 lock(&self.held_at).clear();
             }
             if excess > 0 {
-                let moved = self.round(excess).await;
+                let moved = self.round(excess, load).await;
                 next_round = Instant::now() + Duration::from_millis(pause.after(moved));
             }
         }
     }
 
-    /// Bytes to move away now; 0 if this vendor is not overloaded. Chunks that leave already do not count as stored.
-    fn excess(&self, relief: &mut Relief) -> u64 {
+    /// Bytes to move away now; 0 if this vendor is not overloaded. If it is for the space's sake, with its load.
+    fn excess(&self, relief: &mut Relief) -> (u64, Option<Load>) {
         // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
         if self.device_away.load(Ordering::Relaxed) {
-            return 0;
+            return (0, None);
         }
         let (used, capacity) = {
             let ledger = lock(&self.ledger);
@@ -112,21 +112,22 @@ impl Vendor {
         };
         let leaving: u64 = lock(&self.leaving).values().map(|left| u64::from(left.length)).sum();
         let stays = used.saturating_sub(leaving);
-        let excess = relief.excess(stays, capacity, self.settings.thresholds());
+        let load = Load { bytes: stays, capacity };
+        let excess = relief.excess(load, self.settings.thresholds());
         if excess > 0 {
-            return excess;
+            return (excess, Some(load));
         }
         let threshold = self.settings.bandwidth_mb_per_s.saturating_mul(1_000_000);
         if threshold > 0 && self.transfers.above(threshold) {
             self.transfers.measure_anew();
-            return RATE_ROUND_BYTES.min(stays);
+            return (RATE_ROUND_BYTES.min(stays), None);
         }
-        0
+        (0, None)
     }
 
     /// Moves about `excess` bytes away. Returns how many chunks were moved.
-    async fn round(self: &Arc<Self>, excess: u64) -> usize {
-        let batches = match self.blocking(move |vendor| vendor.choose(excess)).await {
+    async fn round(self: &Arc<Self>, excess: u64, load: Option<Load>) -> usize {
+        let batches = match self.blocking(move |vendor| vendor.choose(excess, load)).await {
             Ok(batches) => batches,
             Err(refusal) => {
                 tracing::warn!(%refusal, "no chunks chosen to be moved");
@@ -171,13 +172,13 @@ impl Vendor {
 
     /// Chunks to move: named by a final FAT, whole files first, until `excess` bytes are reached. Those that were to be moved to
     /// a vendor which has a copy are tried again, elsewhere, when there are no others. Blocks.
-    fn choose(&self, excess: u64) -> Result<Vec<Batch>, Refusal> {
+    fn choose(&self, excess: u64, load: Option<Load>) -> Result<Vec<Batch>, Refusal> {
         let held_at = lock(&self.held_at).clone();
-        let untried = self.choose_among(excess, |key| !held_at.contains_key(key))?;
+        let untried = self.choose_among((excess, load), |key| !held_at.contains_key(key))?;
         if !untried.is_empty() || held_at.is_empty() {
             return Ok(untried);
         }
-        let mut again = self.choose_among(excess, |key| held_at.contains_key(key))?;
+        let mut again = self.choose_among((excess, load), |key| held_at.contains_key(key))?;
         for batch in &mut again {
             let keys = batch.chunks.iter().map(key_of);
             batch.exclude = keys.filter_map(|key| held_at.get(&key)).flatten().copied().collect();
@@ -185,11 +186,15 @@ impl Vendor {
         Ok(again)
     }
 
-    fn choose_among(&self, excess: u64, among: impl Fn(&ChunkKey) -> bool) -> Result<Vec<Batch>, Refusal> {
+    fn choose_among(
+        &self,
+        (excess, load): (u64, Option<Load>),
+        among: impl Fn(&ChunkKey) -> bool,
+    ) -> Result<Vec<Batch>, Refusal> {
         let pending: BTreeSet<ChunkKey> =
             self.fat.moves().map_err(|error| fat_refusal(&error))?.into_iter().map(|(key, _)| key).collect();
         let damaged = lock(&self.damaged).clone();
-        let mut batches = Batches::new(excess);
+        let mut batches = Batches::new(excess, load);
         let (mut looked, mut after) = (0, None);
         while !batches.is_full() && looked < LOOKED_AT_MAX {
             let page = self.fat.chunks_after(after.as_ref(), 1_024).map_err(|error| fat_refusal(&error))?;

@@ -78,7 +78,10 @@ impl Vendor {
             }
             batch.exclude.extend(bad.iter().map(|place| place.room.vendor));
         }
-        Err(Refusal::new(RefusalKind::NoSpace, "the vendors with room are near their own limit"))
+        Err(Refusal::new(
+            RefusalKind::NoSpace,
+            "the vendors with room are as full as this one, or near their own limit",
+        ))
     }
 
     async fn ask_for_room(&self, batch: &Batch) -> Result<Vec<Location>, Refusal> {

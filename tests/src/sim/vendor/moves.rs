@@ -9,7 +9,7 @@ use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, MIRRORS_TOLD_MAX};
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX, Move};
 use fathom_protocol::rehome::{
-    self, Batch, Batches, Custody, DESTINATIONS_TRIED, HeldChunk, Open, Pause, Relief, Room, may_leave,
+    self, Batch, Batches, Custody, DESTINATIONS_TRIED, HeldChunk, Load, Open, Pause, Relief, Room, may_leave,
 };
 use fathom_protocol::sign::Signed;
 use fathom_protocol::tags;
@@ -199,12 +199,13 @@ impl Vendor {
         let leaving: u64 = run.moving.leaving.values().map(|(_, length)| u64::from(*length)).sum();
         let used: u64 = run.ledger.leases().map(|lease| lease.used).sum();
         let stays = used.saturating_sub(leaving);
-        let excess = run.moving.relief.excess(stays, run.ledger.capacity(), cx.known.limits);
+        let load = Load { bytes: stays, capacity: run.ledger.capacity() };
+        let excess = run.moving.relief.excess(load, cx.known.limits);
         if excess == 0 {
             run.moving.held_at.clear();
             return;
         }
-        let rest = self.choose(excess).unwrap_or_default();
+        let rest = self.choose(excess, load).unwrap_or_default();
         self.next_batch(cx, rest, 0);
     }
 
@@ -230,11 +231,11 @@ impl Vendor {
     }
 
     /// Chunks to move; those that were to be moved to a vendor which has a copy are tried again, elsewhere, when there are no others.
-    fn choose(&self, excess: u64) -> Result<Vec<Batch>, FatError> {
+    fn choose(&self, excess: u64, load: Load) -> Result<Vec<Batch>, FatError> {
         let Some(run) = &self.running else { return Ok(Vec::new()) };
         let held_at = &run.moving.held_at;
         let among = |wanted: &dyn Fn(&ChunkKey) -> bool| -> Result<Vec<Batch>, FatError> {
-            let mut batches = Batches::new(excess);
+            let mut batches = Batches::new(excess, Some(load));
             for entry in run.fat.chunks_after(None, 4_096)? {
                 let stored = run.fat.move_of(&entry.key())?.and_then(|bytes| read_move(&bytes));
                 let away = stored.map(|moved| moved.proposal().is_ok_and(|moved: Move| moved.from == self.id()));
