@@ -26,9 +26,9 @@ impl Dir {
     }
 }
 
-const MIRROR: (&str, &str) = ("golden/mirror-fat-v1.redb", "mirror/fat.redb");
+const MIRROR: (&str, &str) = ("golden/mirror-fat-v2.redb", "mirror/fat.redb");
 const USER: (&str, &str) = ("golden/journal-v1.redb", "user/journal.redb");
-const VENDOR: (&str, &str) = ("store/tests/golden/local-fat-v1.redb", "vendor/local-fat.redb");
+const VENDOR: (&str, &str) = ("store/tests/golden/local-fat-v2.redb", "vendor/local-fat.redb");
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()

@@ -1,11 +1,11 @@
 //! The final FAT of one file: a public part that mirrors and vendors act on, and a sealed manifest for its owner.
 //!
-//! Chunks are stored under a [`Tag`], which is the sequence number of the final FAT that they are for. A final FAT says with
-//! `base` and `seq` which tags live ([`Tag::fate`]): a vendor that sees it commits those chunks and erases older ones.
+//! Chunks are stored under a [`Tag`], which is the sequence number of the final FAT that they are for. A final FAT says which tags
+//! live ([`Lineage::fate`]): a vendor that sees it commits those chunks and erases those that it replaces.
 //! Removing a file is a final FAT without uses and with `base = seq`.
 //!
-//! Two final FATs of one file with one counter are a fork: two devices of one user wrote at once. All are kept, and nothing
-//! that one of them names is freed, until a final FAT with a higher counter says which one stays.
+//! Two final FATs of one file of which neither follows the other are a fork: two devices of one user wrote at once. All are kept,
+//! and nothing that one of them names is freed, until a final FAT that follows them says which one stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,72 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{Blob, Bounded, Text};
 use crate::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use crate::limits::{CHUNK_PLAIN_MAX, COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
+pub use crate::lineage::{Fate, Follows, Lineage, Tag};
 use crate::moves::Move;
 use crate::sign::{RecordError, record};
 use crate::tags;
 use crate::time::UnixMs;
-
-/// Sequence number of a final FAT, and the tag of the chunks that are stored for it: `counter << 16 | writer`.
-///
-/// The counter grows by one with each final FAT of a file. The writer is drawn at random for each put, so that two devices
-/// that write at once neither take each other's chunks for their own nor free them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(pub u64);
-
-/// What becomes of a chunk under a final FAT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Older than everything that lives: it is erased.
-    Past,
-    /// Of a version that was not chosen when a fork was resolved: it is let go as if it had just been stored and never named, so
-    /// that another device that chose it at the same moment still finds it.
-    Lost,
-    /// Named: it is committed.
-    Live,
-    /// Nothing is said of it: of a fork, of a put that was given up, or of one that still runs.
-    Other,
-}
-
-impl Tag {
-    /// Bits of the writer.
-    const WRITER_BITS: u32 = 16;
-    /// The greatest counter.
-    pub const COUNTER_MAX: u64 = u64::MAX >> Self::WRITER_BITS;
-
-    /// The tag of `writer` under `counter`, which is cut to [`Self::COUNTER_MAX`].
-    #[must_use]
-    pub const fn new(counter: u64, writer: u16) -> Self {
-        let counter = if counter > Self::COUNTER_MAX { Self::COUNTER_MAX } else { counter };
-        Self(counter << Self::WRITER_BITS | writer as u64)
-    }
-
-    /// How many final FATs of the file there were, this one included.
-    #[must_use]
-    pub const fn counter(self) -> u64 {
-        self.0 >> Self::WRITER_BITS
-    }
-
-    /// What becomes of chunks with this tag under a final FAT with `base` and `seq`. The one place where that is decided.
-    #[must_use]
-    pub const fn fate(self, base: Self, seq: Self) -> Fate {
-        let (own, oldest, newest) = (self.counter(), base.counter(), seq.counter());
-        if self.is_past(base) {
-            Fate::Past
-        } else if self.0 == seq.0 || self.0 == base.0 || (oldest < own && own < newest) {
-            Fate::Live
-        } else if own == oldest && newest > oldest {
-            Fate::Lost
-        } else {
-            Fate::Other
-        }
-    }
-
-    /// Whether every final FAT with this base frees chunks with this tag, whatever else is known of the file.
-    #[must_use]
-    pub const fn is_past(self, base: Self) -> bool {
-        self.counter() < base.counter()
-    }
-}
 
 /// What a file uses of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +46,8 @@ pub struct FinalFat {
     pub seq: u64,
     /// The oldest [`Tag`] that still lives: `seq`, or one with a lower counter.
     pub base: u64,
+    /// The versions that its author knew.
+    pub follows: Follows,
     /// What is stored where. Empty for a released or an empty file.
     pub uses: Bounded<Use, FAT_USES_MAX>,
     /// Vendors that may still hold chunks with older tags, to be told.
@@ -124,6 +65,12 @@ impl FinalFat {
     #[must_use]
     pub fn tag(&self) -> Tag {
         Tag(self.seq)
+    }
+
+    /// What it says of the versions of its file.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage<'_> {
+        Lineage { base: Tag(self.base), seq: Tag(self.seq), follows: &self.follows }
     }
 
     /// Whether it releases the file. An empty file has no uses either, and a manifest.
@@ -151,6 +98,9 @@ record!(
     fn check(&self) -> Result<(), RecordError> {
         if self.base != self.seq && Tag(self.base).counter() >= Tag(self.seq).counter() {
             return Err(RecordError::Invalid("a final FAT's base is past its sequence number"));
+        }
+        if !self.follows.precede(Tag(self.seq)) {
+            return Err(RecordError::Invalid("a final FAT follows what does not come before it"));
         }
         if self.body.is_empty() && (!self.uses.is_empty() || self.base != self.seq) {
             return Err(RecordError::Invalid("a final FAT without a manifest must release everything"));

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod lease;
 pub mod ledger;
 pub mod limits;
+pub mod lineage;
 pub mod market;
 pub mod moves;
 pub mod mutations;

@@ -50,6 +50,8 @@ pub const FAT_USES_MAX: usize = 4_096;
 pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// Final FATs of one file with one counter that are kept: versions that devices of one user wrote at once.
 pub const VERSIONS_MAX: usize = 8;
+/// Versions that a final FAT names of those that it follows. A put that lasts while so many others of its file end is refused.
+pub const FOLLOWS_MAX: usize = 16;
 /// Final FATs that an owner may have at a mirror whatever it leases, if it leases anything.
 pub const FILES_FREE: u64 = 1_024;
 /// Leased bytes that warrant one final FAT more, and one byte more of its manifest: about what one copy of a file of one byte takes.

@@ -20,6 +20,8 @@ pub enum Line {
     NoTime,
     /// Two heads with one number are made a proof against their signer.
     Twins,
+    /// A version gives way to one that follows it, and to no other.
+    Follows,
     /// A chunk's salt follows its plaintext.
     Salt,
     /// A source lets a chunk go only when a mirror has its move.

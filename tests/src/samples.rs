@@ -4,7 +4,7 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::delta::VendorDelta;
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Lineage, Manifest, Place, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
@@ -13,6 +13,7 @@ use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState, Named};
+use fathom_protocol::limits::FOLLOWS_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
@@ -285,6 +286,7 @@ pub fn final_fat() -> FinalFat {
         file: file(),
         seq: TAG.0,
         base: TAG.0,
+        follows: all_before(TAG),
         uses: list(vec![used(1), used(2)]),
         frees: list(vec![node(3)]),
         issued: NOW,
@@ -301,7 +303,17 @@ const TAG: Tag = Tag::new(4, 0x1234);
 pub fn release() -> FinalFat {
     let frees = list(vec![node(1), node(2)]);
     let seq = Tag::new(5, 9).0;
-    FinalFat { seq, base: seq, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
+    let follows = all_before(Tag(seq));
+    FinalFat { seq, base: seq, follows, uses: Bounded::default(), frees, body: Blob::default(), ..final_fat() }
+}
+
+/// Every version with a lower counter, as one says that came after more than can be named.
+#[must_use]
+pub fn all_before(seq: Tag) -> Follows {
+    let none = Follows::default();
+    let last = |writer| Tag::new(seq.counter().saturating_sub(1), u16::MAX - writer);
+    let named = (0..FOLLOWS_MAX as u16).filter(|_| seq.counter() > 0).map(last);
+    Follows::all_of(named.map(|seq| Lineage { base: seq, seq, follows: &none }), None)
 }
 
 /// A move of the sample chunk from vendor 1 to vendor 3.

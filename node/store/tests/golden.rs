@@ -1,4 +1,4 @@
-//! A local FAT of format 1 as a file: it opens for ever, with everything that is in it.
+//! A local FAT of format 2 as a file: it opens for ever, with everything that is in it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -6,17 +6,26 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{FILE, LEASE, OWNER, device_id, entry};
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Follows, Lineage, Tag};
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::time::UnixMs;
-use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, LocalFat};
+use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, FinalEntry, LocalFat};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/local-fat-v1.redb")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/local-fat-v2.redb")
 }
 
 fn open(path: &Path) -> LocalFat {
     LocalFat::open(path, FatConfig { headroom_bytes: 0, ..FatConfig::default() }).unwrap()
+}
+
+/// A final FAT that kept the second of two versions.
+fn last() -> FinalEntry {
+    let none = Follows::default();
+    let before = [1, 2].map(|counter| Tag::new(counter, 0)).map(|seq| Lineage { base: seq, seq, follows: &none });
+    let follows =
+        Follows::all_of([Lineage { follows: &Follows::all_of([before[0]], None), ..before[1] }], Some(before[1].seq));
+    FinalEntry { seq: Tag::new(3, 0).0, base: Tag::new(2, 0).0, follows, record: b"a final FAT".to_vec() }
 }
 
 /// Writes a local FAT with at least one row in every table.
@@ -27,14 +36,7 @@ fn write(path: &Path) {
     for n in 0..4 {
         fat.insert_chunk(&entry(n, 1 + n, 100), None, Some(b"the head")).unwrap();
     }
-    let commit = CommitFile {
-        owner: OWNER,
-        file: FILE,
-        base: Tag::new(2, 0).0,
-        seq: Tag::new(3, 0).0,
-        record: b"a final FAT".to_vec(),
-        now: UnixMs(1),
-    };
+    let commit = CommitFile { owner: OWNER, file: FILE, fat: last(), now: UnixMs(1) };
     assert!(matches!(fat.commit_and_erase(&commit).unwrap(), CommitOutcome::Applied { committed: 2, .. }));
     let leaving = entry(2, 3, 100).key();
     fat.write(|tx| {
@@ -49,7 +51,7 @@ fn write(path: &Path) {
 /// with a file of its own beside this one. A new one is written with
 /// `FATHOM_WRITE_GOLDEN=1 cargo test -p fathom-store --test golden`.
 #[test]
-fn a_local_fat_of_format_1_opens_with_everything_in_it() {
+fn a_local_fat_of_format_2_opens_with_everything_in_it() {
     let dir = tempfile::tempdir().unwrap();
     if !golden().exists() && std::env::var_os("FATHOM_WRITE_GOLDEN").is_some_and(|value| value == "1") {
         std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
@@ -72,11 +74,7 @@ fn a_local_fat_of_format_1_opens_with_everything_in_it() {
             [(10_000, 300), (77, 0)]
         );
         assert_eq!((leases[0].1.signed.as_slice(), leases[1].0), (&b"a signed lease"[..], LeaseId([9; 16])));
-        let last = fat.final_of(OWNER, FILE).unwrap().unwrap();
-        assert_eq!(
-            (last.seq, last.base, last.record.as_slice()),
-            (Tag::new(3, 0).0, Tag::new(2, 0).0, &b"a final FAT"[..])
-        );
+        assert_eq!(fat.versions_of(OWNER, FILE).unwrap(), [last()]);
         assert_eq!(fat.moves().unwrap(), [(entry(2, 3, 100).key(), b"a move".to_vec())]);
         assert_eq!(fat.kv("head").unwrap().unwrap(), b"the head");
         assert_eq!(fat.device_at("/srv/disk".as_ref()).unwrap(), Some(device_id(1)));

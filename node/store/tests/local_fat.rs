@@ -7,14 +7,14 @@ use std::fs;
 use std::sync::Arc;
 
 use common::{FILE, LEASE, OWNER, WHOLE, bytes, device_id, entry, faulty, set_of, tag, taken};
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Follows, Lineage, Tag};
 use fathom_protocol::ids::{FileId, LeaseId, OwnerId};
-use fathom_protocol::limits::VERSIONS_MAX;
+use fathom_protocol::limits::{FOLLOWS_MAX, VERSIONS_MAX};
 use fathom_protocol::time::UnixMs;
 use fathom_store::testing::{BackendFault, FailingStorage, crash_images};
 use fathom_store::{
-    ChunkEntry, ChunkState, CommitFile, CommitOutcome, Device, FatConfig, FatError, FatHealth, FatTotals, Inserted,
-    LocalFat,
+    ChunkEntry, ChunkState, CommitFile, CommitOutcome, Device, FatConfig, FatError, FatHealth, FatTotals, FinalEntry,
+    Inserted, LocalFat,
 };
 
 fn config() -> FatConfig {
@@ -54,7 +54,21 @@ fn commit(base: u64, seq: u64, record: &[u8]) -> CommitFile {
 }
 
 fn written(base: Tag, seq: Tag, record: &[u8]) -> CommitFile {
-    CommitFile { owner: OWNER, file: FILE, base: base.0, seq: seq.0, record: record.to_vec(), now: UnixMs(9_000) }
+    // After more versions than can be named: it follows all with a lower counter.
+    let none = Follows::default();
+    let last = (0..FOLLOWS_MAX as u16).map(|back| Tag::new(seq.counter() - 1, u16::MAX - back));
+    let follows = Follows::all_of(last.map(|seq| Lineage { base: seq, seq, follows: &none }), None);
+    of_entry(FinalEntry { seq: seq.0, base: base.0, follows, record: record.to_vec() })
+}
+
+/// The choice of one of several versions.
+fn chosen(kept: Tag, seq: Tag, record: &[u8], versions: &[FinalEntry]) -> CommitFile {
+    let follows = Follows::all_of(versions.iter().map(FinalEntry::lineage), Some(kept));
+    of_entry(FinalEntry { seq: seq.0, base: kept.0, follows, record: record.to_vec() })
+}
+
+fn of_entry(fat: FinalEntry) -> CommitFile {
+    CommitFile { owner: OWNER, file: FILE, fat, now: UnixMs(9_000) }
 }
 
 fn of_writer(n: u64, counter: u64, writer: u16) -> ChunkEntry {
@@ -266,11 +280,11 @@ fn an_unknown_format_is_refused_with_a_way_out() {
     drop(LocalFat::open(&path, config()).unwrap());
     let database = Database::create(&path).unwrap();
     let tx = database.begin_write().unwrap();
-    tx.open_table(META).unwrap().insert(b"format".as_slice(), 2u64.to_be_bytes().as_slice()).unwrap();
+    tx.open_table(META).unwrap().insert(b"format".as_slice(), 3u64.to_be_bytes().as_slice()).unwrap();
     tx.commit().unwrap();
     drop(database);
     let error = LocalFat::open(&path, config()).unwrap_err();
-    assert!(matches!(error, FatError::Version { found: 2, .. }) && error.to_string().contains("newer one"), "{error}");
+    assert!(matches!(error, FatError::Version { found: 3, .. }) && error.to_string().contains("newer one"), "{error}");
 }
 
 /// Keeps away: a lease overfilled by a byte; earlier chunks stay.
@@ -311,7 +325,7 @@ fn a_final_fat_commits_its_range_and_erases_what_is_older() {
     assert!(erased.iter().all(|chunk| chunk.lease == LEASE && chunk.length == 100));
     assert_eq!(states(&fat), [(Tag::new(2, 0).0, ChunkState::Committed), (Tag::new(5, 0).0, ChunkState::Stored)]);
     assert_eq!(fat.lease(LEASE).unwrap().unwrap().used, 300);
-    assert_eq!(fat.final_of(OWNER, FILE).unwrap().unwrap().record, b"final 3");
+    assert_eq!(fat.versions_of(OWNER, FILE).unwrap().remove(0).record, b"final 3");
     assert_eq!(fat.commit_and_erase(&commit(9, 2, b"old")).unwrap(), CommitOutcome::Stale { seq: Tag::new(3, 0).0 });
 }
 
@@ -334,17 +348,18 @@ fn fault_47_a_fork_commits_both_and_frees_nothing() {
         assert_eq!(fat.commit_and_erase(&written(tag, tag, record)).unwrap(), CommitOutcome::Forked { committed: 0 });
         assert_eq!(states(&fat), both, "shown again it changes nothing");
     }
-    let records: Vec<Vec<u8>> = fat.versions_of(OWNER, FILE).unwrap().into_iter().map(|known| known.record).collect();
-    assert_eq!(records, [b"device A".to_vec(), b"device B".to_vec()]);
+    let versions = fat.versions_of(OWNER, FILE).unwrap();
+    let records: Vec<&[u8]> = versions.iter().map(|known| known.record.as_slice()).collect();
+    assert_eq!(records, [b"device A", b"device B"]);
 
     // The user keeps B: A is let go like chunks that no final FAT names, and not at once.
-    let kept = fat.commit_and_erase(&written(b, Tag::new(3, 1), b"keep B")).unwrap();
+    let kept = fat.commit_and_erase(&chosen(b, Tag::new(3, 1), b"keep B", &versions)).unwrap();
     assert_eq!(kept, CommitOutcome::Applied { committed: 0, erased: vec![] });
     assert_eq!(states(&fat), [(a.0, ChunkState::Stored), (b.0, ChunkState::Committed)]);
     let lost = fat.chunks_of_file(OWNER, FILE).unwrap().remove(0);
     assert_eq!(lost.stored_at, UnixMs(9_000), "its time begins now");
     // Another device kept A at the same moment: it is there, and so is B.
-    let other = fat.commit_and_erase(&written(a, Tag::new(3, 2), b"keep A")).unwrap();
+    let other = fat.commit_and_erase(&chosen(a, Tag::new(3, 2), b"keep A", &versions)).unwrap();
     assert_eq!((other, states(&fat)), (CommitOutcome::Forked { committed: 1 }, both.to_vec()));
     // The next put ends it all.
     let next = Tag::new(4, 3);

@@ -1,6 +1,6 @@
 //! Custody that passes on: what the destination signs, what mirrors say of the move, and when the source erases.
 
-use crate::fat::{Fate, Tag};
+use crate::fat::Fate;
 use crate::ids::NodeId;
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
@@ -144,16 +144,17 @@ pub enum Confirmed {
     Waits,
 }
 
-/// What becomes of a chunk with this tag at the destination, after mirrors answered `outcome`. `known` are base and tag of the
-/// final FATs of its file that are known there.
+/// What becomes of a chunk at the destination, after mirrors answered `outcome`. `fates` is what each final FAT of its file that is
+/// known there, and that no other follows, says of it.
 #[must_use]
-pub fn confirmed(outcome: &Submitted, tag: Tag, known: &[(Tag, Tag)]) -> Confirmed {
-    let let_go = |(base, seq): &(Tag, Tag)| matches!(tag.fate(*base, *seq), Fate::Lost | Fate::Past);
+pub fn confirmed(outcome: &Submitted, fates: &[Fate]) -> Confirmed {
     match outcome {
         Submitted::Waits(_) => Confirmed::Waits,
         Submitted::Void(_) => Confirmed::Lapse,
-        Submitted::Taken if !known.is_empty() && known.iter().all(let_go) => Confirmed::Lapses,
-        Submitted::Taken => Confirmed::Keep,
+        Submitted::Taken if fates.is_empty() || fates.iter().any(|fate| matches!(fate, Fate::Live | Fate::Other)) => {
+            Confirmed::Keep
+        }
+        Submitted::Taken => Confirmed::Lapses,
     }
 }
 
@@ -173,13 +174,12 @@ mod tests {
 
     #[test]
     fn a_move_does_not_bring_back_a_version_that_was_not_chosen() {
-        let (old, chosen, other, next) = (Tag::new(1, 1), Tag::new(2, 1), Tag::new(2, 2), Tag::new(3, 1));
         let void = Submitted::Void(Refusal::new(RefusalKind::Stale, "released"));
-        assert_eq!(confirmed(&Submitted::Taken, other, &[]), Confirmed::Keep);
-        assert_eq!(confirmed(&Submitted::Taken, chosen, &[(chosen, next)]), Confirmed::Keep);
-        assert_eq!(confirmed(&Submitted::Taken, other, &[(chosen, next)]), Confirmed::Lapses);
-        assert_eq!(confirmed(&Submitted::Taken, other, &[(chosen, next), (other, next)]), Confirmed::Keep);
-        assert_eq!(confirmed(&void, old, &[(chosen, next)]), Confirmed::Lapse);
+        assert_eq!(confirmed(&Submitted::Taken, &[]), Confirmed::Keep);
+        assert_eq!(confirmed(&Submitted::Taken, &[Fate::Live]), Confirmed::Keep);
+        assert_eq!(confirmed(&Submitted::Taken, &[Fate::Lost]), Confirmed::Lapses);
+        assert_eq!(confirmed(&Submitted::Taken, &[Fate::Lost, Fate::Live]), Confirmed::Keep, "not decided yet");
+        assert_eq!(confirmed(&void, &[Fate::Live]), Confirmed::Lapse);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::fat::{Fate, Tag, Use};
+use crate::fat::{Fate, Lineage, Tag, Use};
 use crate::ids::{FileId, LeaseId, NodeId, OwnerId};
 use crate::moves::Move;
 
@@ -71,37 +71,36 @@ impl Claims {
     }
 }
 
-/// What these versions and moves of one file claim. A version is its base, its tag and its uses.
+/// What these versions and moves of one file claim.
 pub(super) fn shares<'a>(
-    versions: impl Iterator<Item = (Tag, Tag, &'a [Use])>,
+    versions: impl Iterator<Item = (Lineage<'a>, &'a [Use])>,
     moves: impl Iterator<Item = &'a Move>,
 ) -> Shares {
     let mut shares = Shares::new();
-    let mut ranges = Vec::new();
-    for (base, seq, uses) in versions {
-        ranges.push((base, seq));
+    let mut lineages = Vec::new();
+    for (lineage, uses) in versions {
+        lineages.push(lineage);
         for used in uses {
             *shares.entry((used.vendor, used.lease)).or_default() += i128::from(used.bytes);
         }
     }
-    for moved in moves.filter(|moved| counts(moved, &ranges)) {
+    for moved in moves.filter(|moved| counts(moved, &lineages)) {
         *shares.entry((moved.from, moved.from_lease)).or_default() -= i128::from(moved.length);
         *shares.entry((moved.to, moved.to_lease)).or_default() += i128::from(moved.length);
     }
     shares
 }
 
-/// Whether a version, of which base and tag are given, has a move's chunk, and none frees it.
-fn counts(moved: &Move, versions: &[(Tag, Tag)]) -> bool {
-    let tag = Tag(moved.seq);
-    versions.iter().any(|(base, seq)| tag.fate(*base, *seq) == Fate::Live)
-        && !versions.iter().any(|(base, _)| tag.is_past(*base))
+/// Whether a version has a move's chunk, and none replaced it.
+fn counts(moved: &Move, versions: &[Lineage<'_>]) -> bool {
+    let said = |fate| versions.iter().any(|version| version.fate(Tag(moved.seq)) == fate);
+    said(Fate::Live) && !said(Fate::Past)
 }
 
 impl Table {
     /// What a file claims now.
     pub(super) fn shares_of(&self, owner: OwnerId, file: FileId) -> Shares {
-        let versions = self.versions(owner, file).map(FatEntry::part);
+        let versions = self.versions(owner, file).map(|version| (version.lineage(), &version.uses[..]));
         shares(versions, self.moves_of(owner, file).map(|(_, moved)| moved))
     }
 
@@ -124,15 +123,13 @@ impl Table {
 
     /// Books a move in place of the one `before` of the same chunk out of the same lease.
     pub(super) fn reclaim_move(&mut self, key: &MoveKey, before: Option<&Move>, now: &Move) {
-        let versions: Vec<(Tag, Tag)> =
-            self.versions(key.owner, key.file).map(|version| (Tag(version.base), Tag(version.seq))).collect();
-        let sides = [(before, -1), (Some(now), 1)];
-        for (moved, sign) in sides.into_iter().filter_map(|(moved, sign)| Some((moved?, sign))) {
-            if counts(moved, &versions) {
-                let bytes = sign * i128::from(moved.length);
-                self.claim(key.owner, moved.from, moved.from_lease, -bytes);
-                self.claim(key.owner, moved.to, moved.to_lease, bytes);
-            }
+        let versions: Vec<Lineage<'_>> = self.versions(key.owner, key.file).map(FatEntry::lineage).collect();
+        let mut sides: Vec<(&Move, i128)> = before.map(|before| (before, -1)).into_iter().chain([(now, 1)]).collect();
+        sides.retain(|(moved, _)| counts(moved, &versions));
+        for (moved, sign) in sides {
+            let bytes = sign * i128::from(moved.length);
+            self.claim(key.owner, moved.from, moved.from_lease, -bytes);
+            self.claim(key.owner, moved.to, moved.to_lease, bytes);
         }
     }
 

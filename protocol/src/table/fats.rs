@@ -1,11 +1,12 @@
 //! Final FATs and moves in the table.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 
-use crate::fat::{FinalFat, Tag, Use};
+use crate::fat::{Fate, FinalFat, Follows, Lineage, Tag, Use};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::limits::VERSIONS_MAX;
 use crate::moves::Move;
+use crate::mutations::{Line, without};
 use crate::sign::Signed;
 use crate::wire::{Refusal, RefusalKind};
 
@@ -18,6 +19,8 @@ pub struct FatEntry {
     pub seq: u64,
     /// Oldest live tag.
     pub base: u64,
+    /// The versions that it follows.
+    pub follows: Follows,
     /// The record's identity.
     pub hash: Hash,
     /// Whether it releases the file.
@@ -33,6 +36,7 @@ impl FatEntry {
         Self {
             seq: fat.seq,
             base: fat.base,
+            follows: fat.follows.clone(),
             hash: fat.hash(),
             released: fat.is_release(),
             uses: fat.uses.to_vec(),
@@ -40,100 +44,91 @@ impl FatEntry {
         }
     }
 
-    fn counter(&self) -> u64 {
-        Tag(self.seq).counter()
+    /// What it says of the versions of its file.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage<'_> {
+        Lineage { base: Tag(self.base), seq: Tag(self.seq), follows: &self.follows }
     }
 
-    /// Its oldest live tag, its own, and what it uses.
-    pub(super) fn part(&self) -> (Tag, Tag, &[Use]) {
-        (Tag(self.base), Tag(self.seq), &self.uses)
+    /// Whether a version gives way to it.
+    fn replaces(&self, version: &Self) -> bool {
+        let (old, new) = (Tag(version.seq), Tag(self.seq));
+        self.follows.has(old) || without(Line::Follows) && old.counter() < new.counter()
     }
 
-    /// The order of the versions of a fork, the first one first: the one that frees most, so that what is void does not depend on
-    /// which version came first; then by hash.
-    fn rank(&self) -> (Reverse<u64>, Hash) {
-        (Reverse(self.base), self.hash)
+    /// The order of the versions of a fork, the first one first: the highest counter, then the one that frees most, then by hash.
+    fn rank(&self) -> (Reverse<u64>, Reverse<u64>, Hash) {
+        (Reverse(Tag(self.seq).counter()), Reverse(self.base), self.hash)
     }
 }
 
 impl Table {
+    /// Keeps the versions that none follows. Which ones these are does not depend on the order in which they come: of two tables,
+    /// the highest version that only one of them keeps would be followed by, or ranked behind, one that both keep.
     pub(super) fn merge_fat(&mut self, fat: &Signed<FinalFat>) -> Result<Merged, Refusal> {
         let (owner, file, new) = (fat.owner, fat.file, FatEntry::of(fat));
-        let order = self.fats.get(&(owner, file)).map(|known| new.counter().cmp(&known.counter()));
-        match order {
-            Some(Ordering::Less) => return stale("final FAT of this file"),
-            Some(Ordering::Equal) if self.versions(owner, file).any(|version| version.hash == new.hash) => {
-                return Ok(Merged::Known);
-            }
-            _ => {}
+        if self.versions(owner, file).any(|version| version.hash == new.hash) {
+            return Ok(Merged::Known);
+        }
+        if self.versions(owner, file).any(|version| version.replaces(&new)) {
+            return stale("final FAT of this file");
+        }
+        let others: Vec<&FatEntry> = self.versions(owner, file).filter(|version| !new.replaces(version)).collect();
+        let last = others.iter().map(|version| version.rank()).max().filter(|_| others.len() >= VERSIONS_MAX);
+        if last.is_some_and(|last| new.rank() > last) {
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                "this file has as many versions as are kept; choose one of them first",
+            ));
         }
         let before = self.shares_of(owner, file);
-        let merged = match order {
-            Some(Ordering::Equal) => self.add_version(owner, file, new)?,
-            _ => self.replace_fat(owner, file, new),
-        };
+        let merged = self.add_version(owner, file, new, last.map(|(_, _, last)| last));
         self.reclaim(owner, file, &before);
         Ok(merged)
     }
 
-    /// Takes the place of every version that is known.
-    fn replace_fat(&mut self, owner: OwnerId, file: FileId, new: FatEntry) -> Merged {
-        let old: Vec<(Hash, Vec<NodeId>)> =
-            self.twins_of(owner, file).map(|twin| (twin.hash, twin.vendors.clone())).collect();
-        let mut drops = Vec::new();
-        let mut tell = new.vendors.clone();
-        for (hash, vendors) in old {
-            self.twins.remove(&(owner, file, hash));
-            drops.push(Key::Twin(owner, file, hash));
-            tell.extend(vendors);
-        }
-        let known = self.fats.insert((owner, file), new);
-        if known.is_none() {
-            self.accounts.entry(owner).or_default().files += 1;
-        }
-        tell.extend(known.into_iter().flat_map(|known| known.vendors));
-        self.drop_moves(owner, file, &mut drops, &mut tell);
-        Merged::New { drops, tell }
-    }
-
-    /// Two devices of one user wrote at once: all versions are kept, so that none is lost before the user has decided. There is a
-    /// limit, and the same ones stay whatever the order. `new` is none of those that are known.
-    fn add_version(&mut self, owner: OwnerId, file: FileId, new: FatEntry) -> Result<Merged, Refusal> {
-        let ranks: Vec<_> = self.versions(owner, file).map(FatEntry::rank).collect();
-        let first = ranks.first().is_none_or(|first| new.rank() < *first);
-        let mut drops = Vec::new();
-        if let Some(last) = ranks.iter().max().filter(|_| ranks.len() >= VERSIONS_MAX) {
-            if new.rank() > *last {
-                return Err(Refusal::new(
-                    RefusalKind::Conflict,
-                    "this file has as many versions as are kept; choose one of them first",
-                ));
-            }
-            self.twins.remove(&(owner, file, last.1));
-            drops.push(Key::Twin(owner, file, last.1));
-        }
-        let mut tell = new.vendors.clone();
+    /// Takes a version in place of those that it follows, and of the twin `last`, for which there is no place.
+    fn add_version(&mut self, owner: OwnerId, file: FileId, new: FatEntry, last: Option<Hash>) -> Merged {
         let hash = new.hash;
-        let (key, demoted) = if first {
-            let known = self.fats.insert((owner, file), new);
-            let demoted = known.map(|known| {
-                let key = Key::Twin(owner, file, known.hash);
-                self.twins.insert((owner, file, known.hash), known);
-                key
-            });
-            (Key::Fat(owner, file), demoted)
-        } else {
+        let goes = |twin: &&FatEntry| new.replaces(twin) || Some(twin.hash) == last;
+        let gone: Vec<Hash> = self.twins_of(owner, file).filter(goes).map(|twin| twin.hash).collect();
+        let mut drops: Vec<Key> = gone.iter().map(|hash| Key::Twin(owner, file, *hash)).collect();
+        let gone = gone.into_iter().filter_map(|hash| self.twins.remove(&(owner, file, hash)));
+        let mut tell: Vec<NodeId> = gone.flat_map(|twin| twin.vendors).chain(new.vendors.iter().copied()).collect();
+        let first = self.fats.get(&(owner, file));
+        // One that replaces the first has a higher counter than every other.
+        let stays = first.is_some_and(|first| !new.replaces(first));
+        let (key, demoted) = if first.is_some_and(|first| first.rank() < new.rank()) {
             self.twins.insert((owner, file, hash), new);
             (Key::Twin(owner, file, hash), None)
+        } else {
+            let mut demoted = None;
+            match self.fats.insert((owner, file), new) {
+                None => self.accounts.entry(owner).or_default().files += 1,
+                Some(known) if stays => {
+                    demoted = Some(Key::Twin(owner, file, known.hash));
+                    self.twins.insert((owner, file, known.hash), known);
+                }
+                Some(known) => tell.extend(known.vendors),
+            }
+            (Key::Fat(owner, file), demoted)
         };
         self.drop_moves(owner, file, &mut drops, &mut tell);
-        Ok(Merged::Twin { key, demoted, drops, tell })
+        if self.twins_of(owner, file).next().is_some() {
+            Merged::Twin { key, demoted, drops, tell }
+        } else {
+            Merged::New { drops, tell }
+        }
     }
 
-    /// Forgets the moves that the file's final FAT makes void, whose destinations must hear of it, and the proofs.
+    /// Whether a version that is known replaced the chunks with this tag.
+    fn replaced(&self, owner: OwnerId, file: FileId, tag: Tag) -> bool {
+        self.versions(owner, file).any(|version| version.lineage().fate(tag) == Fate::Past)
+    }
+
+    /// Forgets the moves that the file's final FATs make void, whose destinations must hear of it, and the proofs.
     fn drop_moves(&mut self, owner: OwnerId, file: FileId, drops: &mut Vec<Key>, tell: &mut Vec<NodeId>) {
-        let base = self.fats.get(&(owner, file)).map_or(Tag(0), |fat| Tag(fat.base));
-        let void = self.moves_of(owner, file).filter(|(_, moved)| Tag(moved.seq).is_past(base));
+        let void = self.moves_of(owner, file).filter(|(_, moved)| self.replaced(owner, file, Tag(moved.seq)));
         for key in void.map(|(key, _)| key).collect::<Vec<MoveKey>>() {
             if let Some((_, moved)) = self.moves.remove(&key) {
                 tell.push(moved.to);
@@ -156,9 +151,7 @@ impl Table {
                 return Err(Refusal::new(RefusalKind::Conflict, "this chunk left this lease already"));
             }
         }
-        if let Some(fat) = self.fats.get(&(moved.owner, moved.file))
-            && Tag(moved.seq).is_past(Tag(fat.base))
-        {
+        if self.replaced(moved.owner, moved.file, Tag(moved.seq)) {
             return stale("final FAT, which frees this chunk,");
         }
         let before = self.moves.insert(key, (hash, moved.clone()));
@@ -177,7 +170,7 @@ impl Table {
         }
     }
 
-    /// All versions of a file: the one under [`Key::Fat`], then those that were written at once with it.
+    /// All versions of a file: the one under [`Key::Fat`], then those that it does not follow.
     pub fn versions(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = &FatEntry> {
         self.fats.get(&(owner, file)).into_iter().chain(self.twins_of(owner, file))
     }

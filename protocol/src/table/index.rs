@@ -408,7 +408,7 @@ impl Table {
     pub fn height(&self, key: &Key) -> Option<(u64, u64)> {
         match key {
             Key::Vendor(vendor) => self.vendors.get(vendor).map(|known| (known.head.epoch, known.head.seq)),
-            // By tens of thousands: of final FATs that two devices write at once, both are looked at.
+            // Of versions that do not follow each other, the lower is a twin where both are known, and found by that key.
             Key::Fat(owner, file) => {
                 self.fats.get(&(*owner, *file)).map(|known| (crate::fat::Tag(known.seq).counter(), 0))
             }

@@ -187,8 +187,8 @@ pub enum Merged {
         /// Vendors to be told of the file's final FAT.
         tell: Vec<NodeId>,
     },
-    /// A final FAT of a file that has another one with its counter: both are kept. First delete the records of `drops`, then
-    /// move the record that is under the file's [`Key::Fat`] to `demoted`, then store this one under `key`.
+    /// A final FAT of a file that has others, which neither follow it nor it them: all are kept. First delete the records of
+    /// `drops`, then move the record that is under the file's [`Key::Fat`] to `demoted`, then store this one under `key`.
     Twin {
         /// Where this one belongs.
         key: Key,

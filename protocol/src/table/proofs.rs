@@ -1,7 +1,7 @@
 //! Proofs against vendors in the table: who is quarantined, and what this mirror sees itself.
 //!
 //! One proof is kept for each vendor: twins before a dropped lease, then the smaller hash. A dropped lease is void, and no
-//! proof any more, once the table knows a newer final FAT of the file, or a move of one of its live chunks out of that lease. Both
+//! proof any more, once the table knows a final FAT that follows the one in use, or a move of one of its live chunks out of that lease. Both
 //! only ever come to be true, so mirrors that know the same final FATs and moves agree on what is void.
 
 use std::collections::VecDeque;
@@ -62,10 +62,9 @@ impl Table {
 
     fn is_void(&self, offence: &Offence) -> bool {
         let Offence::Dropped { owner, file, lease, seq, base } = *offence else { return false };
-        self.fat(owner, file).is_some_and(|fat| Tag(fat.seq).counter() > Tag(seq).counter())
-            || self
-                .moves_of(owner, file)
-                .any(|(_, moved)| moved.from_lease == lease && !Tag(moved.seq).is_past(Tag(base)))
+        let lives = |tag: u64| Tag(tag).counter() >= Tag(base).counter();
+        self.versions(owner, file).any(|version| version.follows.has(Tag(seq)))
+            || self.moves_of(owner, file).any(|(_, moved)| moved.from_lease == lease && lives(moved.seq))
     }
 
     /// Forgets proofs about a file that are void now. Returns their keys.

@@ -14,8 +14,8 @@ use crate::limits::{
 use crate::time::UnixMs;
 use crate::wire::{Refusal, RefusalKind};
 
-use super::Table;
 use super::claims::{Shares, shares};
+use super::{FatEntry, Table};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -133,11 +133,10 @@ impl Table {
 
     /// What its file would claim with a final FAT.
     fn shares_with(&self, fat: &FinalFat) -> Shares {
-        let (base, seq) = (Tag(fat.base), Tag(fat.seq));
-        // Those of its counter stay beside it; one with its very tag is it, handed in once more.
-        let stays = |other: &Tag| other.counter() == seq.counter() && *other != seq;
-        let others = self.versions(fat.owner, fat.file).map(super::FatEntry::part);
-        let versions = others.filter(|(_, tag, _)| stays(tag)).chain([(base, seq, &fat.uses[..])]);
+        // One with its very tag is it, handed in once more.
+        let stays = |other: &&FatEntry| !fat.follows.has(Tag(other.seq)) && other.seq != fat.seq;
+        let others = self.versions(fat.owner, fat.file).filter(stays);
+        let versions = others.map(|other| (other.lineage(), &other.uses[..])).chain([(fat.lineage(), &fat.uses[..])]);
         shares(versions, self.moves_of(fat.owner, fat.file).map(|(_, moved)| moved))
     }
 

@@ -31,6 +31,8 @@ pub enum Mutation {
     TimeOrders,
     /// 8: one mirror's acknowledgement is enough.
     OneAcknowledgement,
+    /// 8: a version gives way to any with a higher counter, whether that one's author knew it or not.
+    UnseenOvertaken,
     /// 9: chunks that a final FAT names are swept like those that none names.
     SweepCommitted,
     /// 9: chunks of a version that was not chosen are erased at once.
@@ -51,7 +53,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
@@ -63,6 +65,7 @@ impl Mutation {
         Self::LocalClockAlone,
         Self::TimeOrders,
         Self::OneAcknowledgement,
+        Self::UnseenOvertaken,
         Self::SweepCommitted,
         Self::LostAtOnce,
         Self::ErasedWithoutMirror,
@@ -85,7 +88,7 @@ impl Mutation {
             Self::AnyLease => 5,
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
-            Self::OneAcknowledgement => 8,
+            Self::OneAcknowledgement | Self::UnseenOvertaken => 8,
             Self::SweepCommitted | Self::LostAtOnce | Self::ErasedWithoutMirror | Self::NoHoldTime => 9,
             Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
@@ -160,6 +163,7 @@ fn set(mutation: Option<Mutation>) {
             Mutation::LocalClockAlone => Line::AgreedClock,
             Mutation::TimeOrders => Line::NoTime,
             Mutation::TwinsOverlooked => Line::Twins,
+            Mutation::UnseenOvertaken => Line::Follows,
             Mutation::OneSalt => Line::Salt,
             Mutation::ErasedWithoutMirror => Line::MirrorHasMove,
             Mutation::NoHoldTime => Line::HoldTime,

@@ -53,7 +53,7 @@ impl Scenario {
                 Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
             }
             Self::Drops => Shape { byzantine_vendors: 2, ..Shape::honest(random) },
-            Self::Moves => Shape { units: (6, 24), pace_ms: 2_500, ..Shape::honest(random) },
+            Self::Moves => Shape { units: (6, 24), pace_ms: 3_500, ..Shape::honest(random) },
             Self::Twins => Shape { users: 4, pairs: 2, ..Shape::honest(random) },
             _ => Shape::honest(random),
         }
@@ -201,7 +201,7 @@ impl Scenario {
 
     /// Vendors crash, also in the middle of writes, and mirrors are cut off from them, while data moves all the time.
     fn moves(self, world: &mut World) -> bool {
-        for round in 1..=24 {
+        for round in 1..=16 {
             if !world.run_until(5_000 * round) {
                 return false;
             }
@@ -218,7 +218,7 @@ impl Scenario {
                 _ => world.crash_user(),
             }
         }
-        world.run_until(130_000)
+        world.run_until(90_000)
     }
 
     /// Longer than any lease, order or file of this world lives.

@@ -13,11 +13,20 @@ const CHUNK: usize = 1 << 20;
 const LOCK_SECONDS: &str = "20";
 
 /// Keeps away: the later of two devices that store a file at once overwrites the earlier one, or frees its chunks.
-///
-/// The race is forced: the first device is stopped in the middle of its put, when it has looked the file's number up, and goes
-/// on after the second one has stored the file.
 #[test]
 fn fault_47_two_devices_write_one_sequence_number() {
+    race(1);
+}
+
+/// Keeps away: what a device stores is lost to a higher number, of a version that it did not know and whose author did not know it.
+#[test]
+fn fault_47_a_version_gives_way_to_none_that_does_not_follow_it() {
+    race(2);
+}
+
+/// The race is forced: the first device is stopped in the middle of its put, when it has looked the file's number up, and goes
+/// on after the second one has stored the file so many times.
+fn race(times: usize) {
     let lock = [("lease.lock_seconds", LOCK_SECONDS), ("user.copies", "2"), ("user.in_flight", "1")];
     let vendor = [("vendor.report_seconds", "1"), ("lease.lock_seconds", LOCK_SECONDS)];
     let spec = Spec { devices: 1, user_set: set(&lock), vendor_set: set(&vendor), ..small(3, 3) };
@@ -35,6 +44,11 @@ fn fault_47_two_devices_write_one_sequence_number() {
     while put.event().expect("it is under way")["event"] != "receipt" {}
     let node = crate::world::pid(&net, "user-1");
     kill(node, Signal::STOP);
+    for earlier in 1..times {
+        let replaced = net.scratch().join("replaced");
+        random_file(&replaced, &format!("fault 47 replaced {earlier}"), 2 * CHUNK);
+        two.put(&replaced, "file");
+    }
     two.put(&second, "file");
     kill(node, Signal::CONT);
     let (code, _, answer) = put.finish();

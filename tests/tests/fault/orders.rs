@@ -1,7 +1,7 @@
 //! Orders to erase that are not the owner's word (case 45), at a real vendor and at its mirror.
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::tags::VERSION;
@@ -34,6 +34,7 @@ fn commit(client: &Client, slot: &Slot, chunk: ChunkId) -> FinalFat {
         file,
         seq: seq(1),
         base: seq(1),
+        follows: Follows::default(),
         uses: bounded(vec![Use { vendor: slot.vendor, lease: place.lease, bytes: u64::from(LENGTH), unused: 0 }]),
         frees: Bounded::default(),
         issued: now(),
@@ -49,7 +50,8 @@ fn seq(counter: u64) -> u64 {
 /// The order to erase all of that.
 fn release(fat: &FinalFat) -> FinalFat {
     let frees = bounded(vec![fat.uses[0].vendor]);
-    FinalFat { seq: seq(2), base: seq(2), uses: Bounded::default(), frees, body: Blob::default(), ..fat.clone() }
+    let (seq, follows) = (seq(2), Follows::all_of([fat.lineage()], None));
+    FinalFat { seq, base: seq, follows, uses: Bounded::default(), frees, body: Blob::default(), ..fat.clone() }
 }
 
 #[test]
@@ -85,7 +87,8 @@ fn fault_45_forged_foreign_and_expired_erase_orders_leave_the_data_alone() {
     let wrong_version = FinalFat { version: VERSION + 1, ..good.clone() };
     let foreign = FinalFat { owner: thief.keys.owner(), ..good.clone() };
     let expired = FinalFat { order_expires: UNIX_START, ..good.clone() };
-    let empty_handed = FinalFat { frees: Bounded::default(), seq: 0, base: 0, ..good.clone() };
+    let empty_handed =
+        FinalFat { frees: Bounded::default(), follows: Follows::default(), seq: 0, base: 0, ..good.clone() };
     let contradictory = FinalFat { base: 3, ..good.clone() };
     let cases = [
         ("forged by somebody else", forge(&good, theirs), Some(RefusalKind::NotAuthorised)),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{FinalFat, Tag};
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{FileId, Hash, LeaseId, NodeId};
 use fathom_protocol::ledger::{Ledger, Terms};
@@ -86,7 +86,14 @@ fn fat(file: u8, seq: u64, released: bool) -> SyncRecord {
     let seq = seq << 16;
     let (put, release) = fats();
     let body = if released { release.clone() } else { put.clone() };
-    let fat = FinalFat { owner: user().owner(), file: FileId([file; 16]), seq, base: seq, ..body };
+    let fat = FinalFat {
+        owner: user().owner(),
+        file: FileId([file; 16]),
+        seq,
+        base: seq,
+        follows: samples::all_before(Tag(seq)),
+        ..body
+    };
     SyncRecord::Fat(signed(fat, user().signing()).into_carried())
 }
 

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{FinalFat, Tag, Use};
+use fathom_protocol::fat::{FinalFat, Follows, Tag, Use};
 use fathom_protocol::head::{VendorHead, VerifiedVendor};
 use fathom_protocol::ids::{ChunkId, FileId, LeaseId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::EXTENT_BYTES_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::sign::Signed;
-use fathom_protocol::table::{Strangers, Submission, Table, Verified};
+use fathom_protocol::table::{FatEntry, Strangers, Submission, Table, Verified};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::RefusalKind;
 use fathom_tests::samples::{self, key, node, signed};
@@ -49,7 +49,8 @@ impl World {
     fn fat(&self, file: u8, tag: Tag, uses: &[(u8, u64)]) -> FinalFat {
         let used = |(vendor, bytes): &(u8, u64)| Use { vendor: node(*vendor), lease: LEASE, bytes: *bytes, unused: 0 };
         let uses = Bounded::first(uses.iter().map(used));
-        FinalFat { file: FileId([file; 16]), seq: tag.0, base: tag.0, uses, ..self.fat.clone() }
+        let follows = samples::all_before(tag);
+        FinalFat { file: FileId([file; 16]), seq: tag.0, base: tag.0, follows, uses, ..self.fat.clone() }
     }
 
     fn admit(&self, fat: &FinalFat) -> Result<(), RefusalKind> {
@@ -186,7 +187,9 @@ fn versions_claim_until_one_is_chosen() {
     assert_eq!(world.quarters(), [2, 1]);
     let third = world.fat(1, Tag::new(1, 3), &[(1, 3 * QUARTER)]);
     assert_eq!(world.admit(&third), Err(RefusalKind::OverLease));
-    let chosen = FinalFat { base: mine.0, ..world.fat(1, Tag::new(2, 3), &[(1, QUARTER)]) };
+    let versions = world.table.versions(world.owner, FileId([1; 16])).map(FatEntry::lineage);
+    let follows = Follows::all_of(versions, Some(mine));
+    let chosen = FinalFat { base: mine.0, follows, ..world.fat(1, Tag::new(2, 3), &[(1, QUARTER)]) };
     assert_eq!(world.submit(&chosen), Ok(()));
     assert_eq!(world.quarters(), [1, 0]);
     let release = FinalFat { body: Blob::default(), ..world.fat(1, tag(3), &[]) };

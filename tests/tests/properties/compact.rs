@@ -53,6 +53,8 @@ fn record_bytes(chunks: usize, vendors: usize) -> usize {
         file,
         seq,
         base: seq,
+        // As many as there can be.
+        follows: samples::all_before(Tag(seq)),
         uses: Bounded::first(places.iter().map(used)),
         frees: Bounded::default(),
         issued: UnixMs(1_763_000_000_000),

@@ -3,7 +3,7 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::delta::{HeadId, VendorDelta};
-use fathom_protocol::fat::{FinalFat, Tag, Use};
+use fathom_protocol::fat::{FinalFat, Follows, Lineage, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
@@ -289,6 +289,7 @@ impl Draw {
                 counter if !released && counter > 0 => Tag::new(self.below(counter), self.number() as u16).0,
                 _ => seq,
             },
+            follows: self.follows(Tag(seq)),
             uses,
             frees: self.list(Self::node),
             issued: self.time(),
@@ -296,6 +297,14 @@ impl Draw {
             body: Blob::new(vec![0xa5; body]).unwrap(),
         };
         Self::sign(fat, &key)
+    }
+
+    fn follows(&mut self, seq: Tag) -> Follows {
+        let none = Follows::default();
+        let before: Vec<Tag> =
+            (0..self.below(20)).map(|_| Tag::new(self.below(seq.counter().max(1)), self.number() as u16)).collect();
+        let before = before.into_iter().filter(|tag| tag.counter() < seq.counter());
+        Follows::all_of(before.map(|seq| Lineage { base: seq, seq, follows: &none }), None)
     }
 
     pub(crate) fn carried_move(&mut self) -> CarriedMove {

@@ -2,7 +2,7 @@
 
 use fathom_protocol::codec::{Bounded, decode, encode};
 use fathom_protocol::delta::{DeltaError, VendorDelta};
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{FinalFat, Tag};
 use fathom_protocol::fork::{Dropped, ForkProof, Offence};
 use fathom_protocol::head::{VendorHead, VerifiedVendor};
 use fathom_protocol::ids::LeaseId;
@@ -91,7 +91,7 @@ fn an_honest_vendor_cannot_be_accused() {
     let (older, newer) = (vendor(17, &[noted(&fat)]), vendor(18, &[]));
     let refused = |proof: ForkProof, why: &str| assert!(proof.verify().is_err(), "{why}");
     // The owner makes up a final FAT after the release, of this file or of another.
-    let made_up = by_user(FinalFat { seq: 9, base: 9, ..samples::final_fat() });
+    let made_up = by_user(FinalFat { seq: Tag::new(9, 9).0, base: Tag::new(9, 9).0, ..samples::final_fat() });
     refused(dropped(&older, &newer, &made_up), "a final FAT that the vendor never noted");
     let other_file = by_user(FinalFat { file: samples::user().file_id("made up"), ..samples::final_fat() });
     refused(dropped(&older, &newer, &other_file), "a final FAT of another file");

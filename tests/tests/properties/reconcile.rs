@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use fathom_protocol::codec::{Blob, decode, encode};
-use fathom_protocol::fat::{FinalFat, Tag};
+use fathom_protocol::fat::{FinalFat, Follows, Lineage, Tag};
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{FileId, Fingerprint, Hash, NodeId, OwnerId, SessionKey};
 use fathom_protocol::keys::UserKeys;
@@ -117,7 +117,7 @@ fn fat(number: u16, seq: u64) -> Verified {
     let seq = seq << 16;
     let file = FileId(std::array::from_fn(|at| number.to_be_bytes().get(at).copied().unwrap_or(0)));
     let seq = Tag::new(seq, 0).0;
-    let fat = FinalFat { file, seq, base: seq, ..release() };
+    let fat = FinalFat { file, seq, base: seq, follows: samples::all_before(Tag(seq)), ..release() };
     verify(SyncRecord::Fat(signed(fat, user().signing()).into_carried())).unwrap()
 }
 
@@ -125,16 +125,19 @@ fn fat(number: u16, seq: u64) -> Verified {
 fn versions() -> &'static [Verified] {
     static ALL: OnceLock<Vec<Verified>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let version = |counter, writer, base: Option<Tag>| {
-            let seq = Tag::new(counter, writer);
-            let base = base.unwrap_or(seq).0;
+        let version = |seq: Tag, base: Tag, follows| {
             let body = Blob::new(vec![1]).unwrap();
-            let fat = FinalFat { file: FileId([1; 16]), seq: seq.0, base, body, ..release() };
+            let fat = FinalFat { file: FileId([1; 16]), seq: seq.0, base: base.0, follows, body, ..release() };
             verify(SyncRecord::Fat(signed(fat, user().signing()).into_carried())).unwrap()
         };
-        let forks = (0..VERSIONS_MAX as u16 + 2).map(|writer| version(1, writer, None));
-        let choices = [0, 1].map(|kept| version(2, kept, Some(Tag::new(1, kept))));
-        forks.chain(choices).chain([version(2, 7, None)]).collect()
+        let none = Follows::default();
+        let tags = || (0..VERSIONS_MAX as u16 + 2).map(|writer| Tag::new(1, writer));
+        let all = |kept| Follows::all_of(tags().map(|seq| Lineage { base: seq, seq, follows: &none }), kept);
+        let forks = tags().map(|seq| version(seq, seq, none.clone()));
+        let choices =
+            [0, 1].map(|writer| version(Tag::new(2, writer), Tag::new(1, writer), all(Some(Tag::new(1, writer)))));
+        let last = Tag::new(2, 7);
+        forks.chain(choices).chain([version(last, last, all(None))]).collect()
     })
 }
 

@@ -41,7 +41,14 @@ fn bytes(record: &Verified) -> u64 {
 fn file(number: u8, counter: u64, at: &[u8]) -> Verified {
     let used = |vendor: &u8| Use { vendor: node(*vendor), lease: LeaseId([1; 16]), bytes: 7, unused: 0 };
     let seq = Tag::new(counter, 1).0;
-    let fat = FinalFat { file: FileId([number; 16]), seq, base: seq, frees: Bounded::default(), ..samples::release() };
+    let fat = FinalFat {
+        file: FileId([number; 16]),
+        seq,
+        base: seq,
+        follows: samples::all_before(Tag(seq)),
+        frees: Bounded::default(),
+        ..samples::release()
+    };
     let body = if at.is_empty() { Blob::default() } else { Blob::new(vec![1]).unwrap() };
     let fat = FinalFat { uses: Bounded::first(at.iter().map(used)), body, ..fat };
     Verified::Fat(signed(fat, crate::reconcile::user().signing()))

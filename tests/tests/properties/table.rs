@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{Fate, FinalFat, Tag, Use};
+use fathom_protocol::fat::{Fate, FinalFat, Follows, Lineage, Tag, Use};
 use fathom_protocol::head::{VendorHead, VendorRecord};
 use fathom_protocol::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::limits::{
@@ -27,15 +27,14 @@ enum What {
         seq: u64,
         variant: u8,
     },
-    /// Different writers or `variant`s of one counter are a fork. With `keeps`, it chooses that writer's version of the counter
-    /// before.
+    /// By a device that saw those of the last versions whose bits are set in `sees`, and with `keeps` chose one of them. Or the last
+    /// one `again`, signed anew.
     Fat {
         owner: u8,
         file: u8,
-        counter: u64,
-        writer: u16,
-        keeps: Option<u16>,
-        variant: u8,
+        sees: u8,
+        keeps: Option<usize>,
+        again: bool,
     },
     Move {
         file: u8,
@@ -50,18 +49,20 @@ fn what() -> impl Strategy<Value = What> {
     prop_oneof![
         2 => (1..4u8, 0..2u64, 0..3u64, 0..2u8)
             .prop_map(|(vendor, epoch, seq, variant)| What::Vendor { vendor, epoch, seq, variant }),
-        3 => fat(1..5, 1..3),
+        4 => fat(1..3, 255),
         // Files of which more versions are written at once than are kept.
-        2 => fat(4..5, 1..2),
-        3 => (1..3u8, 1..3u8, 1..3u8, (0..6u64, 0..3u16), 5..8u8)
-            .prop_map(|(file, chunk, lease, tag, to)| What::Move { file, chunk, lease, tag, to }),
+        2 => fat(3..4, 0),
+        // Of the versions under which a vendor has had one chunk, a mirror keeps the newest move: which it had before the others
+        // became void depends on the order.
+        3 => (1..3u8, 1..4u8, 1..3u8, 5..8u8).prop_map(|(file, chunk, lease, to)| {
+            What::Move { file, chunk, lease, tag: (u64::from(chunk), u16::from(lease)), to }
+        }),
     ]
 }
 
-fn fat(counters: std::ops::Range<u64>, owners: std::ops::Range<u8>) -> impl Strategy<Value = What> {
-    (owners, 1..3u8, counters, 0..3u16, prop::option::of(0..3u16), 0..3u8).prop_map(
-        |(owner, file, counter, writer, keeps, variant)| What::Fat { owner, file, counter, writer, keeps, variant },
-    )
+fn fat(owners: std::ops::Range<u8>, sees: u8) -> impl Strategy<Value = What> {
+    (owners, 1..3u8, 0..=sees, prop::option::weighted(0.4, 0..3usize), prop::bool::weighted(0.1))
+        .prop_map(|(owner, file, sees, keeps, again)| What::Fat { owner, file, sees, keeps, again })
 }
 
 fn owner(number: u8) -> OwnerId {
@@ -72,37 +73,83 @@ fn file(number: u8) -> FileId {
     FileId([number; 16])
 }
 
-fn record(what: &What) -> SyncRecord {
-    match *what {
-        What::Vendor { vendor, epoch, seq, variant } => {
-            let record = samples::vendor_record(vendor, seq);
-            let head = record.head.peek().unwrap();
-            let head = VendorHead { epoch, used: u64::from(variant), ..head };
-            SyncRecord::Vendor(VendorRecord { head: signed(head, &key(vendor)).into_carried(), ..record })
-        }
-        What::Fat { owner: number, file: at, counter, writer, keeps, variant } => {
-            // A user's oldest live tag never goes back: what one final FAT freed, no later one takes up again.
-            let seq = Tag::new(counter, writer).0;
-            let base = keeps.map_or(seq, |kept| Tag::new(counter - 1, kept).0);
-            let issued = UnixMs(u64::from(variant));
-            let fat = samples::final_fat();
-            let claim = |used: &Use| Use { bytes: counter * 1_000 + u64::from(writer), ..*used };
-            let uses = Bounded::first(fat.uses.iter().map(claim));
-            let fat = FinalFat { owner: owner(number), file: file(at), seq, base, uses, issued, ..fat };
-            SyncRecord::Fat(signed(fat, &key(40 + number)).into_carried())
-        }
-        What::Move { file: at, chunk, lease, tag: (counter, writer), to } => {
-            let body = Move {
-                owner: owner(1),
-                file: file(at),
-                seq: Tag::new(counter, writer).0,
-                chunk: ChunkId([chunk; 32]),
-                from_lease: LeaseId([lease; 16]),
-                to: node(to),
-                ..samples::move_body()
-            };
-            SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
-        }
+/// What devices, vendors and movers sign one after the other.
+#[derive(Default)]
+struct Authors {
+    written: BTreeMap<(u8, u8), Vec<FinalFat>>,
+}
+
+impl Authors {
+    fn record(&mut self, what: &What) -> Verified {
+        let record = match *what {
+            What::Vendor { vendor, epoch, seq, variant } => {
+                let record = samples::vendor_record(vendor, seq);
+                let head = record.head.peek().unwrap();
+                let head = VendorHead { epoch, used: u64::from(variant), ..head };
+                SyncRecord::Vendor(VendorRecord { head: signed(head, &key(vendor)).into_carried(), ..record })
+            }
+            What::Fat { owner: number, .. } => {
+                SyncRecord::Fat(signed(self.write(what), &key(40 + number)).into_carried())
+            }
+            What::Move { file: at, chunk, lease, tag: (counter, writer), to } => {
+                let body = Move {
+                    owner: owner(1),
+                    file: file(at),
+                    seq: Tag::new(counter, writer).0,
+                    chunk: ChunkId([chunk; 32]),
+                    from_lease: LeaseId([lease; 16]),
+                    to: node(to),
+                    ..samples::move_body()
+                };
+                SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
+            }
+        };
+        verify(record).unwrap()
+    }
+
+    /// A device reads some of the last versions, and replaces what it sees or keeps one of them. Or it hands the last one in again.
+    fn write(&mut self, what: &What) -> FinalFat {
+        let What::Fat { owner: number, file: at, sees, keeps, again } = *what else {
+            panic!("{what:?} is no final FAT")
+        };
+        let written = self.written.entry((number, at)).or_default();
+        let sample = FinalFat { owner: owner(number), file: file(at), ..samples::final_fat() };
+        let fat = match written.last() {
+            Some(last) if again => FinalFat { issued: last.issued.plus_ms(1), ..last.clone() },
+            _ => {
+                let (mut all, mut view) = (Table::default(), Table::default());
+                for (age, fat) in written.iter().rev().enumerate() {
+                    let fat = Verified::Fat(signed(fat.clone(), &key(40 + number)));
+                    let _ = all.merge(&fat);
+                    if age < 8 && sees >> age & 1 == 1 {
+                        let _ = view.merge(&fat);
+                    }
+                }
+                // Which of more than are kept a mirror has had depends on when it saw them: mirrors then agree after a sync.
+                let many = all.versions(owner(number), file(at)).count() + 1 >= VERSIONS_MAX;
+                let view = if many && sees > 0 { all } else { view };
+                let versions: Vec<&FatEntry> = view.versions(owner(number), file(at)).collect();
+                // Nobody chooses what another version has replaced.
+                let replaced = |version: &FatEntry| {
+                    versions.iter().any(|other| other.lineage().fate(Tag(version.base)) == Fate::Past)
+                };
+                let open: Vec<&FatEntry> = versions.iter().copied().filter(|version| !replaced(version)).collect();
+                let kept = keeps.filter(|_| !open.is_empty()).map(|keeps| open[keeps % open.len()]);
+                let counter = versions.iter().map(|version| Tag(version.seq).counter()).max().unwrap_or(0) + 1;
+                let seq = Tag::new(counter, written.len() as u16).0;
+                let claim = |used: &Use| Use { bytes: seq, ..*used };
+                FinalFat {
+                    seq,
+                    base: kept.map_or(seq, |kept| kept.base),
+                    follows: Follows::all_of(versions.iter().map(|it| it.lineage()), kept.map(|kept| Tag(kept.seq))),
+                    uses: Bounded::first(sample.uses.iter().map(claim)),
+                    issued: UnixMs(0),
+                    ..sample
+                }
+            }
+        };
+        written.push(fat.clone());
+        fat
     }
 }
 
@@ -134,7 +181,8 @@ impl Mirror {
                     prop_assert_eq!(self.table.place_of(&known), to);
                     self.store.insert(to, known);
                 }
-                prop_assert!(self.store.insert(key, record.clone()).is_none());
+                let replaced = self.store.insert(key, record.clone()).is_some();
+                prop_assert!(!replaced || matches!(key, Key::Fat(..)) && demoted.is_none());
                 prop_assert_eq!(self.table.place_of(record), key);
                 prop_assert_eq!(self.table.merge(record), Ok(Merged::Known), "twice is once");
             }
@@ -153,7 +201,7 @@ impl Mirror {
     fn heights(&self) -> BTreeMap<Key, (u64, u64)> {
         let vendors =
             self.table.vendors().map(|vendor| (Key::Vendor(vendor.head.vendor), (vendor.head.epoch, vendor.head.seq)));
-        let fats = (1..3u8).flat_map(|number| {
+        let fats = (1..4u8).flat_map(|number| {
             self.table.fats_after(owner(number), None).map(move |(file, entry)| {
                 (Key::Fat(owner(number), file), (Tag(entry.seq).counter(), Tag(entry.base).counter()))
             })
@@ -165,13 +213,13 @@ impl Mirror {
 /// What files and moves claim of each lease, added up from the start.
 fn claims(table: &Table) -> BTreeMap<(OwnerId, NodeId, LeaseId), i128> {
     let mut all = BTreeMap::new();
-    for (owner, file) in (1..3u8).flat_map(|number| (1..3u8).map(move |at| (owner(number), file(at)))) {
+    for (owner, file) in (1..4u8).flat_map(|number| (1..3u8).map(move |at| (owner(number), file(at)))) {
         let mut claim = |vendor, lease, bytes: i128| *all.entry((owner, vendor, lease)).or_default() += bytes;
         for used in table.versions(owner, file).flat_map(|version| &version.uses) {
             claim(used.vendor, used.lease, i128::from(used.bytes));
         }
         for (_, moved) in table.moves_of(owner, file) {
-            let has = |version: &FatEntry| Tag(moved.seq).fate(Tag(version.base), Tag(version.seq)) == Fate::Live;
+            let has = |version: &FatEntry| version.lineage().fate(Tag(moved.seq)) == Fate::Live;
             if table.versions(owner, file).any(has) {
                 claim(moved.from, moved.from_lease, -i128::from(moved.length));
                 claim(moved.to, moved.to_lease, i128::from(moved.length));
@@ -185,7 +233,7 @@ fn claims(table: &Table) -> BTreeMap<(OwnerId, NodeId, LeaseId), i128> {
 /// The table kept the sums as records came and went.
 fn claims_add_up(table: &Table) -> Result<(), TestCaseError> {
     let all = claims(table);
-    for (owner, vendor) in (1..3u8).flat_map(|number| (1..9u8).map(move |vendor| (owner(number), node(vendor)))) {
+    for (owner, vendor) in (1..4u8).flat_map(|number| (1..9u8).map(move |vendor| (owner(number), node(vendor)))) {
         for lease in (1..10u8).map(|lease| LeaseId([lease; 16])) {
             let claimed = all.get(&(owner, vendor, lease)).copied().unwrap_or(0);
             prop_assert_eq!(table.claimed(owner, vendor, lease), claimed);
@@ -206,7 +254,7 @@ fn same(a: &Mirror, b: &Mirror) -> Result<(), TestCaseError> {
     for table in [&a.table, &b.table] {
         prop_assert_eq!((table.index().len(), table.index().digest()), (index.len(), index.digest()));
     }
-    for number in 1..3u8 {
+    for number in 1..4u8 {
         let of = |mirror: &Mirror| -> Vec<_> {
             mirror.table.fats_after(owner(number), None).map(|(file, entry)| (file, entry.clone())).collect()
         };
@@ -233,7 +281,8 @@ proptest! {
         shuffle in prop::collection::vec(any::<u32>(), 40),
         again in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        let records: Vec<Verified> = whats.iter().map(|what| verify(record(what)).unwrap()).collect();
+        let mut authors = Authors::default();
+        let records: Vec<Verified> = whats.iter().map(|what| authors.record(what)).collect();
         let mut first = Mirror::default();
         for record in &records {
             first.take(record)?;
@@ -259,7 +308,7 @@ proptest! {
     /// Two keys are written apart, and in the order in which they compare: a store that is ordered by bytes pages by owner.
     #[test]
     fn keys_are_ordered_as_their_bytes(a in what(), b in what()) {
-        let (a, b) = (verify(record(&a)).unwrap().key(), verify(record(&b)).unwrap().key());
+        let [a, b] = [&a, &b].map(|what| Authors::default().record(what).key());
         prop_assert_eq!(a.cmp(&b), a.to_bytes().cmp(&b.to_bytes()));
         prop_assert_eq!(Key::of_file(&a.to_bytes()), a.file().map(|_| a));
         prop_assert!(a.to_bytes().len() <= KEY_BYTES_MAX);
@@ -268,11 +317,11 @@ proptest! {
     /// A page of keys goes on after any key, there or not.
     #[test]
     fn keys_of_an_owner_go_on_after_any_key(whats in prop::collection::vec(what(), 1..24), after in what()) {
-        let mut mirror = Mirror::default();
+        let (mut mirror, mut authors) = (Mirror::default(), Authors::default());
         for what in &whats {
-            mirror.take(&verify(record(what)).unwrap())?;
+            mirror.take(&authors.record(what))?;
         }
-        let after = verify(record(&after)).unwrap().key();
+        let after = authors.record(&after).key();
         let all: Vec<Key> = mirror.table.keys_of(owner(1), &[], None).collect();
         let rest: Vec<Key> = mirror.table.keys_of(owner(1), &[], Some(after)).collect();
         prop_assert_eq!(rest, all.iter().copied().filter(|key| *key > after).collect::<Vec<_>>());
@@ -283,25 +332,65 @@ proptest! {
         prop_assert_eq!(some, all.into_iter().filter(theirs).collect::<Vec<_>>());
     }
 
-    /// What a final FAT says of a chunk: the dead-tag rule, written out once more.
+    /// What a final FAT says of other versions: nothing of those that its author did not know; and of those that it did, that they
+    /// are replaced, or that one of them was chosen. What was replaced once is never taken up again.
     #[test]
     fn fault_47_no_final_fat_frees_what_was_written_at_once_with_it(
-        own in (0..4u64, 0..3u16), base in (0..4u64, 0..3u16), grown in 0..3u64, writer in 0..3u16,
+        whats in prop::collection::vec(fat(1..2, 255), 2..24),
     ) {
-        let (tag, base) = (Tag::new(own.0, own.1), Tag::new(base.0, base.1));
-        let seq = if grown == 0 { base } else { Tag::new(base.counter() + grown, writer) };
-        let dead = tag.counter() < base.counter()
-            || (tag.counter() == base.counter() && tag != base && seq.counter() > base.counter());
-        let fate = tag.fate(base, seq);
-        prop_assert_eq!(matches!(fate, Fate::Past | Fate::Lost), dead);
-        prop_assert_eq!(fate == Fate::Past, tag.is_past(base));
-        if tag.counter() == seq.counter() {
-            prop_assert_eq!(fate, if tag == seq { Fate::Live } else { Fate::Other });
+        let mut authors = Authors::default();
+        for what in &whats {
+            authors.write(what);
         }
-        if tag.counter() > seq.counter() {
-            prop_assert_eq!(fate, Fate::Other, "of a put that still runs");
+        for written in authors.written.values() {
+            for (at, fat) in written.iter().enumerate() {
+                prop_assert_eq!(fat.lineage().fate(fat.tag()), Fate::Live);
+                prop_assert_eq!(fat.lineage().fate(Tag(fat.base)), Fate::Live);
+                for (before, other) in written[..at].iter().enumerate().filter(|(_, other)| other.seq != fat.seq) {
+                    let fate = fat.lineage().fate(other.tag());
+                    prop_assert_eq!(fate == Fate::Other, !fat.follows.has(other.tag()));
+                    prop_assert_eq!(other.lineage().fate(fat.tag()), Fate::Other, "of a put that still runs");
+                    if fat.base == fat.seq && fat.follows.has(other.tag()) {
+                        prop_assert!(matches!(fate, Fate::Past | Fate::Lost), "a put replaces all that it follows");
+                    }
+                    // What one follows, the next follows too, and frees no less.
+                    for older in written[..before].iter().filter(|older| other.follows.has(older.tag())) {
+                        if fat.follows.has(other.tag()) {
+                            prop_assert!(fat.follows.has(older.tag()));
+                            let past = other.lineage().fate(older.tag()) == Fate::Past;
+                            prop_assert!(!past || fat.lineage().fate(older.tag()) == Fate::Past);
+                        }
+                    }
+                }
+            }
         }
     }
+}
+
+/// A file that is written for years: its final FATs do not grow, and no mirror that was away brings an old one back.
+#[test]
+fn fault_50_a_long_line_of_versions_is_followed_to_its_begin() {
+    let none = Follows::default();
+    let mut follows = none.clone();
+    for counter in 1..100 {
+        let seq = Tag::new(counter, 7);
+        follows = Follows::all_of([Lineage { base: seq, seq, follows: &follows }], None);
+        let next = Lineage { base: Tag::new(counter + 1, 7), seq: Tag::new(counter + 1, 7), follows: &follows };
+        assert!((1..=counter).all(|old| next.fate(Tag::new(old, 7)) == Fate::Past), "{counter}");
+        assert_eq!(next.fate(Tag::new(counter, 8)), Fate::Other, "another device's, of this moment");
+    }
+    let table = |seqs: [Tag; 2]| {
+        let mut table = Table::default();
+        for seq in seqs {
+            let follows = if seq.counter() == 100 { follows.clone() } else { none.clone() };
+            let fat = FinalFat { seq: seq.0, base: seq.0, follows, ..samples::final_fat() };
+            let _ = table.merge(&Verified::Fat(signed(fat, samples::user().signing())));
+        }
+        table.digest()
+    };
+    let (old, new) = (Tag::new(3, 9), Tag::new(100, 7));
+    assert_eq!(table([old, new]), table([new, old]));
+    assert_eq!(table([old, new]), table([new, new]), "it gives way");
 }
 
 fn moves(mirror: &Mirror) -> u64 {
@@ -309,8 +398,11 @@ fn moves(mirror: &Mirror) -> u64 {
 }
 
 fn merge(table: &mut Table, what: &What) -> Result<Merged, RefusalKind> {
-    table.merge(&verify(record(what)).unwrap()).map_err(|refusal| refusal.kind)
+    table.merge(&Authors::default().record(what)).map_err(|refusal| refusal.kind)
 }
+
+/// The first final FAT of a file.
+const FIRST: What = What::Fat { owner: 1, file: 1, sees: 0, keeps: None, again: false };
 
 #[test]
 fn a_lower_head_never_replaces_a_higher() {
@@ -327,11 +419,12 @@ fn a_lower_head_never_replaces_a_higher() {
 #[test]
 fn everybody_who_holds_a_chunk_is_told() {
     let mut table = Table::default();
-    let fat = |counter| What::Fat { owner: 1, file: 1, counter, writer: 0, keeps: None, variant: 0 };
-    merge(&mut table, &fat(1)).unwrap();
+    let mut authors = Authors::default();
+    table.merge(&authors.record(&FIRST)).unwrap();
     merge(&mut table, &What::Move { file: 1, chunk: 1, lease: 1, tag: (1, 0), to: 7 }).unwrap();
     assert_eq!(table.holders(owner(1), file(1)).len(), 3);
-    let Ok(Merged::New { drops, tell }) = merge(&mut table, &fat(2)) else { panic!("a newer final FAT is new") };
+    let second = authors.record(&What::Fat { owner: 1, file: 1, sees: 1, keeps: None, again: false });
+    let Ok(Merged::New { drops, tell }) = table.merge(&second) else { panic!("a newer final FAT is new") };
     assert_eq!(drops.len(), 1);
     for number in [1, 2, 3, 7] {
         assert!(tell.contains(&node(number)), "vendor {number} was not told");
@@ -348,10 +441,9 @@ fn a_foreign_lease_is_refused_at_submission_and_not_in_a_merge() {
     let mut table = Table::default();
     merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
     // The sample vendor's leases are the sample user's, not those of owner 1.
-    let what = What::Fat { owner: 1, file: 1, counter: 1, writer: 0, keeps: None, variant: 0 };
-    let Verified::Fat(fat) = verify(record(&what)).unwrap() else { panic!("a final FAT") };
+    let Verified::Fat(fat) = Authors::default().record(&FIRST) else { panic!("a final FAT") };
     assert_eq!(admit(&table, &fat), Err(RefusalKind::NotAuthorised));
-    assert!(matches!(merge(&mut table, &what), Ok(Merged::New { .. })));
+    assert!(matches!(merge(&mut table, &FIRST), Ok(Merged::New { .. })));
     assert_eq!(admit(&table, &samples::final_fat()), Ok(()));
 }
 

@@ -34,7 +34,7 @@ use disk::Disk;
 pub(crate) use inspect::inspect;
 
 /// Version of the layout above.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Records in one answer are cut at so many bytes; one record alone may be larger and still fits a frame.
 pub(super) const PAGE_BYTES: usize = 6 * 1024 * 1024;
 /// Largest encoded record that is kept, bytes: with a page around it, it still fits a frame.

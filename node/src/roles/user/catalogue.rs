@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::{FinalFat, Manifest, Place, Tag};
+use fathom_protocol::fat::{Fate, FinalFat, Follows, Manifest, Place, Tag};
 use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
 use fathom_protocol::moves::Move;
@@ -22,7 +22,7 @@ pub(super) use local::Local;
 pub(super) use refresh::FILES_AT_ONCE;
 pub use refresh::Listing;
 
-/// One version of a file. There is more than one if two devices of the user stored it at the same time.
+/// One version of a file. There is more than one if a device of the user stored it while another one did.
 #[derive(Clone, Debug)]
 pub struct Version {
     /// Its final FAT.
@@ -38,6 +38,8 @@ pub struct StoredFile {
     pub file: FileId,
     /// Its versions, the one that was stored first in front; one at least.
     pub versions: Vec<Version>,
+    /// Final FATs that repaired or chose what another version has replaced meanwhile: nothing of them is to be chosen.
+    pub outdated: Vec<Signed<FinalFat>>,
     /// Moves since, in no order.
     pub moves: Vec<Move>,
 }
@@ -72,18 +74,38 @@ impl StoredFile {
         fats.sort_by_key(|fat| (fat.issued, fat.hash()));
         let file = fats.first().map(|fat| fat.file);
         let file = file.ok_or_else(|| UserError::Integrity("a file without a final FAT".to_owned()))?;
-        let mut versions = Vec::with_capacity(fats.len());
-        for fat in fats {
+        let replaced = |fat: &Signed<FinalFat>| {
+            let base = Tag(fat.base);
+            fats.iter().any(|other| other.lineage().fate(base) == Fate::Past)
+        };
+        let replaced: Vec<bool> = fats.iter().map(replaced).collect();
+        let (mut versions, mut outdated) = (Vec::with_capacity(fats.len()), Vec::new());
+        for (fat, replaced) in fats.into_iter().zip(replaced) {
+            if replaced {
+                outdated.push(fat);
+                continue;
+            }
             let manifest = if fat.is_release() { None } else { Some(open_manifest(keys, &fat)?.with_moves(&moves)?) };
             versions.push(Version { fat, manifest });
         }
-        Ok(Self { file, versions, moves })
+        Ok(Self { file, versions, outdated, moves })
     }
 
     /// How many final FATs the file had.
     #[must_use]
     pub fn counter(&self) -> u64 {
-        self.versions.first().map_or(0, |version| version.fat.tag().counter())
+        self.fats().map(|fat| fat.tag().counter()).max().unwrap_or(0)
+    }
+
+    /// All its final FATs.
+    fn fats(&self) -> impl Iterator<Item = &Signed<FinalFat>> {
+        self.versions.iter().map(|version| &version.fat).chain(&self.outdated)
+    }
+
+    /// What a final FAT follows that comes after all of these; the version tagged `kept` goes on in it.
+    #[must_use]
+    pub fn follows(&self, kept: Option<Tag>) -> Follows {
+        Follows::all_of(self.fats().map(|fat| fat.lineage()), kept)
     }
 
     /// Whether one of several versions has to be chosen.
@@ -106,8 +128,14 @@ impl StoredFile {
 
     /// What a `get` takes unless told otherwise: the newest version that holds data.
     #[must_use]
+    pub fn newest(&self) -> Option<&Version> {
+        self.versions.iter().rev().find(|version| version.manifest.is_some())
+    }
+
+    /// The manifest of the newest version that holds data.
+    #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
-        self.versions.iter().rev().find_map(|version| version.manifest.as_ref())
+        self.newest()?.manifest.as_ref()
     }
 
     /// Where a copy of one of its chunks is.
@@ -132,7 +160,7 @@ impl StoredFile {
         let manifests = self.versions.iter().filter_map(|version| version.manifest.as_ref());
         let places = manifests.flat_map(|manifest| manifest.places.iter().map(|place| place.vendor));
         let mut holders: Vec<NodeId> = places
-            .chain(self.versions.iter().flat_map(|version| version.fat.vendors()))
+            .chain(self.fats().flat_map(|fat| fat.vendors()))
             .chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to]))
             .collect();
         holders.sort_unstable();

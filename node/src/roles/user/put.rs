@@ -180,6 +180,7 @@ impl User {
                 file_key: record.file_key,
                 chunk_plain: record.chunk_plain,
                 old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
+                follows: stored.map(|stored| stored.follows(None)).unwrap_or_default(),
                 chunks: Mutex::new(chunks),
             });
         }
@@ -452,6 +453,7 @@ impl User {
             file: file.file,
             seq: file.seq,
             base: file.seq,
+            follows: file.follows.clone(),
             uses: Bounded::new(uses.collect()).map_err(|error| UserError::Internal(error.to_string()))?,
             frees: Bounded::first(frees),
             issued: now,

@@ -403,7 +403,7 @@ impl User {
         if newest.is_forked() || newest.counter() != step.file.counter() {
             return Err(changed());
         }
-        let version = step.file.versions.first().ok_or_else(changed)?;
+        let version = step.file.newest().ok_or_else(changed)?;
         let named = open_manifest(&self.keys, &version.fat)?;
         let manifest = with_copies(&named, step.manifest, chunks, missing)?;
         let there = |chunk: ChunkRef| {
@@ -412,7 +412,7 @@ impl User {
         };
         let keep = Keep {
             manifest: &manifest,
-            base: version.fat.base,
+            fat: &version.fat,
             holders: step.manifest.chunks().flat_map(there).collect(),
             failed: lock(&step.placement).failed().iter().copied().collect(),
         };

@@ -41,7 +41,7 @@ impl User {
         let Some(now) = &chosen.manifest else { return self.successor(file, self.tag_after(file)?, None) };
         let manifest = open_manifest(&self.keys, &chosen.fat)?;
         let holders = now.used_places().into_iter().map(|place| place.vendor).collect();
-        let keep = Keep { manifest: &manifest, base: chosen.fat.base, holders, failed: Vec::new() };
+        let keep = Keep { manifest: &manifest, fat: &chosen.fat, holders, failed: Vec::new() };
         self.successor(file, self.tag_after(file)?, Some(&keep))
     }
 }

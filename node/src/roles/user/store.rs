@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fathom_protocol::codec::{Bounded, Text};
-use fathom_protocol::fat::{Place, SALT_LEN};
+use fathom_protocol::fat::{Follows, Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
 use fathom_protocol::time::UnixMs;
@@ -48,6 +48,8 @@ pub(super) struct PutFile {
     pub chunk_plain: u32,
     /// Vendors that hold an older version.
     pub old_holders: Vec<NodeId>,
+    /// The versions that the put replaces.
+    pub follows: Follows,
     /// Chunks with at least one copy, by index.
     pub chunks: Mutex<BTreeMap<u64, ChunkRecord>>,
 }

@@ -18,9 +18,8 @@ use crate::clock;
 pub(super) struct Keep<'a> {
     /// Names, keys and places, as a final FAT says them: moves since live on beside the one that follows.
     pub(super) manifest: &'a Manifest,
-    /// The oldest tag of its chunks: that of the final FAT before, since what a file holds may have grown older than the one that
-    /// names it now.
-    pub(super) base: u64,
+    /// The final FAT that said so.
+    pub(super) fat: &'a FinalFat,
     /// Vendors that have copies, moves included.
     pub(super) holders: BTreeSet<NodeId>,
     /// Vendors that failed on the way, and may hold copies that are named nowhere.
@@ -53,7 +52,9 @@ impl User {
             owner: self.owner(),
             file: file.file,
             seq: seq.0,
-            base: keep.map_or(seq.0, |keep| keep.base),
+            // Of the final FAT before, since what a file holds may have grown older than the one that names it now.
+            base: keep.map_or(seq.0, |keep| keep.fat.base),
+            follows: file.follows(keep.map(|keep| keep.fat.tag())),
             uses: Bounded::new(uses).map_err(|error| UserError::Internal(error.to_string()))?,
             frees: Bounded::first(frees),
             issued: now,
@@ -89,6 +90,7 @@ mod tests {
     use fathom_protocol::keys::Phrase;
     use fathom_protocol::time::UnixMs;
 
+    use super::super::super::all_before;
     use super::super::catalogue::Version;
     use super::super::path::tests::start;
     use super::super::{User, UserSettings};
@@ -111,27 +113,45 @@ mod tests {
         let net = start(91, false, None).await;
         let user = User::open(dir.path(), net, Phrase::from_entropy([8; 32]).user_keys(), UserSettings::TEST).unwrap();
         let file = user.keys.file_id("file");
-        // Two puts at once, of which each device chose its own.
-        let version = |put: Tag, choice: Tag, vendors: &[u8]| {
+        let puts = [Tag::new(3, 1), Tag::new(3, 2)];
+        let put = |seq: Tag, vendors: &[u8]| {
             let manifest = manifest(vendors);
-            let empty = StoredFile { file, versions: Vec::new(), moves: Vec::new() };
-            let fat = user
-                .successor(
-                    &empty,
-                    choice,
-                    Some(&Keep { manifest: &manifest, base: put.0, holders: BTreeSet::new(), failed: Vec::new() }),
-                )
-                .unwrap();
-            Version { fat, manifest: Some(manifest) }
+            let fat = FinalFat {
+                version: fathom_protocol::tags::VERSION,
+                owner: user.owner(),
+                file,
+                seq: seq.0,
+                base: seq.0,
+                follows: all_before(seq),
+                uses: Bounded::new(uses(&manifest)).unwrap(),
+                frees: Bounded::default(),
+                issued: UnixMs(1),
+                order_expires: UnixMs(2),
+                body: user.keys.seal_manifest(&manifest, file, seq.0, [1; 24]).unwrap(),
+            };
+            Version { fat: Signed::sign(fat, user.signing()).unwrap(), manifest: Some(manifest) }
         };
-        let (puts, choices) = ([Tag::new(3, 1), Tag::new(3, 2)], [Tag::new(4, 7), Tag::new(4, 8)]);
-        let versions = vec![version(puts[0], choices[0], &[1, 2]), version(puts[1], choices[1], &[2, 3])];
-        let forked = StoredFile { file, versions, moves: Vec::new() };
+        let of = |versions| StoredFile { file, versions, outdated: Vec::new(), moves: Vec::new() };
+        // Two puts at once, of which each device chose its own.
+        let forked = of(vec![put(puts[0], &[1, 2]), put(puts[1], &[2, 3])]);
+        let choices = [(0, 7), (1, 8)].map(|(kept, writer)| {
+            let Version { fat, manifest } = &forked.versions[kept];
+            let own = manifest.clone().unwrap();
+            let keep = Keep { manifest: &own, fat, holders: BTreeSet::new(), failed: Vec::new() };
+            Version { fat: user.successor(&forked, Tag::new(4, writer), Some(&keep)).unwrap(), manifest: Some(own) }
+        });
+        let forked = of(choices.to_vec());
+        assert!(
+            forked
+                .versions
+                .iter()
+                .all(|choice| forked.versions.iter().all(|other| !choice.fat.follows.has(other.fat.tag())))
+        );
         for (kept, other, frees) in [(0, 1, 3), (1, 0, 1)] {
             let fat = user.choice(&forked, &forked.versions[kept]).unwrap();
             assert_eq!(fat.tag().counter(), 5);
-            assert_eq!(puts[kept].fate(Tag(fat.base), fat.tag()), Fate::Live, "what was chosen stays");
-            assert_eq!(puts[other].fate(Tag(fat.base), fat.tag()), Fate::Lost);
+            assert_eq!(fat.lineage().fate(puts[kept]), Fate::Live, "what was chosen stays");
+            assert_eq!(fat.lineage().fate(puts[other]), Fate::Lost);
             assert_eq!(fat.frees[..], [NodeId([frees; 32])]);
             let bytes: Vec<u64> = fat.uses.iter().map(|used| used.bytes).collect();
             assert_eq!(bytes, [u64::from(sealed_len(5)); 2]);

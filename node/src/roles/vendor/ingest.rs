@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fathom_overlay::{PeerStream, frame};
 use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::{self, Bounded};
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents};
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
@@ -139,9 +139,12 @@ impl Vendor {
                 return Ok((Task::Known, Some(receipt)));
             }
             let (owner, file) = (hop.owner, hop.file);
-            let known = vendor.fat.final_of(owner, file).map_err(|error| fat_refusal(&error))?;
-            if known.is_some_and(|known| Tag(hop.seq).is_past(Tag(known.base))) {
-                return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
+            let known = vendor.fat.versions_of(owner, file).map_err(|error| fat_refusal(&error))?;
+            if known.iter().any(|known| known.lineage().fate(Tag(hop.seq)) == Fate::Past) {
+                return Err(Refusal::new(
+                    RefusalKind::Stale,
+                    "a newer final FAT has replaced the version of this chunk",
+                ));
             }
             let now = vendor.dating_clock().at;
             lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {

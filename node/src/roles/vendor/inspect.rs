@@ -166,7 +166,7 @@ impl Judge<'_> {
         let what = format!("final FAT of file {file} of {owner}");
         match verified::<FinalFat>(&entry.record) {
             Ok(fat) => {
-                if (fat.owner, fat.file, fat.seq, fat.base) != (owner, file, entry.seq, entry.base) {
+                if (fat.owner, fat.file, fat.lineage()) != (owner, file, entry.lineage()) {
                     self.wrong(what, "it is about something else");
                 }
                 (self.see)(Seen::Record(json::final_fat(&fat)));

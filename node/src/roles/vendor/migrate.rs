@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
 use fathom_protocol::rehome::{
@@ -351,8 +351,8 @@ impl Vendor {
         self.blocking(move |vendor| {
             let now = vendor.dating_clock().at;
             let versions = vendor.fat.versions_of(body.owner, body.file).map_err(|error| fat_refusal(&error))?;
-            let known: Vec<(Tag, Tag)> = versions.iter().map(|known| (Tag(known.base), Tag(known.seq))).collect();
-            let confirmed = confirmed(&outcome, Tag(body.seq), &known);
+            let fates: Vec<Fate> = versions.iter().map(|known| known.lineage().fate(Tag(body.seq))).collect();
+            let confirmed = confirmed(&outcome, &fates);
             vendor.durable(|tx| {
                 if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
                     return Ok(());

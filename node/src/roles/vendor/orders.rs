@@ -14,6 +14,11 @@ use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, 
 use super::accounts::in_transaction;
 use super::{Vendor, fat_refusal, lock};
 
+/// A final FAT as the local FAT keeps it.
+pub(super) fn final_entry(fat: &FinalFat, record: Vec<u8>) -> FinalEntry {
+    FinalEntry { seq: fat.seq, base: fat.base, follows: fat.follows.clone(), record }
+}
+
 /// A final FAT that changes something here.
 struct Order {
     fat: Signed<FinalFat>,
@@ -24,7 +29,7 @@ struct Order {
 
 impl Vendor {
     /// Acts on final FATs, from whomever they come: their owners' signatures are what counts. Showing one again changes nothing,
-    /// nor does one that is older than the newest known. All of them are durable when this returns. Blocks.
+    /// nor does one that another follows. All of them are durable when this returns. Blocks.
     ///
     /// # Errors
     /// For each a [`Refusal`]: not signed by its owner, expired, or one of more versions than are kept.
@@ -102,7 +107,7 @@ impl Vendor {
     /// What a verified final FAT is to what is known here; none if there is nothing to be done for it.
     fn consider(&self, fat: Signed<FinalFat>) -> Result<Option<Order>, Refusal> {
         let (known, record) = (self.versions_of(&fat)?, codec::encode(fat.carried()));
-        if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
+        if known.iter().any(|known| known.follows.has(fat.tag())) {
             return Ok(None);
         }
         let repeated = known.iter().any(|known| known.record == record);
@@ -114,7 +119,7 @@ impl Vendor {
     /// Whether all is as a final FAT that was acted on before wants it: a chunk may have come after it.
     fn is_carried_out(&self, fat: &FinalFat) -> Result<bool, Refusal> {
         let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
-        let done = |chunk: &ChunkEntry| match Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) {
+        let done = |chunk: &ChunkEntry| match fat.lineage().fate(Tag(chunk.seq)) {
             Fate::Live => chunk.state != ChunkState::Stored,
             Fate::Lost => chunk.state != ChunkState::Committed,
             Fate::Past => false,
@@ -142,7 +147,7 @@ impl Vendor {
         let mut freed = Vec::with_capacity(orders.len());
         for Order { fat, .. } in orders {
             let chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
-            let live = |chunk: &&ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) == Fate::Live;
+            let live = |chunk: &&ChunkEntry| fat.lineage().fate(Tag(chunk.seq)) == Fate::Live;
             let here: BTreeSet<LeaseId> = chunks.iter().filter(live).map(|chunk| chunk.lease).collect();
             freed.push((self.freed(fat)?, here));
             if !dated.sure {
@@ -156,8 +161,12 @@ impl Vendor {
         let outcomes = self.durable(|tx| {
             let apply = |(order, (freed, here)): (&Order, &(Vec<ChunkKey>, BTreeSet<LeaseId>))| {
                 let Order { fat, record, repeated } = order;
-                let (owner, file, record) = (fat.owner, fat.file, record.clone());
-                let commit = CommitFile { owner, file, base: fat.base, seq: fat.seq, record, now: dated.at };
+                let commit = CommitFile {
+                    owner: fat.owner,
+                    file: fat.file,
+                    fat: final_entry(fat, record.clone()),
+                    now: dated.at,
+                };
                 let mut outcome = tx.commit_and_erase(&commit)?;
                 if let CommitOutcome::Applied { erased, .. } = &mut outcome {
                     for key in freed {
@@ -195,7 +204,7 @@ impl Vendor {
         let mut chunks = self.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| fat_refusal(&error))?;
         let ledger = lock(&self.ledger);
         let own = |id| ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
-        let fate = |chunk: &ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
+        let fate = |chunk: &ChunkEntry| fat.lineage().fate(Tag(chunk.seq));
         chunks.retain(|chunk| matches!(fate(chunk), Fate::Past | Fate::Live) && own(chunk.lease));
         Ok(chunks.iter().map(ChunkEntry::key).collect())
     }

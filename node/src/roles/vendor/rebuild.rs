@@ -156,8 +156,7 @@ fn for_each_final(fat: &LocalFat, mut each: impl FnMut(&CommitFile) -> Result<()
         let page = fat.finals_after(after, BATCH)?;
         for (owner, file, _) in &page {
             for entry in fat.versions_of(*owner, *file)? {
-                let (base, seq, record) = (entry.base, entry.seq, entry.record);
-                each(&CommitFile { owner: *owner, file: *file, base, seq, record, now: clock::now() })?;
+                each(&CommitFile { owner: *owner, file: *file, fat: entry, now: clock::now() })?;
             }
         }
         match page.last() {

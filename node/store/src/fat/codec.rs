@@ -20,13 +20,14 @@
 //! | `by_file` | owner 32, file 16, seq 8, chunk 32 | nothing, not sealed |
 //! | `by_lease` | lease 16, owner 32, chunk 32 | nothing, not sealed |
 //! | `leases` | lease 16 | `[signed, bytes, used]` |
-//! | `finals` | owner 32, file 16 | `[seq, base, record]` |
+//! | `finals` | owner 32, file 16 | `[seq, base, follows, record]`, with `follows` a list of `[tag, fate]`, a fate being 0 live, 1 lost, 2 past |
 //! | `twins` | owner 32, file 16, BLAKE3 of the record 32 | as `finals` |
 //! | `moves` | owner 32, chunk 32 | `[record]` |
 //! | `kv` | text | `[value]` |
 //! | `pending_erase` | device 16, part 32 | nothing, not sealed |
 //! | `devices` | path | `[device]` |
 
+use fathom_protocol::fat::Follows;
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, OwnerId};
 use fathom_protocol::limits::PARTS_MAX;
 use fathom_protocol::time::UnixMs;
@@ -196,14 +197,14 @@ impl Row for LeaseEntry {
 }
 
 impl Row for FinalEntry {
-    type Body = (u64, u64, ByteBuf);
+    type Body = (u64, u64, Follows, ByteBuf);
 
     fn to_body(&self) -> Self::Body {
-        (self.seq, self.base, ByteBuf::from(self.record.as_slice()))
+        (self.seq, self.base, self.follows.clone(), ByteBuf::from(self.record.as_slice()))
     }
 
-    fn from_body((seq, base, record): Self::Body, _key: &[u8]) -> Option<Self> {
-        Some(Self { seq, base, record: record.into_vec() })
+    fn from_body((seq, base, follows, record): Self::Body, _key: &[u8]) -> Option<Self> {
+        Some(Self { seq, base, follows, record: record.into_vec() })
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
         }
     }
 
-    /// Golden bytes of format 1. They are never edited: another layout is another row version.
+    /// Golden bytes of format 2. They are never edited: another layout is another row version.
     #[test]
     fn rows_keep_their_bytes() {
         let entry = entry();
@@ -272,9 +273,9 @@ mod tests {
         assert_eq!(hex(&bytes), include_str!("golden/lease-v1.hex").trim());
         assert_eq!(open::<LeaseEntry>("leases", &[5; 16], &bytes).unwrap(), lease);
 
-        let last = FinalEntry { seq: 9, base: 8, record: vec![4, 5] };
+        let last = FinalEntry { seq: 9, base: 8, follows: Follows::default(), record: vec![4, 5] };
         let bytes = seal("finals", &[6; 48], &last).unwrap();
-        assert_eq!(hex(&bytes), include_str!("golden/final-v1.hex").trim());
+        assert_eq!(hex(&bytes), include_str!("golden/final-v2.hex").trim());
         assert_eq!(open::<FinalEntry>("finals", &[6; 48], &bytes).unwrap(), last);
 
         let part = crate::part::PartHeader {

@@ -18,6 +18,7 @@ mod tx;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fathom_protocol::fat::{Follows, Lineage, Tag};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
 use fathom_protocol::time::UnixMs;
 
@@ -34,7 +35,7 @@ pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
 pub use tx::FatTx;
 
 /// Format of the file. Another one is refused.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 /// Key in `kv` of the vendor's signed head.
 pub const HEAD_KEY: &str = "head";
 /// Rows of one page, at most.
@@ -131,15 +132,25 @@ pub struct LeaseEntry {
     pub used: u64,
 }
 
-/// The newest final FAT record of a file that this vendor was shown.
+/// A final FAT record of a file that this vendor was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalEntry {
-    /// Its sequence number, a [`Tag`](fathom_protocol::fat::Tag).
+    /// Its sequence number, a [`Tag`].
     pub seq: u64,
     /// The oldest tag that lives.
     pub base: u64,
+    /// The versions that it follows.
+    pub follows: Follows,
     /// The signed record.
     pub record: Vec<u8>,
+}
+
+impl FinalEntry {
+    /// What it says of the versions of its file.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage<'_> {
+        Lineage { base: Tag(self.base), seq: Tag(self.seq), follows: &self.follows }
+    }
 }
 
 /// Sums over all chunks.
@@ -167,12 +178,8 @@ pub struct CommitFile {
     pub owner: OwnerId,
     /// The file.
     pub file: FileId,
-    /// With [`Self::seq`] it says what becomes of each chunk of the file: [`Tag::fate`](fathom_protocol::fat::Tag::fate).
-    pub base: u64,
-    /// Its own tag.
-    pub seq: u64,
-    /// The signed record, kept and given back by [`LocalFat::final_of`] and [`LocalFat::versions_of`].
-    pub record: Vec<u8>,
+    /// What it says, which decides what becomes of each chunk of the file; kept and given back by [`LocalFat::versions_of`].
+    pub fat: FinalEntry,
     /// The time from which chunks of a version that was not chosen are held on.
     pub now: UnixMs,
 }
@@ -187,12 +194,12 @@ pub enum CommitOutcome {
         /// Chunks that were erased. Their parts await [`LocalFat::finish_erases`].
         erased: Vec<ErasedChunk>,
     },
-    /// A newer one holds; nothing changed.
+    /// One that follows it holds; nothing changed.
     Stale {
         /// The newer one's sequence number.
         seq: u64,
     },
-    /// Others were written at once with it. All are kept, what each names is committed, and nothing was erased.
+    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was erased.
     Forked {
         /// Chunks that went from stored to committed.
         committed: u64,

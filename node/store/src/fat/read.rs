@@ -119,15 +119,7 @@ impl LocalFat {
         Ok(rows.into_iter().filter_map(|(key, row)| Some((LeaseId::from_slice(&key)?, row))).collect())
     }
 
-    /// The newest final FAT record of a file that this vendor was shown.
-    ///
-    /// # Errors
-    /// As for [`Self::chunk`].
-    pub fn final_of(&self, owner: OwnerId, file: FileId) -> Result<Option<FinalEntry>, FatError> {
-        self.row(FINALS, &codec::file_key(owner, file))
-    }
-
-    /// Every final FAT record that holds for a file: more than one if two devices of its owner wrote at once.
+    /// Every final FAT record that holds for a file: more than one if devices of its owner wrote at once.
     ///
     /// # Errors
     /// As for [`Self::chunk`].

@@ -94,6 +94,18 @@ pub(crate) fn broken_index(table: Table) -> RowError {
     RowError::Corrupt(format!("a key of `{}` does not decode", name(table)))
 }
 
+/// Where a final FAT stands among those that are known of its file.
+enum Place {
+    /// The only one.
+    Alone,
+    /// With others that do not follow it, nor it them.
+    Beside,
+    /// One follows it.
+    Behind { seq: u64 },
+    /// There are as many as are kept.
+    Full,
+}
+
 /// One durable transaction. What it does is seen by its own reads at once, and by everybody once it is committed.
 pub struct FatTx<'a> {
     tx: &'a WriteTransaction,
@@ -249,35 +261,18 @@ impl<'a> FatTx<'a> {
     /// None of its own.
     pub fn commit_and_erase(&mut self, commit: &CommitFile) -> Result<CommitOutcome, FatError> {
         let key = codec::file_key(commit.owner, commit.file);
-        let (base, seq) = (Tag(commit.base), Tag(commit.seq));
-        let row = FinalEntry { seq: commit.seq, base: commit.base, record: commit.record.clone() };
-        let twins = self.keys(TWINS, &key)?;
-        let mut forked = !twins.is_empty();
-        match self.get::<FinalEntry>(FINALS, &key)? {
-            Some(known) if Tag(known.seq).counter() > seq.counter() => {
-                return Ok(CommitOutcome::Stale { seq: known.seq });
-            }
-            Some(known) if Tag(known.seq).counter() == seq.counter() => {
-                let twin = codec::twin_key(&key, &commit.record);
-                if known.record != commit.record && !twins.contains(&twin) {
-                    if twins.len() + 1 >= VERSIONS_MAX {
-                        return Ok(CommitOutcome::Full);
-                    }
-                    forked = true;
-                    self.put(TWINS, &twin, &row)?;
-                }
-            }
-            _ => {
-                forked = false;
-                twins.iter().try_for_each(|twin| self.delete(TWINS, twin).map(drop))?;
-                self.put(FINALS, &key, &row)?;
-            }
-        }
+        let forked = match self.keep_final(&key, &commit.fat)? {
+            Place::Behind { seq } => return Ok(CommitOutcome::Stale { seq }),
+            Place::Full => return Ok(CommitOutcome::Full),
+            Place::Beside => true,
+            Place::Alone => false,
+        };
+        let lineage = commit.fat.lineage();
         let mut committed = 0;
         let mut erased = Vec::new();
         for index in self.keys(BY_FILE, &key)? {
             let (tag, chunk) = codec::parse_by_file(&index).ok_or_else(|| self.corrupt(BY_FILE))?;
-            let fate = Tag(tag).fate(base, seq);
+            let fate = lineage.fate(Tag(tag));
             if fate == Fate::Past && !forked {
                 erased.extend(self.erase_chunk(&chunk)?);
             } else if let Some(mut entry) = self.chunk(&chunk)? {
@@ -299,6 +294,30 @@ impl<'a> FatTx<'a> {
             return Ok(CommitOutcome::Forked { committed });
         }
         Ok(CommitOutcome::Applied { committed, erased })
+    }
+
+    /// Keeps a final FAT in place of those that it follows.
+    fn keep_final(&self, file: &[u8], new: &FinalEntry) -> Result<Place, FatError> {
+        let mut known: Vec<(Table, Vec<u8>, FinalEntry)> = Vec::new();
+        for twin in self.keys(TWINS, file)? {
+            known.extend(self.get(TWINS, &twin)?.map(|entry| (TWINS, twin, entry)));
+        }
+        known.extend(self.get(FINALS, file)?.map(|entry| (FINALS, file.to_vec(), entry)));
+        if let Some((_, _, newer)) = known.iter().find(|(_, _, entry)| entry.follows.has(Tag(new.seq))) {
+            return Ok(Place::Behind { seq: newer.seq });
+        }
+        let goes = |entry: &FinalEntry| new.follows.has(Tag(entry.seq)) || entry.record == new.record;
+        let (gone, stay): (Vec<_>, Vec<_>) = known.into_iter().partition(|(_, _, entry)| goes(entry));
+        if stay.len() >= VERSIONS_MAX {
+            return Ok(Place::Full);
+        }
+        gone.iter().try_for_each(|(table, key, _)| self.delete(*table, key).map(drop))?;
+        if stay.iter().any(|(_, key, _)| key == file) {
+            self.put(TWINS, &codec::twin_key(file, &new.record), new)?;
+        } else {
+            self.put(FINALS, file, new)?;
+        }
+        Ok(if stay.is_empty() { Place::Alone } else { Place::Beside })
     }
 
     /// Puts a final FAT back as a damaged local FAT had it; with `twin` as one that was written at once with another. Nothing is

@@ -8,7 +8,7 @@ use fathom_protocol::ledger::Terms;
 use fathom_protocol::limits::FIRST_FRAME_BYTES_MAX;
 use fathom_store::ChunkKey;
 
-use super::{Acked, FileKey, Held, Oracle};
+use super::{Acked, FileKey, Final, Held, Oracle};
 use crate::sim::mirror::Mirror;
 use crate::sim::node::Known;
 use crate::sim::vendor::Vendor;
@@ -59,11 +59,10 @@ impl Oracle {
             return;
         }
         let mut lost = Vec::new();
-        for ((node, owner, file), seq) in &self.mirror_finals {
-            let mut versions = mirror.table.versions(*owner, *file);
-            let newer = |known: u64| known >= *seq || Tag(known).counter() > Tag(*seq).counter();
-            if *node == me && !versions.any(|version| newer(version.seq)) {
-                lost.push(format!("mirror {me} lost final FAT {seq} of {} that it acknowledged", file.short()));
+        for ((_, key), said) in self.mirror_finals.iter().filter(|((node, _), _)| *node == me) {
+            for seq in said.iter().filter(|seq| !self.stands(mirror, *key, **seq)) {
+                let file = key.1.short();
+                lost.push(format!("mirror {me} lost final FAT {} of {file} that it acknowledged", seq.0));
             }
         }
         for ((node, vendor), (epoch, seq, _)) in &self.best {
@@ -225,8 +224,8 @@ impl Oracle {
         let tag = Tag(held.seq);
         let finals = || self.finals.get(&file).into_iter().flatten();
         let released = finals().any(|fat| {
-            let given = matches!(tag.fate(fat.base, fat.seq), Fate::Past | Fate::Live);
-            tag.is_past(fat.base) || given && fat.frees.contains(&id) && !fat.uses.contains(&id)
+            let fate = fat.lineage().fate(tag);
+            fate == Fate::Past || fate == Fate::Live && fat.frees.contains(&id) && !fat.uses.contains(&id)
         });
         if released {
             return;
@@ -236,7 +235,7 @@ impl Oracle {
         let expired = past(renewed.unwrap_or(0).max(stored_at), terms.commit_ms + terms.grace_ms);
         let acked = self.acked.get(&file).into_iter().flatten();
         // Of several versions one was chosen: the others stay for as long as a put has before it is named.
-        let lost = finals().filter(|fat| tag.fate(fat.base, fat.seq) == Fate::Lost).map(|fat| fat.at).min();
+        let lost = finals().filter(|fat| fat.lineage().fate(tag) == Fate::Lost).map(|fat| fat.at).min();
         let chosen_here = self.lives_at(me, file, tag);
         let let_go = lost.is_some_and(|since| past(since, terms.lock_ms)) && !chosen_here;
         let names = |acked: &Acked| {
@@ -244,7 +243,7 @@ impl Oracle {
             let was = !self.ever_left.contains(&(me, *key));
             let now = |place: &Place| self.place_now(file, key.chunk, *place).vendor;
             let here = |place: &Place| place.vendor == id && was || now(place) == id;
-            tag.fate(acked.base, acked.seq) == Fate::Live
+            acked.lineage().fate(tag) == Fate::Live
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };
         let named = !let_go && acked.clone().any(names);
@@ -273,11 +272,19 @@ impl Oracle {
         }
     }
 
-    /// Whether the newest final FATs of a file that a vendor heard, which are several if devices wrote at once, name a tag.
+    /// Whether one of the final FATs of a file that a vendor heard, and that none of them follows, names a tag.
     fn lives_at(&self, vendor: usize, file: FileKey, tag: Tag) -> bool {
         let Some(heard) = self.heard.get(&(vendor, file)) else { return false };
-        let newest = heard.last().map(|(seq, _)| seq.counter());
-        heard.iter().any(|(seq, base)| Some(seq.counter()) == newest && tag.fate(*base, *seq) == Fate::Live)
+        let heard = || self.finals.get(&file).into_iter().flatten().filter(|fat| heard.contains(&fat.seq));
+        let holds = |fat: &&Final| !heard().any(|other| other.follows.has(fat.seq));
+        heard().filter(holds).any(|fat| fat.lineage().fate(tag) == Fate::Live)
+    }
+
+    /// Whether a mirror has a version of a file, or one whose author went on from it. Those of one number stand for one content,
+    /// handed in twice.
+    pub(super) fn stands(&self, mirror: &Mirror, file: FileKey, seq: Tag) -> bool {
+        let mut versions = mirror.table.versions(file.0, file.1).map(|version| Tag(version.seq));
+        versions.any(|version| version == seq || self.ancestors(file, version).contains(&seq))
     }
 
     /// A vendor that is asked for a chunk has none.

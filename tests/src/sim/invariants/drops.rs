@@ -14,8 +14,8 @@ pub(in crate::sim) struct Drop {
     lease: LeaseId,
     owner: OwnerId,
     file: FileId,
-    /// Counter of the final FAT that the vendor had noted.
-    counter: u64,
+    /// The final FAT that the vendor had noted.
+    seq: Tag,
 }
 
 impl Oracle {
@@ -36,9 +36,8 @@ impl Oracle {
             let Some(named) = lease.named.filter(|_| held && self.dropped.contains(&key)) else { continue };
             let mut versions = table.versions(lease.owner, named.file);
             if let Some(fat) = versions.find(|fat| fat.hash == named.fat) {
-                let counter = Tag(fat.seq).counter();
-                let (owner, file) = (lease.owner, named.file);
-                self.accusable.push(Drop { vendor: key.0, lease: key.1, owner, file, counter });
+                let (owner, file, seq) = (lease.owner, named.file, Tag(fat.seq));
+                self.accusable.push(Drop { vendor: key.0, lease: key.1, owner, file, seq });
             }
         }
     }
@@ -49,7 +48,7 @@ impl Drop {
     pub(super) fn unproven(&self, quiet: &Quiet<'_>) -> Option<String> {
         let unaware = quiet.mirrors.iter().find(|(_, mirror)| {
             let table = &mirror.table;
-            let newer = table.fat(self.owner, self.file).is_some_and(|fat| Tag(fat.seq).counter() > self.counter);
+            let newer = table.versions(self.owner, self.file).any(|fat| fat.follows.has(self.seq));
             let moved = table.moves_of(self.owner, self.file).any(|(key, _)| key.from_lease == self.lease);
             !newer && !moved && table.quarantined(self.vendor).is_none()
         });

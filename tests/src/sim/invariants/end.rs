@@ -68,7 +68,7 @@ impl Quiet<'_> {
                     continue;
                 }
                 let versions: Vec<&FatEntry> = self.mirrors[0].1.table.versions(entry.owner, entry.file).collect();
-                let fate = |fat: &FatEntry| Tag(entry.seq).fate(Tag(fat.base), Tag(fat.seq));
+                let fate = |fat: &FatEntry| fat.lineage().fate(Tag(entry.seq));
                 // Until one of several versions is chosen, nothing that any of them lets live is freed.
                 let freed = |fat: &&FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
                 // What a clock that was ahead dated as not named yet is kept until that date.
@@ -90,20 +90,13 @@ impl Oracle {
         self.acknowledged_chunks_kept(quiet);
     }
 
-    /// Invariants 4 and 8: no acknowledged final FAT is lost, and no older one came back.
+    /// Invariants 4 and 8: no acknowledged final FAT is lost, and none gave way to one whose author had not seen it.
     fn acknowledged_finals_kept(&mut self, quiet: &Quiet<'_>) {
         let mut lost = Vec::new();
         for ((owner, file), acked) in self.acked.iter().flat_map(|(key, acked)| acked.iter().map(move |one| (key, one)))
         {
             for (node, mirror) in &quiet.mirrors {
-                let mut versions = mirror.table.versions(*owner, *file);
-                // Those of one number stand for one content, handed in twice.
-                let kept = |entry: &FatEntry| {
-                    entry.hash == acked.hash
-                        || Tag(entry.seq) == acked.seq
-                        || Tag(entry.seq).counter() > acked.seq.counter()
-                };
-                if !versions.any(kept) {
+                if !self.stands(mirror, (*owner, *file), acked.seq) {
                     lost.push(format!(
                         "mirror {node} has not final FAT {} of {}, which counts as stored",
                         acked.seq.0,
@@ -127,7 +120,7 @@ impl Oracle {
             // One that was abandoned before enough mirrors had it is the owner's word all the same, to a vendor that heard it. What
             // another device chose at the same moment may be let go where that was heard a hold time earlier.
             let mut finals = self.finals.get(&(*owner, *file)).into_iter().flatten();
-            let freed = finals.any(|fat| matches!(acked.base.fate(fat.base, fat.seq), Fate::Past | Fate::Lost));
+            let freed = finals.any(|fat| matches!(fat.lineage().fate(acked.base), Fate::Past | Fate::Lost));
             for (chunk, _, places) in acked.stored.iter().flatten().filter(|_| newest && !freed) {
                 for named in places {
                     let table = &quiet.mirrors[0].1.table;

@@ -11,10 +11,11 @@ mod restores;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fathom_protocol::fat::{FinalFat, Place, Tag};
+use fathom_protocol::fat::{FinalFat, Follows, Lineage, Place, Tag};
 use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
+use fathom_protocol::limits::FOLLOWS_MAX;
 use fathom_protocol::moves::Move;
 use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
@@ -35,10 +36,17 @@ pub(super) type Stored = Vec<(ChunkId, u32, Vec<Place>)>;
 struct Final {
     seq: Tag,
     base: Tag,
+    follows: Follows,
     uses: Vec<NodeId>,
     frees: Vec<NodeId>,
     /// True time.
     at: u64,
+}
+
+impl Final {
+    fn lineage(&self) -> Lineage<'_> {
+        Lineage { base: self.base, seq: self.seq, follows: &self.follows }
+    }
 }
 
 /// A final FAT of which its user was told that it is stored.
@@ -47,17 +55,9 @@ pub(super) struct Acked {
     seq: Tag,
     /// The tag of its chunks, too.
     base: Tag,
+    follows: Follows,
     hash: Hash,
     stored: Option<Stored>,
-}
-
-/// What became of what was known before, when a final FAT counts as stored.
-#[derive(Debug, Default)]
-pub(super) struct Said {
-    /// It is the second of two contents that were stored at once.
-    pub(super) forked: bool,
-    /// Versions that count as stored and that gave way unseen: they were read or handed in where the other was not known yet.
-    pub(super) overtaken: u64,
 }
 
 /// A chunk in a vendor's local FAT.
@@ -105,19 +105,19 @@ pub(super) struct Oracle {
     twins_shown: BTreeSet<(usize, NodeId)>,
     signed: BTreeSet<Hash>,
     finals: BTreeMap<FileKey, Vec<Final>>,
-    /// By file: the newest ones, which are several if devices wrote at once.
+    /// By file: those that no other one goes on from, which are several if devices wrote at once.
     acked: BTreeMap<FileKey, Vec<Acked>>,
     /// Of all that ever were: who holds something by them.
     ever_acked: BTreeSet<(FileKey, Tag, NodeId)>,
     /// The versions that the author of each final FAT went on from.
-    parents: BTreeMap<Hash, Vec<Hash>>,
+    parents: BTreeMap<(FileKey, Tag), BTreeSet<Tag>>,
     /// What each number of a file stands for.
     contents: BTreeMap<(FileKey, u64), Hash>,
-    /// What each vendor heard of a file: numbers and oldest tags.
-    heard: BTreeMap<(usize, FileKey), BTreeSet<(Tag, Tag)>>,
+    /// The final FATs of a file that each vendor heard.
+    heard: BTreeMap<(usize, FileKey), BTreeSet<Tag>>,
     heads: BTreeMap<(usize, NodeId), (u64, u64)>,
     best: BTreeMap<(usize, NodeId), (u64, u64, Hash)>,
-    mirror_finals: BTreeMap<(usize, OwnerId, FileId), u64>,
+    mirror_finals: BTreeMap<(usize, FileKey), BTreeSet<Tag>>,
     said_leases: BTreeMap<(usize, LeaseId), u64>,
     renewed: BTreeMap<(usize, LeaseId), u64>,
     stored_at: BTreeMap<(usize, ChunkKey), u64>,
@@ -156,6 +156,12 @@ pub(super) struct Oracle {
     granted: BTreeMap<(usize, SignerId, Hash), Granted>,
 }
 
+impl Acked {
+    fn lineage(&self) -> Lineage<'_> {
+        Lineage { base: self.base, seq: self.seq, follows: &self.follows }
+    }
+}
+
 impl Oracle {
     pub(super) fn broken(&mut self, invariant: u8, what: String) {
         if self.violation.is_none() {
@@ -168,15 +174,27 @@ impl Oracle {
         self.signed.insert(hash);
     }
 
-    /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents.
-    /// `seen` are the versions that its author went on from.
-    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[Hash]) {
+    /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents,
+    /// and what is followed is what its author went on from, which are the versions `seen`, and no other.
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[Tag]) {
         self.signed.insert(fat.hash());
-        self.parents.entry(fat.hash()).or_default().extend(seen);
         let key = (fat.owner, fat.file);
+        self.parents.entry((key, fat.tag())).or_default().extend(seen);
+        if !self.forkers.contains(&fat.owner) {
+            let before = self.ancestors(key, fat.tag());
+            let others = self.finals.get(&key).into_iter().flatten().map(|other| other.seq);
+            let wrong = others.filter(|other| *other != fat.tag() && fat.follows.has(*other) != before.contains(other));
+            if let Some(wrong) = wrong.min().filter(|_| before.len() <= FOLLOWS_MAX) {
+                self.broken(
+                    9,
+                    format!("number {} of {} is followed unseen, or seen and not", wrong.0, fat.file.short()),
+                );
+            }
+        }
         self.finals.entry(key).or_default().push(Final {
             seq: fat.tag(),
             base: Tag(fat.base),
+            follows: fat.follows.clone(),
             uses: fat.uses.iter().map(|used| used.vendor).collect(),
             frees: fat.frees.to_vec(),
             at,
@@ -188,10 +206,10 @@ impl Oracle {
     }
 
     /// All versions that the author of a final FAT went on from, and their authors, and so on.
-    fn ancestors(&self, of: Hash) -> BTreeSet<Hash> {
+    fn ancestors(&self, file: FileKey, of: Tag) -> BTreeSet<Tag> {
         let (mut known, mut open) = (BTreeSet::new(), vec![of]);
         while let Some(next) = open.pop() {
-            for parent in self.parents.get(&next).into_iter().flatten() {
+            for parent in self.parents.get(&(file, next)).into_iter().flatten() {
                 if known.insert(*parent) {
                     open.push(*parent);
                 }
@@ -225,7 +243,7 @@ impl Oracle {
 
     /// Invariant 1, at a vendor.
     pub(super) fn vendor_acted(&mut self, vendor: usize, fat: &Signed<FinalFat>) {
-        self.heard.entry((vendor, (fat.owner, fat.file))).or_default().insert((fat.tag(), Tag(fat.base)));
+        self.heard.entry((vendor, (fat.owner, fat.file))).or_default().insert(fat.tag());
         if !self.signed.contains(&fat.hash()) {
             self.broken(1, format!("vendor {vendor} acts on a final FAT that nobody signed"));
         }
@@ -233,8 +251,7 @@ impl Oracle {
 
     /// A mirror acknowledged a final FAT.
     pub(super) fn mirror_said_final(&mut self, mirror: usize, owner: OwnerId, file: FileId, seq: u64) {
-        let known = self.mirror_finals.entry((mirror, owner, file)).or_default();
-        *known = (*known).max(seq);
+        self.mirror_finals.entry((mirror, (owner, file))).or_default().insert(Tag(seq));
     }
 
     pub(super) fn vendor_offered(&mut self, vendor: usize, _: u64, lease: &Lease) {
@@ -353,7 +370,7 @@ impl Oracle {
     }
 
     /// Invariant 8: a final FAT counts as stored at min(3, mirrors) acknowledgements, or a majority of those where one
-    /// does not answer.
+    /// does not answer. Whether it is the second of two contents that were stored at once.
     pub(super) fn acknowledged(
         &mut self,
         mirrors: usize,
@@ -361,32 +378,32 @@ impl Oracle {
         fat: &Signed<FinalFat>,
         stored: Option<Stored>,
         acked: &BTreeSet<usize>,
-    ) -> Said {
+    ) -> bool {
         let needed = mirrors.min(3) / 2 + 1;
         let key = (fat.owner, fat.file);
         let holding = acked.iter().filter(|mirror| {
             byzantine[**mirror]
-                || self.mirror_finals.get(&(**mirror, fat.owner, fat.file)).is_some_and(|seq| *seq >= fat.seq)
+                || self.mirror_finals.get(&(**mirror, key)).is_some_and(|said| said.contains(&fat.tag()))
         });
         let holding = holding.count();
         if holding < needed {
             self.broken(8, format!("a final FAT counts as stored, {holding} mirrors have it and {needed} must"));
         }
         if self.forkers.contains(&fat.owner) {
-            return Said::default();
+            return false;
         }
         self.ever_acked.extend(fat.uses.iter().map(|used| (key, fat.tag(), used.vendor)));
-        let ancestors = self.ancestors(fat.hash());
-        let known = self.acked.entry(key).or_default();
-        let counter = fat.tag().counter();
-        if known.iter().any(|known| known.seq.counter() > counter) {
-            return Said { forked: false, overtaken: 1 };
-        }
-        let older = known.extract_if(.., |known| known.seq.counter() < counter);
-        let overtaken = older.filter(|known| !ancestors.contains(&known.hash)).count() as u64;
+        let mut known = self.acked.remove(&key).unwrap_or_default();
+        let before = self.ancestors(key, fat.tag());
+        known.retain(|known| !before.contains(&known.seq));
+        let late = known.iter().any(|known| self.ancestors(key, known.seq).contains(&fat.tag()));
         let content = |seq: Tag| self.contents.get(&(key, seq.0));
-        let forked = known.iter().any(|known| content(known.seq) != content(fat.tag()));
-        known.push(Acked { seq: fat.tag(), base: Tag(fat.base), hash: fat.hash(), stored });
-        Said { forked, overtaken }
+        let forked = !late && known.iter().any(|known| content(known.seq) != content(fat.tag()));
+        if !late {
+            let (base, follows) = (Tag(fat.base), fat.follows.clone());
+            known.push(Acked { seq: fat.tag(), base, follows, hash: fat.hash(), stored });
+        }
+        self.acked.insert(key, known);
+        forked
     }
 }

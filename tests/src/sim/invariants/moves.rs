@@ -86,10 +86,15 @@ impl Oracle {
         }
     }
 
+    /// A source's power failed while it erased a chunk that it moved.
+    pub(in crate::sim) fn may_have_let_go(&mut self, me: usize, key: ChunkKey) {
+        self.left.insert((me, key));
+    }
+
     /// Whether any final FAT that the owner signed frees chunks with this tag, or chose another version.
     fn is_let_go(&self, file: FileKey, tag: Tag) -> bool {
         let mut finals = self.finals.get(&file).into_iter().flatten();
-        finals.any(|fat| matches!(tag.fate(fat.base, fat.seq), Fate::Past | Fate::Lost))
+        finals.any(|fat| matches!(fat.lineage().fate(tag), Fate::Past | Fate::Lost))
     }
 }
 
@@ -103,7 +108,7 @@ impl Quiet<'_> {
             // Of a version that was not chosen, it is looked at when the chunk's time is over.
             let lives = |entry: &ChunkEntry| {
                 let mut versions = self.mirrors[0].1.table.versions(entry.owner, entry.file);
-                versions.any(|fat| Tag(entry.seq).fate(Tag(fat.base), Tag(fat.seq)) == Fate::Live)
+                versions.any(|fat| fat.lineage().fate(Tag(entry.seq)) == Fate::Live)
             };
             let fat = &vendor.running.as_ref()?.fat;
             let named =

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec::{Blob, Bounded, Text};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::{FileId, Hash, NodeId};
 use fathom_protocol::limits::FAT_BODY_BYTES_MAX;
 use fathom_protocol::seal::sealed_len;
@@ -54,6 +54,7 @@ struct Draft {
     file: FileId,
     seq: u64,
     base: u64,
+    follows: Follows,
     uses: Vec<Use>,
     frees: BTreeSet<NodeId>,
     body: Blob<FAT_BODY_BYTES_MAX>,
@@ -108,7 +109,8 @@ impl User {
         frees.extend(&put.failed);
         let seq = put.record.seq;
         let body = self.keys.seal_manifest(&manifest, put.file, seq, cx.random.bytes()).expect("it seals");
-        let draft = Draft { file: put.file, seq, base: seq, uses, frees, body };
+        let follows = std::mem::take(&mut put.follows);
+        let draft = Draft { file: put.file, seq, base: seq, follows, uses, frees, body };
         self.hand_in(cx, What::Put(put.name, unused), draft, put.seen, Some(&manifest));
     }
 
@@ -121,7 +123,8 @@ impl User {
     fn release(&mut self, cx: &mut Cx<'_>, what: What, stored: &StoredFile) {
         let seq = next_tag(stored.counter(), cx).0;
         let (file, frees) = (stored.file, stored.holders());
-        let draft = Draft { file, seq, base: seq, uses: Vec::new(), frees, body: Blob::default() };
+        let follows = stored.follows(None);
+        let draft = Draft { file, seq, base: seq, follows, uses: Vec::new(), frees, body: Blob::default() };
         self.hand_in(cx, what, draft, stored.seen(), None);
     }
 
@@ -141,12 +144,13 @@ impl User {
         let frees = stored.holders().difference(&holders).copied().collect();
         let seq = next_tag(stored.counter(), cx).0;
         let body = self.keys.seal_manifest(&manifest, stored.file, seq, cx.random.bytes()).expect("it seals");
-        let draft = Draft { file: stored.file, seq, base: chosen.fat.base, uses, frees, body };
+        let follows = stored.follows(Some(chosen.fat.tag()));
+        let draft = Draft { file: stored.file, seq, base: chosen.fat.base, follows, uses, frees, body };
         let places = now.clone();
         self.hand_in(cx, What::Choice, draft, stored.seen(), Some(&places));
     }
 
-    fn hand_in(&mut self, cx: &mut Cx<'_>, what: What, mut draft: Draft, seen: Vec<Hash>, manifest: Option<&Manifest>) {
+    fn hand_in(&mut self, cx: &mut Cx<'_>, what: What, mut draft: Draft, seen: Vec<Tag>, manifest: Option<&Manifest>) {
         draft.frees.retain(|vendor| !draft.uses.iter().any(|used| used.vendor == *vendor));
         let life = cx.known.terms.commit_ms + 2 * cx.known.terms.grace_ms;
         let fat = FinalFat {
@@ -155,6 +159,7 @@ impl User {
             file: draft.file,
             seq: draft.seq,
             base: draft.base,
+            follows: draft.follows,
             uses: Bounded::first(draft.uses),
             frees: Bounded::first(draft.frees),
             issued: cx.now,
@@ -230,9 +235,8 @@ impl User {
         }
         let Some(Op::HandIn(work)) = self.op.take() else { return };
         let (mirrors, byzantine) = (cx.known.mirrors.len(), &cx.known.byzantine);
-        let said = cx.oracle.acknowledged(mirrors, byzantine, &work.fat, work.stored, &work.acked);
-        cx.injected.forks += u64::from(said.forked);
-        cx.injected.overtaken += said.overtaken;
+        let forked = cx.oracle.acknowledged(mirrors, byzantine, &work.fat, work.stored, &work.acked);
+        cx.injected.forks += u64::from(forked);
         match work.what {
             What::Put(_, unused) => self.give_back(cx, unused),
             What::Choice => cx.injected.resolutions += 1,

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::{Place, Tag};
+use fathom_protocol::fat::{Follows, Place, Tag};
 use fathom_protocol::head::Addresses;
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, FileId, Hash, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, NodeId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
@@ -76,7 +76,8 @@ pub(super) struct Put {
     pub(super) locations: PutRecord,
     pub(super) old_holders: BTreeSet<NodeId>,
     /// The versions that it takes the place of.
-    pub(super) seen: Vec<Hash>,
+    pub(super) seen: Vec<Tag>,
+    pub(super) follows: Follows,
     pub(super) chunks: Vec<Sending>,
     pub(super) failed: BTreeSet<NodeId>,
     pub(super) claim: Option<Claim>,
@@ -228,6 +229,7 @@ impl User {
             plain: source.plain,
             old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
             seen: stored.map(StoredFile::seen).unwrap_or_default(),
+            follows: stored.map(|stored| stored.follows(None)).unwrap_or_default(),
             chunks: Vec::new(),
             failed: BTreeSet::new(),
             claim: None,

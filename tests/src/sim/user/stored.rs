@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::fat::{FinalFat, Manifest, Place};
-use fathom_protocol::ids::{FileId, Hash, NodeId};
+use fathom_protocol::fat::{Fate, FinalFat, Follows, Manifest, Place, Tag};
+use fathom_protocol::ids::{FileId, NodeId};
 use fathom_protocol::keys::UserKeys;
 use fathom_protocol::moves::Move;
 use fathom_protocol::sign::Signed;
@@ -33,6 +33,8 @@ pub(super) struct StoredFile {
     pub(super) file: FileId,
     /// The one that was stored first in front; one at least.
     pub(super) versions: Vec<Version>,
+    /// Of what another version has replaced meanwhile.
+    outdated: Vec<Signed<FinalFat>>,
     pub(super) moves: Vec<Move>,
 }
 
@@ -46,13 +48,26 @@ impl StoredFile {
                 .flatten();
             Version { fat, manifest }
         };
+        let replaced = |fat: &Signed<FinalFat>, by: &[Signed<FinalFat>]| {
+            by.iter().any(|other| other.lineage().fate(Tag(fat.base)) == Fate::Past)
+        };
+        let (outdated, fats): (Vec<_>, Vec<_>) = fats.clone().into_iter().partition(|fat| replaced(fat, &fats));
         let versions = fats.into_iter().map(open).collect();
-        Some(Self { file, versions, moves })
+        Some(Self { file, versions, outdated, moves })
     }
 
     /// How many final FATs the file had.
     pub(super) fn counter(&self) -> u64 {
-        self.versions.first().map_or(0, |version| version.fat.tag().counter())
+        self.fats().map(|fat| fat.tag().counter()).max().unwrap_or(0)
+    }
+
+    fn fats(&self) -> impl Iterator<Item = &Signed<FinalFat>> {
+        self.versions.iter().map(|version| &version.fat).chain(&self.outdated)
+    }
+
+    /// What a final FAT follows that comes after all of these; the version tagged `kept` goes on in it.
+    pub(super) fn follows(&self, kept: Option<Tag>) -> Follows {
+        Follows::all_of(self.fats().map(|fat| fat.lineage()), kept)
     }
 
     /// Whether one of several contents has to be chosen.
@@ -80,14 +95,14 @@ impl StoredFile {
         let manifests = self.versions.iter().filter_map(|version| version.manifest.as_ref());
         manifests
             .flat_map(|manifest| manifest.places.iter().map(|place| place.vendor))
-            .chain(self.versions.iter().flat_map(|version| version.fat.vendors()))
+            .chain(self.fats().flat_map(|fat| fat.vendors()))
             .chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to]))
             .collect()
     }
 
     /// The versions that whoever goes on from here has seen.
-    pub(super) fn seen(&self) -> Vec<Hash> {
-        self.versions.iter().map(|version| version.fat.hash()).collect()
+    pub(super) fn seen(&self) -> Vec<Tag> {
+        self.fats().map(|fat| fat.tag()).collect()
     }
 }
 

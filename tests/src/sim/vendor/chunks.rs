@@ -1,7 +1,7 @@
 //! A chunk in, and on; a chunk out.
 
 use fathom_protocol::codec::{self, Bounded};
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::header::{Arrived, Header, Hop};
 use fathom_protocol::ids::{ChunkId, DeviceId, Hash};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, FIRST_FRAME_BYTES_MAX, HEADER_BYTES_MAX};
@@ -67,9 +67,9 @@ impl Vendor {
         if let Some(entry) = known {
             return self.again(cx, &entry);
         }
-        let newest = run.fat.final_of(hop.owner, hop.file).map_err(|error| internal(&error))?;
-        if newest.is_some_and(|newest| Tag(hop.seq).is_past(Tag(newest.base))) {
-            return Err(refusal(RefusalKind::Stale, "a newer final FAT has released chunks of this age"));
+        let known = run.fat.versions_of(hop.owner, hop.file).map_err(|error| internal(&error))?;
+        if known.iter().any(|known| known.lineage().fate(Tag(hop.seq)) == Fate::Past) {
+            return Err(refusal(RefusalKind::Stale, "a newer final FAT has replaced the version of this chunk"));
         }
         let allowed = cx.oracle.may_take(run.ledger.lease(lease), hop, now);
         run.ledger.admit(now, hop, lease)?;

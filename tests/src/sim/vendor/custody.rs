@@ -1,7 +1,7 @@
 //! Custody that passes on: a move is handed in at mirrors, the source erases after its hold time, the destination signs.
 
 use fathom_protocol::codec;
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::limits::MIRRORS_TOLD_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::rehome::{
@@ -11,7 +11,7 @@ use fathom_protocol::rehome::{
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkKey, ChunkState, FatError};
 
-use super::moves::{Asked, MIRROR_MS, Of, Submission, custody, held, read_move, silent, what_of};
+use super::moves::{Asked, MIRROR_MS, Of, Submission, custody, held, key_of, read_move, silent, what_of};
 use super::{Vendor, internal, refusal};
 use crate::sim::node::Cx;
 
@@ -119,11 +119,13 @@ impl Vendor {
         let run = self.running.as_ref().map(|run| &run.fat);
         let entry = run.and_then(|fat| fat.chunk(key.owner, key.chunk).ok().flatten());
         let versions = run.zip(entry.as_ref()).and_then(|(fat, entry)| fat.versions_of(entry.owner, entry.file).ok());
-        let known: Vec<(Tag, Tag)> =
-            versions.into_iter().flatten().map(|known| (Tag(known.base), Tag(known.seq))).collect();
+        let tag = entry.as_ref().map_or(0, |entry| entry.seq);
+        let fates: Vec<Fate> = versions.into_iter().flatten().map(|known| known.lineage().fate(Tag(tag))).collect();
         let done = self.durable(|tx, _| {
-            let Some(entry) = tx.chunk(&key)?.filter(|entry| entry.state == ChunkState::Stored) else { return Ok(()) };
-            what = confirmed(outcome, Tag(entry.seq), &known);
+            if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
+                return Ok(());
+            }
+            what = confirmed(outcome, &fates);
             match what {
                 Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
                 Confirmed::Lapse => tx.set_stored_at(&key, now)?,
@@ -177,7 +179,15 @@ impl Vendor {
                 }
             }
             Ok(erased)
-        })?;
+        });
+        let erased = match erased {
+            Ok(erased) => erased,
+            Err(refusal) => {
+                // The power may have failed after that was on disk.
+                went.iter().for_each(|chunk| cx.oracle.may_have_let_go(cx.me, key_of(chunk)));
+                return Err(refusal);
+            }
+        };
         cx.injected.moves_ended += went.len() as u64;
         let me = self.id();
         went.iter().for_each(|chunk| cx.oracle.lets_go((cx.me, me), chunk, cx.at, cx.known));

@@ -10,7 +10,7 @@ use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::ledger::{Lapse, Ledger};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
-use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError, FinalEntry};
 
 use super::{Vendor, refusal};
 use crate::sim::mutation::Mutation;
@@ -60,7 +60,7 @@ impl Vendor {
         let me = self.id();
         let Some(run) = &self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
         let known = run.fat.versions_of(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
-        if known.first().is_some_and(|known| Tag(known.seq).counter() > fat.tag().counter()) {
+        if known.iter().any(|known| known.follows.has(fat.tag())) {
             return Ok(Response::Done);
         }
         let chunks = run.fat.chunks_of_file(fat.owner, fat.file).map_err(|error| store_refusal(&error))?;
@@ -76,7 +76,7 @@ impl Vendor {
         let freed: Vec<ChunkKey> = if fat.frees.contains(&me) && !fat.uses.iter().any(|used| used.vendor == me) {
             let own = |id| run.ledger.lease(id).is_none_or(|lease| lease.authority == SignerId::from(fat.owner));
             let given = |chunk: &&ChunkEntry| {
-                let fate = Tag(chunk.seq).fate(Tag(fat.base), fat.tag());
+                let fate = fat.lineage().fate(Tag(chunk.seq));
                 let lost = fate == Fate::Lost && cx.known.broken(Mutation::LostAtOnce);
                 (lost || matches!(fate, Fate::Past | Fate::Live)) && own(chunk.lease)
             };
@@ -84,11 +84,11 @@ impl Vendor {
         } else {
             Vec::new()
         };
-        let live = |chunk: &&ChunkEntry| Tag(chunk.seq).fate(Tag(fat.base), fat.tag()) == Fate::Live;
+        let live = |chunk: &&ChunkEntry| fat.lineage().fate(Tag(chunk.seq)) == Fate::Live;
         let here: BTreeSet<LeaseId> = chunks.iter().filter(live).map(|chunk| chunk.lease).collect();
         let dated = self.dating_clock(cx);
-        let commit =
-            CommitFile { owner: fat.owner, file: fat.file, base: fat.base, seq: fat.seq, record, now: dated.at };
+        let entry = FinalEntry { seq: fat.seq, base: fat.base, follows: fat.follows.clone(), record };
+        let commit = CommitFile { owner: fat.owner, file: fat.file, fat: entry, now: dated.at };
         let outcome = self.durable(|tx, ledger| {
             if !dated.sure {
                 for chunk in &chunks {

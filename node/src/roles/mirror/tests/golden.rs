@@ -66,7 +66,7 @@ const VENDORS: [NodeId; 2] = [NodeId([6; 32]), NodeId([7; 32])];
 const MIRROR: NodeId = NodeId([8; 32]);
 const THEIR_LOG: Hash = Hash([9; 32]);
 
-/// A file of format 1 is written as ever, and one with the golden rows opens with all of its content.
+/// A file of format 2 is written as ever, and one with the golden rows opens with all of its content.
 #[test]
 fn rows_keep_their_bytes_and_a_start_reads_them_as_ever() {
     let dir = TempDir::new().unwrap();
@@ -79,7 +79,7 @@ fn rows_keep_their_bytes_and_a_start_reads_them_as_ever() {
     changes.push(Change::Cursor { mirror: MIRROR, log: THEIR_LOG, cursor: 0x0102 });
     store.apply(&changes).unwrap();
     drop(store);
-    let golden = golden::same("mirror-store-v1", dump(&written).as_bytes());
+    let golden = golden::same("mirror-store-v2", dump(&written).as_bytes());
 
     let remade = dir.path().join("remade.redb");
     restore(&remade, std::str::from_utf8(&golden).unwrap());
@@ -125,8 +125,8 @@ fn restore(path: &Path, rows: &str) {
 /// Keeps away: a release that cannot read the file of an earlier one. The file is never edited: another layout is another format,
 /// with a file of its own beside this one. A new one is written with `FATHOM_WRITE_GOLDEN=1 cargo test -p fathom --lib`.
 #[test]
-fn a_mirrors_file_of_format_1_opens_with_every_record() {
-    let path = golden::file("mirror-fat-v1.redb", |path| {
+fn a_mirrors_file_of_format_2_opens_with_every_record() {
+    let path = golden::file("mirror-fat-v2.redb", |path| {
         let (store, _) = Store::open(path).unwrap();
         let mut changes: Vec<Change> =
             records().into_iter().map(|(key, _, record)| Change::Put { key: key.to_bytes(), record }).collect();

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::net::book::PeerBook;
 use crate::net::{Handler, Net, serve_rpc};
+use crate::roles::all_before;
 use crate::roles::mirror::{Mirror, MirrorSettings};
 
 pub(super) const MIB: u64 = 1024 * 1024;
@@ -100,6 +101,7 @@ pub(super) fn fat(
         file: FileId([file; 16]),
         seq: Tag::new(seq, 0).0,
         base: Tag::new(base, 0).0,
+        follows: all_before(Tag::new(seq, 0)),
         uses: Bounded::first(uses),
         frees: Bounded::default(),
         issued: clock::now(),

@@ -27,7 +27,7 @@ use super::{Listed, Records, StoredFile, listed, open_manifest};
 use crate::roles::user::UserError;
 
 /// Version of the layout above. A file with another one is begun anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Memory that the database may use for pages, bytes.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Records that are opened at a time for a listing.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use fathom_protocol::codec::{Blob, Bounded, Text};
-use fathom_protocol::fat::{ChunkRef, FileMeta, Place, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, Follows, Place, Use};
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::keys::Phrase;
 use fathom_protocol::moves::CarriedMove;
@@ -12,6 +12,7 @@ use fathom_protocol::wire::LogCursor;
 
 use super::local::Read;
 use super::*;
+use crate::roles::all_before;
 
 /// Chunks of a file of the tests, each a byte long.
 const CHUNKS: u8 = 3;
@@ -60,6 +61,7 @@ fn fat(keys: &UserKeys, name: &str, seq: Tag, size: u64, issued: u64) -> Verifie
         file,
         seq: seq.0,
         base: seq.0,
+        follows: all_before(seq),
         uses: Bounded::new(uses).unwrap(),
         frees: Bounded::default(),
         issued: UnixMs(issued),
@@ -167,6 +169,26 @@ fn fault_47_versions_with_the_same_content_leave_nothing_to_choose() {
     assert_eq!(names(&local, &keys), [("file".to_owned(), 1)]);
     let file = local.load(&keys, &[keys.file_id("file")]).unwrap().remove(&keys.file_id("file")).unwrap();
     assert_eq!((file.versions.len(), file.settled().is_ok()), (2, true));
+}
+
+/// Keeps away: a person is asked to choose between what is stored and an older content, which a device repaired meanwhile.
+#[test]
+fn fault_47_a_repair_of_what_was_replaced_meanwhile_leaves_nothing_to_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = user(2);
+    let local = Local::open(&dir.path().join("catalogue.redb"), keys.owner()).unwrap();
+    let [first, second, mended] = [(4, 1), (5, 1), (5, 2)].map(|(counter, writer)| Tag::new(counter, writer));
+    let Verified::Fat(old) = fat(&keys, "file", first, 6, 10) else { panic!("a final FAT") };
+    let Verified::Fat(repair) = fat(&keys, "file", mended, 6, 20) else { panic!("a final FAT") };
+    let follows = Follows::all_of([old.lineage()], Some(first));
+    let repair = Signed::sign(FinalFat { base: first.0, follows, ..repair.into_value() }, keys.signing()).unwrap();
+    let put = fat(&keys, "file", second, 3, 15);
+    local.take(vec![Verified::Fat(old), put, Verified::Fat(repair)], None).unwrap();
+    assert_eq!(names(&local, &keys), [("file".to_owned(), 1)]);
+    let file = local.load(&keys, &[keys.file_id("file")]).unwrap().remove(&keys.file_id("file")).unwrap();
+    assert_eq!((file.versions.len(), file.outdated.len(), file.manifest().unwrap().size), (1, 1, 3));
+    let next = file.follows(None);
+    assert!([first, second, mended].iter().all(|tag| next.has(*tag)), "what comes next ends it");
 }
 
 /// Keeps away: a damaged catalogue, or one of another user or format, that stands in the way of the files.

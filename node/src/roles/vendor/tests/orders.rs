@@ -1,12 +1,13 @@
 //! Final FATs as orders (figures 15 and 22).
 
 use fathom_protocol::codec::Blob;
-use fathom_protocol::fat::{FinalFat, Tag, Use};
+use fathom_protocol::fat::{FinalFat, Follows, Tag, Use};
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::lease::LeaseState;
 use fathom_protocol::wire::{Renew, Unused};
 
 use super::*;
+use crate::roles::all_before;
 
 impl TestUser {
     pub(super) fn fat(&self, seq: u64, base: u64, uses: Vec<Use>, frees: Vec<NodeId>) -> FinalFat {
@@ -16,6 +17,7 @@ impl TestUser {
             file: FILE,
             seq: Tag::new(seq, 0).0,
             base: Tag::new(base, 0).0,
+            follows: all_before(Tag::new(seq, 0)),
             body: Blob::new(if uses.is_empty() { Vec::new() } else { vec![1; 40] }).unwrap(),
             uses: Bounded::new(uses).unwrap(),
             frees: Bounded::new(frees).unwrap(),
@@ -117,7 +119,7 @@ async fn fault_45_forged_foreign_and_expired_orders_change_nothing() {
     let greedy = stranger.fat(1, 1, vec![stranger.uses(&receipt, 400_000)], Vec::new());
     assert_eq!(stranger.order(&vendor, greedy).await.unwrap(), Response::Done);
     same();
-    assert_eq!(vendor.vendor.fat.final_of(stranger.owner(), FILE).unwrap(), None, "kept for nobody");
+    assert_eq!(vendor.vendor.fat.versions_of(stranger.owner(), FILE).unwrap(), [], "kept for nobody");
 }
 
 /// Keeps away: one of two devices that store a file at once loses what it stored, here by a release.
@@ -135,6 +137,23 @@ async fn fault_47_an_order_of_a_fork_erases_nothing_until_one_is_chosen() {
     }
     let chosen = user.fat(2, 2, Vec::new(), vec![vendor.node()]);
     assert_eq!(user.order(&vendor, chosen).await.unwrap(), Response::Done);
+    assert_eq!((vendor.counts(), vendor.files()), ((0, 0, 0, 0), 0));
+}
+
+/// Keeps away: a higher number frees what its author did not know of.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_47_an_order_frees_nothing_that_it_does_not_follow() {
+    let user = TestUser::start(64).await;
+    let vendor = TestVendor::start(65).await;
+    let receipt = user.store(&vendor, &bytes(400_000, 1)).await;
+    let stored = user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new());
+    let unaware = FinalFat { follows: Follows::default(), ..user.fat(2, 2, Vec::new(), vec![vendor.node()]) };
+    // Whichever comes first.
+    for fat in [&unaware, &stored, &unaware] {
+        assert_eq!(user.order(&vendor, fat.clone()).await.unwrap(), Response::Done);
+        assert_eq!((vendor.files(), lease_of(&vendor, receipt.lease).unwrap().used), (1, 400_000));
+    }
+    assert_eq!(user.order(&vendor, user.fat(3, 3, Vec::new(), vec![vendor.node()])).await.unwrap(), Response::Done);
     assert_eq!((vendor.counts(), vendor.files()), ((0, 0, 0, 0), 0));
 }
 

@@ -1,7 +1,7 @@
 //! A vendor restored from a backup, and a vendor whose key signs elsewhere.
 
 use fathom_protocol::codec::Blob;
-use fathom_protocol::fat::{FinalFat, Use};
+use fathom_protocol::fat::{FinalFat, Follows, Use};
 use fathom_protocol::fork::ForkProof;
 use fathom_protocol::head::VerifiedVendor;
 use fathom_protocol::lease::Named;
@@ -127,6 +127,7 @@ async fn fault_24_a_lease_taken_back_is_noted_only_for_what_is_here() {
             file,
             seq,
             base: seq,
+            follows: Follows::default(),
             uses: Bounded::first(uses),
             frees: Bounded::default(),
             issued: clock::now(),
