@@ -130,7 +130,12 @@ impl Quiet<'_> {
                 let file = (entry.owner, entry.file);
                 let of_user = run.ledger.lease(entry.lease).is_none_or(|lease| lease.authority == entry.owner.into());
                 let kept = entry.state == ChunkState::Committed;
-                if of_user || !kept || oracle.forkers.contains(&entry.owner) || oracle.was_behind.contains(node) {
+                // A source that was put back may have forgotten a move, and sign another one: mirrors keep either.
+                let forgetful = |node: &usize| oracle.was_behind.contains(node) || self.known.byzantine[*node];
+                let source = run.ledger.lease(entry.lease).map(|lease| lease.authority);
+                let from = (0..self.known.ids.len()).find(|node| source == Some(self.known.ids[*node].into()));
+                let excused = forgetful(node) || from.is_some_and(|from| forgetful(&from));
+                if of_user || !kept || oracle.forkers.contains(&entry.owner) || excused {
                     continue;
                 }
                 let mut moves = table.moves_of(file.0, file.1).map(|(_, moved)| moved);
@@ -139,7 +144,10 @@ impl Quiet<'_> {
                 let told = table.versions(file.0, file.1).any(|fat| fat.vendors.contains(&me));
                 if !named && !told && table.fat(file.0, file.1).is_some() {
                     let chunk = entry.chunk.short();
-                    return Some(format!("vendor {node} keeps chunk {chunk}, which came by a move that no mirror has"));
+                    let fates = table.versions(file.0, file.1).map(|fat| fat.lineage().fate(Tag(entry.seq)));
+                    let fates: Vec<Fate> = fates.collect();
+                    let what = "which came by a move that no mirror has";
+                    return Some(format!("vendor {node} keeps chunk {chunk} of {fates:?}, {what}"));
                 }
             }
         }
