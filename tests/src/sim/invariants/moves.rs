@@ -1,5 +1,7 @@
 //! Chunks that change hands: where they are by the moves that mirrors have, and that a source lets go only of what is elsewhere.
 
+use std::collections::BTreeSet;
+
 use fathom_protocol::fat::{Fate, Place, Tag};
 use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::moves::Move;
@@ -16,8 +18,10 @@ const STEPS_MAX: usize = 64;
 
 /// Where a copy is that was at `place`, by `moves`, which hold one of a chunk out of each lease.
 fn follow<'a>(mut place: Place, next: impl Fn(Place) -> Option<&'a Move>) -> Place {
+    let mut left = BTreeSet::new();
     for _ in 0..STEPS_MAX {
-        match next(place) {
+        // Each counts once: a chunk may have come back to a lease that it left.
+        match next(place).filter(|_| left.insert(place)) {
             Some(moved) => place = Place { vendor: moved.to, lease: moved.to_lease },
             None => break,
         }
@@ -72,10 +76,11 @@ impl Oracle {
         }
         let before = Place { vendor: id, lease: chunk.lease };
         let now = self.place_now(file, chunk.chunk, before);
-        if now == before {
+        let key_of_move = MoveKey { owner: chunk.owner, file: chunk.file, chunk: chunk.chunk, from_lease: chunk.lease };
+        if !self.moves.contains_key(&key_of_move) {
             return self.broken(9, format!("vendor {me} erased chunk {short}, and no mirror ever had its move"));
         }
-        let Some(to) = known.index.get(&now.vendor).copied() else { return };
+        let Some(to) = known.index.get(&now.vendor).copied().filter(|_| now != before) else { return };
         let freed = self.is_let_go(file, Tag(chunk.seq));
         let honest = !known.byzantine[to] && !self.alone.contains(&to) && !self.behind.contains(&to);
         let renewed = self.renewed.get(&(to, now.lease)).copied().unwrap_or(0);

@@ -16,9 +16,10 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId};
+use fathom_protocol::lease::Lease;
 use fathom_protocol::ledger::Ledger;
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
-use fathom_protocol::sign::Carried;
+use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Cancel, Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::FatTx;
@@ -390,7 +391,9 @@ impl Vendor {
         };
         let before = leases(&run.ledger);
         let value = edit(&mut run.ledger)?;
-        let unwritten = run.persisted.values().any(Option::is_none);
+        // What came since is signed with it, as by the role's accounts.
+        let written = |lease: &Signed<Lease>| run.persisted.get(&lease.id).copied().flatten() == Some(lease.revision);
+        let unwritten = run.persisted.values().any(Option::is_none) || !run.ledger.leases().all(written);
         if before != leases(&run.ledger) || unwritten || run.ledger.doubts() != run.doubts {
             if cx.known.broken(Mutation::VendorAnswersEarly) {
                 cx.wait(700, Timer::Every(SETTLE));
