@@ -6,7 +6,7 @@
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
 //! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
-//! [`allocation`], [`reconcile`], [`sync`]).
+//! [`allocation`], [`rehome`], [`reconcile`], [`sync`]).
 
 pub mod allocate;
 pub mod allocation;
@@ -29,6 +29,7 @@ pub mod moves;
 pub mod mutations;
 pub mod receipt;
 pub mod reconcile;
+pub mod rehome;
 pub mod reporter;
 pub mod root;
 pub mod seal;

@@ -24,6 +24,10 @@ pub enum Line {
     Follows,
     /// A chunk's salt follows its plaintext.
     Salt,
+    /// A source lets a chunk go only when a mirror has its move.
+    MirrorHasMove,
+    /// A source keeps a chunk that was moved for its hold time.
+    HoldTime,
 }
 
 #[cfg(feature = "mutations")]

@@ -50,6 +50,7 @@ use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::ledger::{Ledger, Terms};
+use fathom_protocol::rehome::Thresholds;
 use fathom_protocol::sign::{Carried, Record, RecordError};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Refusal, RefusalKind};
@@ -97,6 +98,12 @@ pub struct VendorSettings {
     pub devices: Vec<(PathBuf, u64, u64)>,
     /// How long leases last.
     pub terms: Terms,
+}
+
+impl VendorSettings {
+    fn thresholds(&self) -> Thresholds {
+        Thresholds { overload_percent: self.overload_percent, relief_percent: self.relief_percent }
+    }
 }
 
 /// Why a vendor did not start. Texts follow "the vendor failed to start: ".
@@ -155,6 +162,8 @@ pub struct Vendor {
     migrations: AtomicU64,
     /// Chunks that were moved away and are kept for their hold time.
     leaving: Mutex<BTreeMap<ChunkKey, Leaving>>,
+    /// Chunks that were moved here, since it was last asked whether a mirror has the move.
+    unconfirmed: Mutex<BTreeMap<ChunkKey, std::time::Instant>>,
     /// There may be moves that no mirror has taken yet.
     moves_open: AtomicBool,
     /// Leases that chunks came under a moment ago.
@@ -275,6 +284,7 @@ impl Vendor {
             held_at: Mutex::default(),
             migrations: AtomicU64::new(migrations.unwrap_or(0)),
             leaving: Mutex::default(),
+            unconfirmed: Mutex::default(),
             moves_open: AtomicBool::new(true),
             familiar: Familiar::new(FAMILIAR),
             validated: AtomicU64::new(0),

@@ -19,7 +19,8 @@ usage: simulate [options]
   --seeds N         how many seeds (default 100)
   --seed S          the first one; the others follow it (default: from the clock)
   --scenario NAME   storm (default), calm, parted, one-side-only, asymmetric, lossy, clocks, race, restores, drops,
-                    twins, interrupted, away
+                    twins, interrupted, moves, bursts,
+                    away
   --mutation NAME   take a line away that keeps an invariant; most need --features mutations
   --trace           print every event; for one seed
   --json            print one report a line

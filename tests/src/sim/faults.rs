@@ -159,6 +159,14 @@ impl World {
         }
     }
 
+    /// The power of one vendor fails at one of the next steps of its disk.
+    pub(super) fn crash_vendor_in_write(&mut self, node: usize) {
+        let step = self.random.within(1, STEPS);
+        if let (Actor::Vendor(vendor), true) = (&self.nodes[node].actor, self.nodes[node].up) {
+            vendor.disk.fail_at(step);
+        }
+    }
+
     /// A user's device dies: at once, before or after its next step, or in the middle of a write of its journal.
     pub(super) fn crash_user(&mut self) {
         let devices = self.role(2);

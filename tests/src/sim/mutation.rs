@@ -37,6 +37,10 @@ pub enum Mutation {
     SweepCommitted,
     /// 9: chunks of a version that was not chosen are erased at once.
     LostAtOnce,
+    /// 9: a vendor erases what it moved although no mirror has the move.
+    ErasedWithoutMirror,
+    /// 9: a vendor erases what it moved at once.
+    NoHoldTime,
     /// 10: a vendor's second signature for one number is overlooked.
     TwinsOverlooked,
     /// 10: a lease that a vendor dropped is overlooked.
@@ -49,7 +53,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::CancelForgotten,
         Self::AnySignature,
         Self::LowerHead,
@@ -64,6 +68,8 @@ impl Mutation {
         Self::UnseenOvertaken,
         Self::SweepCommitted,
         Self::LostAtOnce,
+        Self::ErasedWithoutMirror,
+        Self::NoHoldTime,
         Self::TwinsOverlooked,
         Self::DropsOverlooked,
         Self::StrangersUnbounded,
@@ -83,7 +89,7 @@ impl Mutation {
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
             Self::OneAcknowledgement | Self::UnseenOvertaken => 8,
-            Self::SweepCommitted | Self::LostAtOnce => 9,
+            Self::SweepCommitted | Self::LostAtOnce | Self::ErasedWithoutMirror | Self::NoHoldTime => 9,
             Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,
@@ -159,6 +165,8 @@ fn set(mutation: Option<Mutation>) {
             Mutation::TwinsOverlooked => Line::Twins,
             Mutation::UnseenOvertaken => Line::Follows,
             Mutation::OneSalt => Line::Salt,
+            Mutation::ErasedWithoutMirror => Line::MirrorHasMove,
+            Mutation::NoHoldTime => Line::HoldTime,
             _ => return None,
         })
     }));

@@ -7,6 +7,7 @@ use fathom_protocol::codec;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::ledger::Terms;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
+use fathom_protocol::rehome::Thresholds;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{ChunkAnswer, Gossip, Request, Response};
 
@@ -131,6 +132,13 @@ pub(super) struct Known {
     /// Nodes that do not follow the protocol.
     pub(super) byzantine: Vec<bool>,
     pub(super) terms: Terms,
+    /// When vendors move data away, and how long they keep what they moved, milliseconds.
+    pub(super) limits: Thresholds,
+    pub(super) hold_ms: u64,
+    /// Whether puts follow each other quickly, so that users lock storage ahead.
+    pub(super) bursts: bool,
+    /// Whether nothing goes wrong at all.
+    pub(super) fair: bool,
     pub(super) mutation: Option<Mutation>,
 }
 

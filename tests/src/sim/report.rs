@@ -46,6 +46,13 @@ pub struct Injected {
     pub changed_sources: u64,
     pub forks: u64,
     pub resolutions: u64,
+    pub moves: u64,
+    pub moves_resumed: u64,
+    pub moves_ended: u64,
+    pub moves_void: u64,
+    pub locked_ahead: u64,
+    pub drawn: u64,
+    pub returned_ahead: u64,
 }
 
 impl Injected {
@@ -86,6 +93,13 @@ impl Injected {
             (&mut self.changed_sources, other.changed_sources),
             (&mut self.forks, other.forks),
             (&mut self.resolutions, other.resolutions),
+            (&mut self.moves, other.moves),
+            (&mut self.moves_resumed, other.moves_resumed),
+            (&mut self.moves_ended, other.moves_ended),
+            (&mut self.moves_void, other.moves_void),
+            (&mut self.locked_ahead, other.locked_ahead),
+            (&mut self.drawn, other.drawn),
+            (&mut self.returned_ahead, other.returned_ahead),
         ];
         for (sum, value) in pairs {
             *sum += value;

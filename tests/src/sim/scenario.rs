@@ -1,5 +1,7 @@
 //! What a world is put through: chance, or one fault as it is described in the list of faults.
 
+use fathom_protocol::rehome::Thresholds;
+
 use super::faults::Shape;
 use super::network::Weather;
 use super::random::Random;
@@ -32,6 +34,10 @@ pub enum Scenario {
     Twins,
     /// 3: users' devices crash in the middle of what they do, all the time.
     Interrupted,
+    /// 15, 16: vendors have too much and move it away, while they crash and lose sight of each other.
+    Moves,
+    /// Puts follow each other, on storage that is locked ahead; nothing else goes wrong.
+    Bursts,
     /// 50: a mirror is away for as long as a year is to this world's leases.
     Away,
 }
@@ -47,6 +53,7 @@ impl Scenario {
                 Shape { users: 20, vendors: 6, units: (2, 2), pace_ms: 200, copies: 2, ..Shape::honest(random) }
             }
             Self::Drops => Shape { byzantine_vendors: 2, ..Shape::honest(random) },
+            Self::Moves => Shape { units: (6, 24), pace_ms: 3_500, ..Shape::honest(random) },
             Self::Twins => Shape { users: 4, pairs: 2, ..Shape::honest(random) },
             _ => Shape::honest(random),
         }
@@ -58,7 +65,7 @@ impl Scenario {
                 world.storm();
                 world.run_until(STORM_MS)
             }
-            Self::Calm => world.run_until(60_000),
+            Self::Calm | Self::Bursts => world.run_until(60_000),
             Self::Parted => world.run_until(30_000) && self.part(world) && world.run_until(95_000),
             Self::OneSideOnly => world.run_until(30_000) && self.part(world) && world.run_until(95_000),
             Self::Asymmetric => self.asymmetric(world),
@@ -73,6 +80,7 @@ impl Scenario {
             Self::Away => self.away(world),
             Self::Twins => self.twins(world),
             Self::Interrupted => self.interrupted(world),
+            Self::Moves => self.moves(world),
         };
         if going {
             world.calm();
@@ -174,6 +182,45 @@ impl Scenario {
         world.run_until(70_000)
     }
 
+    /// From which load on vendors move data away. Drawn apart from all else: what a seed was before it was, it stays.
+    pub(super) fn limits(self, seed: u64) -> Thresholds {
+        // Above the whole, nothing ever moves.
+        let never = Thresholds { overload_percent: 101, relief_percent: 101 };
+        let eager = Thresholds { overload_percent: 45, relief_percent: 38 };
+        match (self, seed % 3) {
+            (Self::Moves, _) | (Self::Storm, 0) => eager,
+            (Self::Storm, 1) => Thresholds { overload_percent: 70, relief_percent: 50 },
+            _ => never,
+        }
+    }
+
+    /// Whether users store many files one after the other.
+    pub(super) fn bursts(self, seed: u64) -> bool {
+        self == Self::Bursts || self == Self::Storm && seed % 4 == 2
+    }
+
+    /// Vendors crash, also in the middle of writes, and mirrors are cut off from them, while data moves all the time.
+    fn moves(self, world: &mut World) -> bool {
+        for round in 1..=16 {
+            if !world.run_until(5_000 * round) {
+                return false;
+            }
+            let (mirrors, vendors) = (world.role(0), world.role(1));
+            let vendor = vendors[world.random.index(vendors.len())];
+            match round % 4 {
+                0 => {
+                    let mirror = mirrors[world.random.index(mirrors.len())];
+                    let until = world.now + world.random.within(2_000, 30_000);
+                    world.cut(&[mirror], &vendors, round % 8 == 0, until);
+                }
+                1 => world.crash(vendor),
+                2 => world.crash_vendor_in_write(vendor),
+                _ => world.crash_user(),
+            }
+        }
+        world.run_until(90_000)
+    }
+
     /// Longer than any lease, order or file of this world lives.
     fn away(self, world: &mut World) -> bool {
         if !world.run_until(60_000) {
@@ -203,6 +250,8 @@ impl std::str::FromStr for Scenario {
             "away" => Self::Away,
             "twins" => Self::Twins,
             "interrupted" => Self::Interrupted,
+            "moves" => Self::Moves,
+            "bursts" => Self::Bursts,
             other => return Err(format!("no scenario is called {other}")),
         })
     }

@@ -8,7 +8,6 @@ use fathom_protocol::ledger::Terms;
 use fathom_protocol::table::DROPPED_GRACE_MS;
 use fathom_protocol::time::UnixMs;
 
-use super::Options;
 use super::byzantine::{Stage, Twister};
 use super::faults::Fault;
 use super::invariants::{After, Oracle, Quiet};
@@ -19,6 +18,7 @@ use super::random::Random;
 use super::report::{Injected, Report, Trace, Violation};
 use super::user::User;
 use super::vendor::{Restore, Vendor};
+use super::{Options, Scenario};
 
 /// Virtual milliseconds within which everything must be quiet once faults have stopped.
 pub(super) const LIVE_MS: u64 = 240_000;
@@ -28,6 +28,9 @@ const LOOK_MS: u64 = 1_000;
 /// Leases live for minutes here, so that all of their life passes in a run.
 const TERMS: Terms =
     Terms { offer_ms: 20_000, lock_ms: 90_000, commit_ms: 300_000, grace_ms: 60_000, unsealed_percent: 60 };
+
+/// How long a vendor keeps what it moved away, milliseconds.
+const HOLD_MS: u64 = 15_000;
 
 /// A node's role.
 #[allow(clippy::large_enum_variant)]
@@ -97,6 +100,10 @@ impl World {
             index: BTreeMap::new(),
             byzantine: vec![false; total],
             terms: TERMS,
+            limits: options.scenario.limits(options.seed),
+            hold_ms: HOLD_MS,
+            bursts: options.scenario.bursts(options.seed),
+            fair: options.scenario == Scenario::Bursts,
             mutation: options.mutation,
         };
         let mut nodes = Vec::new();

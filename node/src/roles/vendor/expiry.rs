@@ -121,6 +121,7 @@ impl Vendor {
             }
         });
         looked.map_err(|error| fat_refusal(&error))?;
+        old.retain(|key| self.is_unconfirmed(key).is_ok_and(|unconfirmed| !unconfirmed));
         if old.is_empty() {
             return Ok(());
         }

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use fathom_protocol::codec;
 use fathom_protocol::ids::{LeaseId, NodeId};
 use fathom_protocol::moves::{CarriedMove, Move};
-use fathom_protocol::sign::{Carried, SignerId};
+use fathom_protocol::rehome::may_cosign;
+use fathom_protocol::sign::Carried;
 use fathom_protocol::wire::{
     AllocateRequest, Cancel, Refusal, RefusalKind, Renew, Request, Response, Unused, Validation,
 };
-use fathom_store::{ChunkKey, ChunkState};
+use fathom_store::ChunkKey;
 
 use super::accounts::in_transaction;
+use super::migrate::{custody, held};
 use super::{Vendor, fat_refusal, lock};
 
 fn refused(kind: RefusalKind, reason: &str) -> Refusal {
@@ -57,42 +60,31 @@ impl Vendor {
         Ok(Response::Offered { lease: lease.into_carried(), granted })
     }
 
-    /// Signs that a moved chunk is here, and takes it as named by its owner's final FAT (figure 15d).
+    /// Signs that a moved chunk is here (figure 15d). It stays as it is until a mirror has the move: see `Vendor::confirm`.
     fn cosign(&self, moved: CarriedMove) -> Result<Response, Refusal> {
         let body = moved.proposal()?;
+        // A local FAT from a backup may name chunks that are not here.
+        self.in_step_or_busy()?;
         self.holds(&body)?;
         let dated = self.dating_clock();
         let cosigned = moved.cosign(self.net.key());
         let key = ChunkKey { owner: body.owner, chunk: body.chunk };
         self.durable(|tx| {
-            tx.set_state(&key, ChunkState::Committed)?;
+            tx.set_stored_at(&key, dated.at)?;
             tx.put_move(&key, &codec::encode(&cosigned))?;
             lock(&self.ledger).commit(dated, body.to_lease, 0).map_err(|refusal| in_transaction(&refusal))?;
             Ok(())
         })?;
+        lock(&self.unconfirmed).insert(key, Instant::now());
         self.touch();
         Ok(Response::Cosigned(cosigned))
     }
 
     /// Whether the chunk of a move is here as the move says, stored by its source.
     fn holds(&self, moved: &Move) -> Result<(), Refusal> {
-        if moved.to != self.me {
-            return Err(refused(RefusalKind::NotAuthorised, "the move goes to another vendor"));
-        }
         let entry = self.fat.chunk(moved.owner, moved.chunk).map_err(|error| fat_refusal(&error))?;
-        let entry = entry.ok_or_else(|| refused(RefusalKind::NotFound, "the moved chunk is not here"))?;
-        let here = (entry.file, entry.seq, entry.length, entry.lease);
-        if here != (moved.file, moved.seq, moved.length, moved.to_lease) {
-            return Err(refused(RefusalKind::Conflict, "the chunk here is not the one of the move"));
-        }
-        if matches!(entry.state, ChunkState::Leaving { .. }) {
-            return Err(refused(RefusalKind::Conflict, "the chunk leaves this vendor itself"));
-        }
         let authority = lock(&self.ledger).lease(moved.to_lease).map(|lease| lease.authority);
-        if authority != Some(SignerId::from(moved.from)) {
-            return Err(refused(RefusalKind::NotAuthorised, "the lease was not filled by the source of the move"));
-        }
-        Ok(())
+        may_cosign(self.me, moved, entry.map(|entry| (held(&entry), custody(&entry))), authority)
     }
 
     /// Takes users' words on downloads.

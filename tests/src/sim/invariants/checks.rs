@@ -217,6 +217,9 @@ impl Oracle {
     #[allow(clippy::too_many_arguments)]
     fn chunk_went(&mut self, me: usize, id: NodeId, key: &ChunkKey, held: &Held, after: After, at: u64, terms: &Terms) {
         let stored_at = self.stored_at.remove(&(me, *key)).unwrap_or(0);
+        if self.left.contains(&(me, *key)) {
+            return;
+        }
         let file = (key.owner, held.file);
         let tag = Tag(held.seq);
         let finals = || self.finals.get(&file).into_iter().flatten();
@@ -236,7 +239,10 @@ impl Oracle {
         let chosen_here = self.lives_at(me, file, tag);
         let let_go = lost.is_some_and(|since| past(since, terms.lock_ms)) && !chosen_here;
         let names = |acked: &Acked| {
-            let here = |place: &Place| place.vendor == id;
+            // Where it is by now, and where it was until it was let go there.
+            let was = !self.ever_left.contains(&(me, *key));
+            let now = |place: &Place| self.place_now(file, key.chunk, *place).vendor;
+            let here = |place: &Place| place.vendor == id && was || now(place) == id;
             acked.lineage().fate(tag) == Fate::Live
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };
@@ -281,10 +287,23 @@ impl Oracle {
         versions.any(|version| version == seq || self.ancestors(file, version).contains(&seq))
     }
 
+    /// A vendor that is asked for a chunk has none.
+    pub(in crate::sim) fn had_not(&mut self, call: u64) {
+        self.had_not.insert(call);
+    }
+
     /// Invariant 9: who gave a receipt answers for the chunk, as long as the file is stored and not released.
-    pub(in crate::sim) fn read(&mut self, vendor: usize, file: FileKey, version: Hash, chunk: ChunkId, good: bool) {
-        // What was answered before a restore says nothing of what is there now.
-        if good || self.behind.contains(&vendor) {
+    pub(in crate::sim) fn read(
+        &mut self,
+        call: u64,
+        vendor: usize,
+        file: FileKey,
+        version: Hash,
+        chunk: ChunkId,
+        good: bool,
+    ) {
+        // What was answered before a restore says nothing of what is there now, nor does it of what came since.
+        if good || self.had_not.remove(&call) || self.behind.contains(&vendor) {
             return;
         }
         let key = ChunkKey { owner: file.0, chunk };

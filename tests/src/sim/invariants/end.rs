@@ -7,6 +7,7 @@ use fathom_protocol::table::FatEntry;
 use fathom_store::{ChunkKey, ChunkState};
 
 use super::Oracle;
+use super::moves::led_to;
 use crate::sim::mirror::Mirror;
 use crate::sim::node::{EPOCH_MS, Known};
 use crate::sim::vendor::Vendor;
@@ -36,15 +37,18 @@ impl Quiet<'_> {
                 return Some(format!("mirrors do not know the newest head of vendor {node}"));
             }
         }
-        self.unfinished(oracle).or_else(|| self.unproven(oracle)).or_else(|| self.locked())
+        let unmoved = self.moving().or_else(|| self.stray(oracle));
+        unmoved.or_else(|| self.unfinished(oracle)).or_else(|| self.unproven(oracle)).or_else(|| self.locked())
     }
 
-    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten.
+    /// Room that nobody fills and that should have lapsed, whether its request failed, was withdrawn or was forgotten. Where nothing
+    /// is lost and nobody crashes, none is left to lapse.
     fn locked(&self) -> Option<String> {
         let now = EPOCH_MS + self.at;
         self.vendors.iter().find_map(|(node, vendor)| {
             let over = vendor.running.iter().flat_map(|run| run.ledger.leases()).find(|lease| {
-                lease.room() > 0 && lease.state != LeaseState::Grace && lease.room_expires.0 + LAPSE_MS < now
+                let lapsed = self.known.fair || lease.room_expires.0 + LAPSE_MS < now;
+                lease.room() > 0 && lease.state != LeaseState::Grace && lapsed
             });
             over.map(|lease| format!("vendor {node} keeps {} bytes of room locked past their time", lease.room()))
         })
@@ -118,7 +122,9 @@ impl Oracle {
             let mut finals = self.finals.get(&(*owner, *file)).into_iter().flatten();
             let freed = finals.any(|fat| matches!(fat.lineage().fate(acked.base), Fate::Past | Fate::Lost));
             for (chunk, _, places) in acked.stored.iter().flatten().filter(|_| newest && !freed) {
-                for place in places {
+                for named in places {
+                    let table = &quiet.mirrors[0].1.table;
+                    let place = led_to(table, (*owner, *file), *chunk, *named);
                     let Some((node, vendor)) = quiet.vendors.iter().find(|(_, vendor)| vendor.id() == place.vendor)
                     else {
                         continue;

@@ -6,6 +6,7 @@
 mod checks;
 mod drops;
 mod end;
+mod moves;
 mod restores;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +16,10 @@ use fathom_protocol::header::Hop;
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::lease::{Lease, LeaseState};
 use fathom_protocol::limits::FOLLOWS_MAX;
+use fathom_protocol::moves::Move;
 use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed, SignerId};
-use fathom_protocol::table::Verified;
+use fathom_protocol::table::{MoveKey, Verified};
 use fathom_protocol::time::UnixMs;
 use fathom_store::ChunkKey;
 
@@ -138,6 +140,18 @@ pub(super) struct Oracle {
     pub(super) alone: BTreeSet<usize>,
     /// What a vendor took back, in bytes, which may be more than it has: nothing may be added to it.
     over: BTreeMap<usize, u64>,
+    /// Moves that mirrors kept, as all of them come to keep them.
+    moves: BTreeMap<MoveKey, (Hash, Move)>,
+    /// Since when a vendor takes a chunk for moved, true time.
+    leaving: BTreeMap<(usize, ChunkKey), u64>,
+    /// Chunks that vendors erased after they had moved them.
+    left: BTreeSet<(usize, ChunkKey)>,
+    /// The same, whatever came there since.
+    ever_left: BTreeSet<(usize, ChunkKey)>,
+    /// Vendors whose disk was put back at any time.
+    was_behind: BTreeSet<usize>,
+    /// Answers of vendors that had no such chunk when they were asked.
+    had_not: BTreeSet<u64>,
     /// What each vendor granted since it started, by the request.
     granted: BTreeMap<(usize, SignerId, Hash), Granted>,
 }
@@ -337,6 +351,7 @@ impl Oracle {
     pub(super) fn took(&mut self, at: u64, vendor: usize, hop: &Hop, lease: LeaseId, allowed: bool) {
         let key = (vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk });
         self.stored_at.insert(key, at);
+        self.left.remove(&key);
         self.forgiven.remove(&key);
         if !allowed {
             self.broken(

@@ -21,6 +21,7 @@ impl Oracle {
         });
         let before = std::mem::replace(&mut view.chunks, now.collect());
         self.behind.insert(me);
+        self.was_behind.insert(me);
         let bytes = &vendor.data;
         let went = self.unadopted.keys().filter(|(node, key)| *node == me && !bytes.contains_key(key));
         for (_, key) in went.copied().collect::<Vec<_>>() {

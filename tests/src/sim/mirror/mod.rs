@@ -289,6 +289,9 @@ impl Mirror {
             };
             match merged {
                 Ok(Merged::New { drops, tell } | Merged::Twin { drops, tell, .. }) => {
+                    if let Verified::Move(moved, carried) = &record {
+                        cx.oracle.mirror_has_move(moved, carried.hash());
+                    }
                     changes.extend(drops.into_iter().map(Change::Drop));
                     changes.extend(demoted.map(|to| Change::Demote(record.key(), to)));
                     changes.push(Change::Put(key, record.to_record()));

@@ -9,6 +9,7 @@ use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::wire::{AllocateRequest, Cancel, Location, ProvisionalFat, RefusalKind, Request, Response, Wants};
 
+use super::put::slot_of;
 use super::{CHUNK_PLAIN, Op, REQUEST_SECONDS, User};
 use crate::sim::node::Cx;
 
@@ -26,6 +27,8 @@ pub(super) struct Claim {
     held: Vec<(usize, NodeId)>,
     /// The column that it is for; all of them if none is named.
     column: Option<u8>,
+    /// It is for the storage that is locked ahead.
+    pub(super) ahead: bool,
 }
 
 impl User {
@@ -58,7 +61,7 @@ impl User {
         let mut mirrors = cx.known.mirrors.clone();
         cx.random.shuffle(&mut mirrors);
         let Some(Op::Put(put)) = &mut self.op else { return };
-        put.claim = Some(Claim { request, nonce, mirrors, asking: 0, call: 0, held: Vec::new(), column });
+        put.claim = Some(Claim { request, nonce, mirrors, asking: 0, call: 0, held: Vec::new(), column, ahead: false });
         self.ask_for_storage(cx, RefusalKind::Silent);
     }
 
@@ -67,7 +70,7 @@ impl User {
         let Some(claim) = &mut put.claim else { return };
         let Some(mirror) = claim.mirrors.pop().filter(|_| elsewhere(last)) else {
             self.withdraw(cx);
-            return self.give_up(cx, last);
+            return self.no_room(cx, last);
         };
         claim.asking = mirror;
         claim.call = cx.ask_within(mirror, &Request::Allocate(claim.request.clone()), ALLOCATE_MS);
@@ -91,8 +94,14 @@ impl User {
                 self.ask_for_storage(cx, refusal.kind);
             }
             Response::Refused(refusal) => self.ask_for_storage(cx, refusal.kind),
-            _ => self.give_up(cx, RefusalKind::BadRequest),
+            _ => self.no_room(cx, RefusalKind::BadRequest),
         }
+    }
+
+    /// Nobody has room; for what was to be locked ahead that is no harm.
+    fn no_room(&mut self, cx: &mut Cx<'_>, kind: RefusalKind) {
+        let Some(Op::Put(put)) = &mut self.op else { return };
+        if put.claim.take_if(|claim| claim.ahead).is_some() { self.not_stocked(cx) } else { self.give_up(cx, kind) }
     }
 
     /// Tells vendors, through the mirrors that asked them, that what they hold for the request is free. One that does not hear it
@@ -113,8 +122,16 @@ impl User {
     fn granted(&mut self, cx: &mut Cx<'_>, provisional: ProvisionalFat) {
         let owner = self.keys.owner();
         let Some(Op::Put(put)) = &mut self.op else { return };
-        let Some(Claim { column, .. }) = put.claim.take() else { return };
+        let Some(Claim { column, ahead, .. }) = put.claim.take() else { return };
         let mut locations: Vec<Location> = provisional.locations.into_vec();
+        if ahead {
+            for location in locations {
+                if let Some(slot) = slot_of(cx, &location, owner) {
+                    self.stock.add(slot, location);
+                }
+            }
+            return self.stocked(cx);
+        }
         for location in &mut locations {
             location.column = column.unwrap_or(location.column);
             // A mirror's word is checked: each lease must be its vendor's, and have the room.

@@ -96,6 +96,7 @@ impl User {
         if self.journal.flush().is_err() {
             return;
         }
+        self.end_draw();
         let Some(Op::Put(mut put)) = self.op.take() else { return };
         let manifest = manifest_of(cx, &put, self.copies);
         let mut unused = put.take_unused();
@@ -244,7 +245,7 @@ impl User {
     }
 
     /// Gives room back that the final FAT could not carry. What is not heard expires.
-    fn give_back(&self, cx: &mut Cx<'_>, unused: BTreeMap<Place, u64>) {
+    pub(super) fn give_back(&self, cx: &mut Cx<'_>, unused: BTreeMap<Place, u64>) {
         for (place, bytes) in unused {
             let unused = Unused {
                 version: tags::VERSION,

@@ -6,6 +6,7 @@ mod claim;
 mod hand_in;
 mod journal;
 mod put;
+mod stock;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use super::node::{ANSWER_MS, Body, Cx, Timer};
 use hand_in::HandIn;
 use journal::Journal;
 use put::Put;
+use stock::Stock;
 use stored::{Look, Looked, StoredFile};
 
 const NEXT: u8 = 0;
@@ -32,6 +34,8 @@ const RENEW: u8 = 1;
 const AGAIN: u8 = 2;
 const FLUSH: u8 = 3;
 const RESUME: u8 = 4;
+/// Storage that is locked ahead is looked at.
+const STOCK: u8 = 5;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Requests are signed for so long, seconds.
 const REQUEST_SECONDS: u64 = 60;
@@ -74,6 +78,8 @@ pub(super) struct User {
     renewal: Option<Look>,
     /// Puts that a crash interrupted and that are gone on with.
     interrupted: Vec<&'static str>,
+    /// Storage locked ahead; in memory only.
+    stock: Stock,
     /// No new operation begins.
     pub(super) draining: bool,
     /// Milliseconds between operations, about.
@@ -100,6 +106,7 @@ impl User {
             op: None,
             renewal: None,
             interrupted: Vec::new(),
+            stock: Stock::default(),
             draining: false,
             pace,
             copies,
@@ -114,6 +121,7 @@ impl User {
     pub(super) fn crash(&mut self, random: &mut super::random::Random) -> Result<u64, String> {
         self.disk.kill();
         (self.op, self.renewal) = (None, None);
+        self.stock = Stock::default();
         let (disk, harmed) = self.disk.after_crash(random);
         self.disk = disk;
         self.journal = Journal::open(&self.disk).map_err(|error| error.to_string())?;
@@ -139,7 +147,9 @@ impl User {
                 if self.idle() && !self.draining {
                     self.begin(cx);
                 }
-                let next = 1 + cx.random.below(2 * self.pace);
+                // Puts that follow each other quickly.
+                let bursts = cx.known.bursts && cx.random.chance(800);
+                let next = 1 + cx.random.below(if bursts { 400 } else { 2 * self.pace });
                 cx.wait(next, Timer::Every(NEXT));
             }
             Timer::Every(RENEW) => {
@@ -148,6 +158,7 @@ impl User {
             }
             Timer::Every(FLUSH) => drop(self.journal.flush()),
             Timer::Every(RESUME) => self.resume(cx),
+            Timer::Every(STOCK) => self.tend_stock(cx),
             Timer::Every(_) => self.hand_in_again(cx),
             Timer::Call(call) => self.silent(cx, call),
             Timer::Frame(_) | Timer::Allocation(_) => {}
@@ -323,7 +334,7 @@ impl User {
             && waiting == call
         {
             let good = bytes.is_some_and(|bytes| ChunkId::of(&bytes) == chunk);
-            cx.oracle.read(vendor, (self.keys.owner(), file), version, chunk, good);
+            cx.oracle.read(call, vendor, (self.keys.owner(), file), version, chunk, good);
             self.op = None;
         }
     }

@@ -17,6 +17,7 @@ use fathom_protocol::wire::{ChunkAnswer, Location, RefusalKind};
 
 use super::claim::Claim;
 use super::journal::{ChunkRecord, CopyRecord, FileRecord, PutRecord};
+use super::stock::Drawn;
 use super::stored::StoredFile;
 use super::{CHUNK_PLAIN, FLUSH, Op, REQUEST_SECONDS, Source, User, next_tag};
 use crate::sim::node::{Body, Cx, Timer};
@@ -31,14 +32,26 @@ const CHAIN_MS: u64 = 6_000;
 
 /// One locked location.
 #[derive(Debug)]
-struct Slot {
-    column: u8,
-    place: Place,
-    lease: Carried<Lease>,
+pub(super) struct Slot {
+    pub(super) column: u8,
+    pub(super) place: Place,
+    pub(super) lease: Carried<Lease>,
     /// Bytes that were locked for this put and are not spoken for.
-    room: u64,
+    pub(super) room: u64,
     /// Room that we counted on and the vendor denied.
     denied: u64,
+}
+
+/// The slot of a location, if its records fit.
+pub(super) fn slot_of(cx: &Cx<'_>, location: &Location, owner: OwnerId) -> Option<Slot> {
+    let lease = location.lease.clone().verify().ok()?;
+    let authorised = lease.owner == owner && lease.authority == SignerId::from(owner);
+    if !authorised || location.granted > lease.room() || !cx.known.index.contains_key(&lease.vendor) {
+        return None;
+    }
+    let place = Place { vendor: lease.vendor, lease: lease.id };
+    let (column, room) = (location.column, location.granted);
+    Some(Slot { column, place, lease: location.lease.clone(), room, denied: 0 })
 }
 
 /// One chunk on its way.
@@ -68,6 +81,8 @@ pub(super) struct Put {
     pub(super) chunks: Vec<Sending>,
     pub(super) failed: BTreeSet<NodeId>,
     pub(super) claim: Option<Claim>,
+    /// What it drew from the storage that is locked ahead.
+    pub(super) drawn: Drawn,
     slots: Vec<Slot>,
     /// Vendors that said that a lease has expired, and when: what they took before may be gone.
     lapsed: BTreeMap<NodeId, UnixMs>,
@@ -82,26 +97,21 @@ impl Put {
 
     /// Takes a location, if its records fit. A lease that is known grew: its room adds up.
     pub(super) fn add_location(&mut self, cx: &Cx<'_>, location: &Location, owner: OwnerId) -> bool {
-        let Ok(lease) = location.lease.clone().verify() else { return false };
-        let authorised = lease.owner == owner && lease.authority == SignerId::from(owner);
-        if !authorised || location.granted > lease.room() || !cx.known.index.contains_key(&lease.vendor) {
-            return false;
-        }
-        let place = Place { vendor: lease.vendor, lease: lease.id };
-        match self.slots.iter_mut().find(|slot| slot.place == place && slot.column == location.column) {
+        let Some(new) = slot_of(cx, location, owner) else { return false };
+        match self.slots.iter_mut().find(|slot| slot.place == new.place && slot.column == location.column) {
             Some(slot) => {
-                slot.room += location.granted;
-                slot.lease = location.lease.clone();
+                slot.room += new.room;
+                slot.lease = new.lease;
             }
-            None => self.slots.push(Slot {
-                column: location.column,
-                place,
-                lease: location.lease.clone(),
-                room: location.granted,
-                denied: 0,
-            }),
+            None => self.slots.push(new),
         }
         true
+    }
+
+    /// The room left in one location, which has none afterwards.
+    pub(super) fn take_room(&mut self, place: Place, column: u8) -> u64 {
+        let slot = self.slots.iter_mut().find(|slot| (slot.place, slot.column) == (place, column));
+        slot.map_or(0, |slot| std::mem::take(&mut slot.room))
     }
 
     /// Columns of a chunk without a copy at a vendor that still works.
@@ -223,6 +233,7 @@ impl User {
             chunks: Vec::new(),
             failed: BTreeSet::new(),
             claim: None,
+            drawn: Drawn::default(),
             slots: Vec::new(),
             lapsed: BTreeMap::new(),
             claims: 0,
@@ -269,16 +280,39 @@ impl User {
         true
     }
 
+    /// Chunks of the put without all their copies.
+    fn unsent(&self) -> u64 {
+        let Some(Op::Put(put)) = &self.op else { return 0 };
+        (0..put.chunks.len()).filter(|at| !put.missing(*at, self.copies).is_empty()).count() as u64
+    }
+
+    /// Locks what is still needed, or takes it from what is locked ahead.
     fn lock_storage(&mut self, cx: &mut Cx<'_>) {
+        let unsent = self.unsent();
         let Some(Op::Put(put)) = &self.op else { return };
-        let unsent = (0..put.chunks.len()).filter(|at| !put.missing(*at, self.copies).is_empty()).count() as u64;
         let needed = unsent * u64::from(sealed_len(CHUNK_PLAIN));
         let room =
             |column| -> u64 { put.slots.iter().filter(|slot| slot.column == column).map(|slot| slot.room).sum() };
-        if needed > 0 && (0..self.copies).any(|column| room(column) < needed) {
-            return self.claim(cx, (self.copies, unsent), Vec::new(), None);
+        if needed == 0 || (0..self.copies).all(|column| room(column) >= needed) {
+            return self.advance(cx);
         }
-        self.advance(cx);
+        let follows = cx.known.bursts && self.stock.begins(cx.at);
+        if cx.known.bursts && self.draw(cx, needed) {
+            return;
+        }
+        if follows && self.stock.may_ask(cx.at) { self.fill_stock(cx) } else { self.lock_own(cx) }
+    }
+
+    /// Locks storage for this put alone.
+    pub(super) fn lock_own(&mut self, cx: &mut Cx<'_>) {
+        let unsent = self.unsent();
+        self.claim(cx, (self.copies, unsent), Vec::new(), None);
+    }
+
+    /// Draws on the room ahead that just came.
+    pub(super) fn draw_first(&mut self, cx: &mut Cx<'_>) -> bool {
+        let needed = self.unsent() * u64::from(sealed_len(CHUNK_PLAIN));
+        self.draw(cx, needed)
     }
 
     /// Sends what has no receipt and is not on its way; hands in once everything is stored.
@@ -406,6 +440,9 @@ impl User {
             Err((_, kind)) => {
                 chunk.waiting.remove(place);
                 put.slots[slot].room += length;
+                if !matches!(kind, RefusalKind::Busy | RefusalKind::WrongHash | RefusalKind::WrongLength) {
+                    self.stock.forget(vendor);
+                }
                 match kind {
                     RefusalKind::OverLease | RefusalKind::NoSpace => put.exhaust(slot),
                     RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {

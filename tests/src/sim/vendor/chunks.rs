@@ -103,6 +103,9 @@ impl Vendor {
 
     /// The receipt of a chunk that is here: whoever sends it again relies on it again.
     fn again(&mut self, cx: &mut Cx<'_>, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
+        if matches!(entry.state, ChunkState::Leaving { .. }) {
+            return Err(refusal(RefusalKind::Conflict, "this chunk was moved to another vendor and leaves this one"));
+        }
         let dated = self.dating_clock(cx);
         if dated.at.since_ms(entry.stored_at) > cx.known.terms.lock_ms / 8 && entry.state == ChunkState::Stored {
             self.durable(|tx, _| tx.set_stored_at(&entry.key(), dated.at))?;
@@ -174,6 +177,9 @@ impl Vendor {
         // One that has expired is refused, which says nothing of the chunk.
         let (Some(request), Some(run)) = (request, &self.running) else { return };
         let here = run.fat.chunk(request.owner, request.chunk).ok().flatten();
+        if here.is_none() {
+            cx.oracle.had_not(call);
+        }
         let key = ChunkKey { owner: request.owner, chunk: request.chunk };
         let bytes = here.and_then(|_| self.data.get(&key).map(|part| part.bytes.clone()));
         cx.send(from, Body::Fetched { call, bytes });

@@ -2,6 +2,8 @@
 //! whatever changes in the ledger is on disk before anybody hears of it.
 
 mod chunks;
+mod custody;
+mod moves;
 mod orders;
 mod polling;
 mod readopt;
@@ -14,9 +16,10 @@ use ed25519_dalek::SigningKey;
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId};
+use fathom_protocol::lease::Lease;
 use fathom_protocol::ledger::Ledger;
 use fathom_protocol::limits::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX};
-use fathom_protocol::sign::Carried;
+use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{Cancel, Refusal, RefusalKind, Request, Response};
 use fathom_store::fat::FatTx;
@@ -25,6 +28,8 @@ use fathom_store::{ChunkKey, ChunkTag, FatConfig, FatError, LocalFat};
 use super::disk::Disk;
 use super::mutation::Mutation;
 use super::node::{Body, Cx, Known, Timer};
+use moves::Moving;
+pub(super) use moves::OnDisk;
 use readopt::{Backup, read_leases};
 use report::Life;
 
@@ -41,6 +46,8 @@ const SETTLE: u8 = 4;
 const CHANGED: u8 = 5;
 /// Mirrors are looked for.
 const LOOK: u8 = 6;
+/// Whether there is too much here.
+const MOVE: u8 = 7;
 const TICK_MS: u64 = 2_000;
 /// Name in the local FAT of the note that leases may be dated by a clock that was behind.
 const DOUBTS_KEY: &str = "doubts";
@@ -99,6 +106,7 @@ pub(super) struct Running {
     dirty: bool,
     /// Mirrors may know more than this disk: they were not asked yet, or leases are being taken back.
     out_of_step: bool,
+    moving: Moving,
     pub(super) frames: BTreeMap<u64, u64>,
     next_frame: u64,
 }
@@ -154,6 +162,7 @@ impl Vendor {
             caught_up: None,
             dirty: false,
             out_of_step: false,
+            moving: Moving::default(),
             frames: BTreeMap::new(),
             next_frame: 0,
         });
@@ -170,6 +179,7 @@ impl Vendor {
         for (every, first) in [LOOK, TICK, SWEEP, POLL].into_iter().zip(first) {
             cx.wait(first, Timer::Every(every));
         }
+        self.start_moving(cx);
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
@@ -188,13 +198,14 @@ impl Vendor {
             Timer::Every(LOOK) => self.look(cx),
             Timer::Every(CHANGED) => self.changed(cx),
             Timer::Every(POLL) => self.poll(cx),
+            Timer::Every(MOVE) => self.look_at_load(cx),
             Timer::Every(SETTLE) => {
                 let _ = self.durable(|_, _| Ok(()));
             }
             Timer::Every(_) => self.report_timer(cx),
             Timer::Call(call) => {
                 run.polls.remove(&call);
-                if !self.mirror_answered(cx, call, None) {
+                if !self.mirror_answered(cx, call, None) && !self.move_answered(cx, call, None) {
                     self.chain_silent(cx, call);
                 }
             }
@@ -228,7 +239,11 @@ impl Vendor {
                 }
             }
             Body::Chunk { call, header, bytes } => self.chunk(cx, from, call, &header, &bytes),
-            Body::Answer { call, bytes } => self.chain_answer(cx, call, bytes),
+            Body::Answer { call, bytes } => {
+                if !self.moved_chunk_answered(cx, call, &bytes) {
+                    self.chain_answer(cx, call, bytes);
+                }
+            }
             Body::Fetch { call, bytes } => self.fetch(cx, from, call, &bytes),
             Body::Opened { length } => self.open_frame(cx, length),
             Body::Fetched { .. } | Body::Gossip { .. } => {}
@@ -272,6 +287,7 @@ impl Vendor {
                 answers.map(|_| Response::Done)
             }
             Request::Cancel(cancel) => self.cancel(cx, cancel),
+            Request::Cosign(moved) => self.cosign(cx, &moved),
             Request::Unused(unused) => {
                 let unused = unused.verify()?;
                 if unused.vendor != self.id() {
@@ -319,8 +335,10 @@ impl Vendor {
             if let Response::Page(page) = response {
                 self.take_page(cx, from, page);
             }
-        } else {
+        } else if run.life.awaits(call) {
             self.mirror_answered(cx, call, Some(response));
+        } else {
+            self.move_answered(cx, call, Some(response));
         }
     }
 
@@ -373,7 +391,9 @@ impl Vendor {
         };
         let before = leases(&run.ledger);
         let value = edit(&mut run.ledger)?;
-        let unwritten = run.persisted.values().any(Option::is_none);
+        // What came since is signed with it, as by the role's accounts.
+        let written = |lease: &Signed<Lease>| run.persisted.get(&lease.id).copied().flatten() == Some(lease.revision);
+        let unwritten = run.persisted.values().any(Option::is_none) || !run.ledger.leases().all(written);
         if before != leases(&run.ledger) || unwritten || run.ledger.doubts() != run.doubts {
             if cx.known.broken(Mutation::VendorAnswersEarly) {
                 cx.wait(700, Timer::Every(SETTLE));

@@ -125,7 +125,7 @@ impl Vendor {
     }
 
     /// After the local FAT has forgotten `erased`: removes the bytes, and only then gives the space back.
-    fn erased(&mut self, cx: &mut Cx<'_>, erased: &[ErasedChunk]) -> Result<(), Refusal> {
+    pub(super) fn erased(&mut self, cx: &mut Cx<'_>, erased: &[ErasedChunk]) -> Result<(), Refusal> {
         let mut bytes: BTreeMap<LeaseId, u64> = BTreeMap::new();
         for chunk in erased {
             self.data.remove(&chunk.key);
@@ -195,11 +195,12 @@ impl Vendor {
         let any = cx.known.broken(Mutation::SweepCommitted);
         let Some(run) = &self.running else { return Ok(()) };
         let chunks = run.fat.chunks_after(None, 4_096).map_err(|error| store_refusal(&error))?;
-        let old: Vec<ChunkKey> = chunks
+        let mut old: Vec<ChunkKey> = chunks
             .iter()
             .filter(|entry| (any || entry.state == ChunkState::Stored) && clock.since_ms(entry.stored_at) > limit)
             .map(ChunkEntry::key)
             .collect();
+        old.retain(|key| any || !self.is_unconfirmed(cx.at, key));
         if old.is_empty() {
             return Ok(());
         }

@@ -74,6 +74,11 @@ impl Life {
         })
     }
 
+    /// Whether a call is one of these.
+    pub(super) fn awaits(&self, call: u64) -> bool {
+        self.calls.contains_key(&call)
+    }
+
     /// The newest head on disk.
     pub(in crate::sim) fn head(&self) -> HeadId {
         self.reporter.head()

@@ -246,6 +246,65 @@ async fn fault_16_without_the_mirrors_word_the_source_keeps_its_chunks() {
     assert_eq!((scene.readable(&scene.source).await, scene.readable(&scene.target).await), (5, 3));
 }
 
+impl Move {
+    /// Lets the time pass after which the target hands in moves itself; then no move waits there.
+    async fn confirm(&self) {
+        let vendor = &self.target.vendor;
+        let passed = Duration::from_millis(fathom_protocol::rehome::CONFIRM_AFTER_MS);
+        for since in super::super::lock(&vendor.unconfirmed).values_mut() {
+            *since = since.checked_sub(passed).unwrap();
+        }
+        eventually("the target has asked", || super::super::lock(&vendor.unconfirmed).is_empty()).await;
+    }
+
+    fn target_states(&self) -> Vec<fathom_store::ChunkState> {
+        let chunks = self.target.vendor.fat.chunks_after(None, 64).unwrap();
+        chunks.into_iter().map(|chunk| chunk.state).collect()
+    }
+}
+
+/// Keeps away: a chunk whose move never came to a mirror, since its file was released at that moment or its source died, stayed at the
+/// destination for as long as other chunks under the same lease: no final FAT ever reaches a vendor that no mirror knows to have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_15_what_came_by_a_move_that_is_void_lapses() {
+    let scene = Move::new(126).await;
+    scene.mirror.1.void_moves.store(true, Ordering::SeqCst);
+    scene.begin().await;
+    let waiting = || super::super::lock(&scene.target.vendor.unconfirmed).len();
+    eventually("chunks arrive at the target", || waiting() == 3).await;
+    scene.source.peer.cancel.cancel();
+    scene.source.peer.net.overlay().shutdown().await;
+    let late = clock::now().plus_seconds(400 * 24 * 3_600);
+    eventually("orders were read", || scene.target.vendor.has_caught_up()).await;
+    scene.target.vendor.redate().unwrap();
+    scene.target.vendor.sweep(late, Some(late)).unwrap();
+    assert_eq!(scene.target.counts().0, 3, "a mirror may have the moves: a table may lead here");
+    scene.confirm().await;
+    assert!(scene.target.vendor.fat.moves().unwrap().is_empty());
+    eventually("orders were read", || scene.target.vendor.has_caught_up()).await;
+    scene.target.vendor.sweep(clock::now(), Some(clock::now())).unwrap();
+    assert_eq!(scene.target.counts().0, 3, "they have their time");
+    scene.target.vendor.sweep(late, Some(late)).unwrap();
+    assert_eq!(scene.target.counts(), (0, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_a_move_that_a_mirror_has_stays() {
+    let scene = Move::new(130).await;
+    scene.begin().await;
+    let waiting = || super::super::lock(&scene.target.vendor.unconfirmed).len();
+    eventually("chunks arrive at the target", || waiting() == 3).await;
+    eventually("the source hands the moves in", || scene.mirror.1.moves.lock().unwrap().len() == 3).await;
+    assert!(scene.target_states().iter().all(|state| *state == fathom_store::ChunkState::Stored));
+    scene.confirm().await;
+    assert!(scene.target_states().iter().all(|state| *state == fathom_store::ChunkState::Committed));
+    let late = clock::now().plus_seconds(400 * 24 * 3_600);
+    eventually("orders were read", || scene.target.vendor.has_caught_up()).await;
+    scene.target.vendor.redate().unwrap();
+    scene.target.vendor.sweep(late, Some(late)).unwrap();
+    assert_eq!((scene.target.counts().0, scene.mirror.1.moves.lock().unwrap().len()), (3, 3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_15_stopped_in_mid_migration_every_chunk_is_readable_and_it_goes_on() {
     for after in [0, 1, 2, 3] {

@@ -17,6 +17,8 @@ pub(super) struct TestMirror {
     pub(super) moves: Mutex<Vec<Move>>,
     pub(super) fats: Mutex<Vec<Carried<FinalFat>>>,
     pub(super) refuse_moves: std::sync::atomic::AtomicBool,
+    /// Moves come too late: their files were released.
+    pub(super) void_moves: std::sync::atomic::AtomicBool,
     /// Against any vendor that asks.
     pub(super) proof: Mutex<Option<ForkProof>>,
 }
@@ -31,6 +33,7 @@ impl TestMirror {
                 moves: Mutex::default(),
                 fats: Mutex::default(),
                 refuse_moves: std::sync::atomic::AtomicBool::new(false),
+                void_moves: std::sync::atomic::AtomicBool::new(false),
                 proof: Mutex::default(),
             });
             made = Some(Arc::clone(&mirror));
@@ -67,6 +70,9 @@ impl TestMirror {
             Request::SubmitMove(moved) => {
                 if self.refuse_moves.load(Ordering::SeqCst) {
                     return Response::Refused(Refusal::new(RefusalKind::Busy, "not now"));
+                }
+                if self.void_moves.load(Ordering::SeqCst) {
+                    return Response::Refused(Refusal::new(RefusalKind::Stale, "a newer final FAT is known"));
                 }
                 let moved = moved.verify().unwrap();
                 let mut moves = self.moves.lock().unwrap();
