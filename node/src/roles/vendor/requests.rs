@@ -106,6 +106,7 @@ impl Vendor {
         if unused.vendor != self.me {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
+        self.in_step_or_busy()?;
         self.account(|ledger| ledger.give_back(self.dating_clock().at, &unused))?;
         Ok(Response::Done)
     }
@@ -126,6 +127,8 @@ impl Vendor {
         if renew.vendor != self.me {
             return Err(refused(RefusalKind::NotAuthorised, "the lease is another vendor's"));
         }
+        // What is promised on the word of an old disk is forgotten when the leases are taken back.
+        self.in_step_or_busy()?;
         let lease = self.account(|ledger| ledger.renew(self.dating_clock(), &renew))?;
         Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
     }

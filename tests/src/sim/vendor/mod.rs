@@ -267,12 +267,7 @@ impl Vendor {
                 if self.running.as_ref().is_some_and(|run| run.life.elsewhere) {
                     return Err(refusal(RefusalKind::Busy, "this vendor's key is in use at another node"));
                 }
-                if self.running.as_ref().is_some_and(|run| run.out_of_step) {
-                    return Err(refusal(
-                        RefusalKind::Busy,
-                        "this vendor asks mirrors whether its records are the newest",
-                    ));
-                }
+                self.in_step_or_busy()?;
                 let request = request.verify()?;
                 let fresh = LeaseId(cx.random.bytes());
                 let asked = (request.authority, request.nonce);
@@ -293,6 +288,7 @@ impl Vendor {
                 if unused.vendor != self.id() {
                     return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
                 }
+                self.in_step_or_busy()?;
                 cx.oracle.vendor_remembers(cx.me, dated.at);
                 self.account(cx, |ledger| ledger.give_back(dated.at, &unused))?;
                 Ok(Response::Done)
@@ -302,12 +298,19 @@ impl Vendor {
                 if renew.vendor != self.id() {
                     return Err(refusal(RefusalKind::NotAuthorised, "the lease is another vendor's"));
                 }
+                self.in_step_or_busy()?;
                 let lease = self.account(cx, |ledger| ledger.renew(dated, &renew))?;
                 cx.oracle.renewed(cx.me, renew.lease, cx.at);
                 Ok(Response::Offered { lease: lease.into_carried(), granted: 0 })
             }
             _ => Err(refusal(RefusalKind::WrongRole, "a vendor does not answer this")),
         }
+    }
+
+    fn in_step_or_busy(&self) -> Result<(), Refusal> {
+        let out = self.running.as_ref().is_some_and(|run| run.out_of_step);
+        let busy = || refusal(RefusalKind::Busy, "this vendor asks mirrors whether its records are the newest");
+        if out { Err(busy()) } else { Ok(()) }
     }
 
     /// Gives back what a request that was withdrawn still holds.
