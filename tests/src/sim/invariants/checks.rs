@@ -247,7 +247,11 @@ impl Oracle {
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };
         let named = !let_go && acked.clone().any(names);
-        let held_on = lost.is_some() && !let_go && self.ever_acked.contains(&(file, tag, id));
+        // A vendor that only heard of the choice holds it on for as long as what no final FAT names.
+        let heard = self.heard.get(&(me, file));
+        let heard = |fat: &&Final| heard.is_some_and(|heard| heard.contains(&fat.seq));
+        let was_named = finals().filter(heard).any(|fat| fat.lineage().fate(tag) == Fate::Live);
+        let held_on = lost.is_some() && !let_go && was_named && self.ever_acked.contains(&(file, tag, id));
         let named = named || held_on;
         let unnamed = !named && past(stored_at, terms.lock_ms);
         // Without a receipt, nothing was promised.
