@@ -102,14 +102,15 @@ impl Vendor {
 
     /// Bytes to move away now; 0 if this vendor is not overloaded. If it is for the space's sake, with its load.
     fn excess(&self, relief: &mut Relief) -> (u64, Option<Load>) {
-        // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything.
-        if self.device_away.load(Ordering::Relaxed) {
-            return (0, None);
-        }
         let (used, capacity) = {
             let ledger = lock(&self.ledger);
             (ledger.leases().map(|lease| lease.used).sum::<u64>(), ledger.capacity())
         };
+        // A device that is unplugged for an hour makes the rest look full, which is no reason to move anything. It is noted before
+        // the capacity is without it, so it is asked after that was read.
+        if self.device_away.load(Ordering::Relaxed) {
+            return (0, None);
+        }
         let leaving: u64 = lock(&self.leaving).values().map(|left| u64::from(left.length)).sum();
         let stays = used.saturating_sub(leaving);
         let load = Load { bytes: stays, capacity };
