@@ -7,11 +7,14 @@
 //! Two final FATs of one file of which neither follows the other are a fork: two devices of one user wrote at once. All are kept,
 //! and nothing that one of them names is freed, until a final FAT that follows them says which one stays.
 
+mod pieces;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Blob, Bounded, Text};
+use crate::erasure::{Code, NoCode};
 use crate::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
 use crate::limits::{CHUNK_PLAIN_MAX, COPIES_MAX, FAT_BODY_BYTES_MAX, FAT_USES_MAX, NAME_BYTES_MAX};
 pub use crate::lineage::{Fate, Follows, Lineage, Tag};
@@ -19,6 +22,7 @@ use crate::moves::Move;
 use crate::sign::{RecordError, record};
 use crate::tags;
 use crate::time::UnixMs;
+pub use pieces::{ParityRef, Piece};
 
 /// What a file uses of one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,13 +140,14 @@ const NOWHERE: u16 = u16::MAX;
 
 /// What only the owner can read: name, keys and where each chunk is.
 ///
-/// Chunks are packed, so that a file costs 40 bytes a chunk and 2 a copy:
+/// Chunks are packed, so that a file costs 40 bytes a chunk and 2 a copy, and 34 a parity shard:
 /// ```text
-/// chunks: n x (id[32], salt[8])      copies: n x k x index u16 le, 0xFFFF for none
+/// chunks: n x (id[32], salt[8])      copies: n x copies_per_chunk x index u16 le, 0xFFFF for none
+/// parity: s x m x (id[32], index u16 le)        for s stripes of k chunks, see [`crate::erasure`]; copies_per_chunk is 1
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version, [`tags::VERSION`].
+    /// Version, [`tags::VERSION`], or with parity [`tags::MANIFEST_CODED`].
     pub version: u16,
     /// Name under which the user stored it, with `/` between its parts.
     pub name: Text<NAME_BYTES_MAX>,
@@ -162,6 +167,15 @@ pub struct Manifest {
     pub copies_per_chunk: u8,
     chunks: Blob<FAT_BODY_BYTES_MAX>,
     copies: Blob<FAT_BODY_BYTES_MAX>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parity: Option<Parity>,
+}
+
+/// The parity shards of a file.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Parity {
+    code: Code,
+    shards: Blob<FAT_BODY_BYTES_MAX>,
 }
 
 impl std::fmt::Debug for Manifest {
@@ -197,6 +211,9 @@ pub enum ManifestError {
     /// The parts contradict each other.
     #[error("the manifest is not valid: {0}")]
     Invalid(&'static str),
+    /// Not a code.
+    #[error("{0}")]
+    Code(#[from] NoCode),
 }
 
 impl Manifest {
@@ -235,6 +252,7 @@ impl Manifest {
             copies_per_chunk,
             chunks: Blob::new(packed).map_err(|_| ManifestError::TooLarge)?,
             copies: Blob::new(copies).map_err(|_| ManifestError::TooLarge)?,
+            parity: None,
         };
         manifest.check()?;
         Ok(manifest)
@@ -245,8 +263,12 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError::Version`] or [`ManifestError::Invalid`].
     pub fn check(&self) -> Result<(), ManifestError> {
-        if self.version != tags::VERSION {
-            return Err(ManifestError::Version(self.version));
+        match (self.version, &self.parity) {
+            (tags::VERSION, None) | (tags::MANIFEST_CODED, Some(_)) => {}
+            (tags::VERSION | tags::MANIFEST_CODED, _) => {
+                return Err(ManifestError::Invalid("its version does not say whether it has parity"));
+            }
+            (other, _) => return Err(ManifestError::Version(other)),
         }
         let copies = usize::from(self.copies_per_chunk);
         if copies == 0 || copies > COPIES_MAX || self.chunk_plain == 0 || self.chunk_plain as usize > CHUNK_PLAIN_MAX {
@@ -266,7 +288,7 @@ impl Manifest {
         if !self.copies.chunks_exact(2).all(known) {
             return Err(ManifestError::Invalid("a copy refers to no place"));
         }
-        Ok(())
+        self.check_parity(known)
     }
 
     /// Number of chunks.
@@ -306,13 +328,17 @@ impl Manifest {
 
     /// Where the copies of `chunk`, one of this manifest, are.
     pub fn places_of(&self, chunk: &ChunkRef) -> impl Iterator<Item = Place> + '_ {
-        chunk.copies.clone().into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+        self.places_at(chunk.copies.clone())
     }
 
-    /// The places where a copy of one of its chunks is.
+    fn places_at(&self, copies: Vec<u16>) -> impl Iterator<Item = Place> + '_ {
+        copies.into_iter().filter_map(|place| self.places.get(usize::from(place)).copied())
+    }
+
+    /// The places where a copy of one of its pieces is.
     #[must_use]
     pub fn used_places(&self) -> BTreeSet<Place> {
-        let used: BTreeSet<u16> = self.chunks().flat_map(|chunk| chunk.copies).collect();
+        let used: BTreeSet<u16> = self.pieces().flat_map(|piece| piece.copies).collect();
         used.into_iter().filter_map(|place| self.places.get(usize::from(place)).copied()).collect()
     }
 
@@ -331,28 +357,31 @@ impl Manifest {
     /// [`ManifestError::TooLarge`] if the new places do not fit.
     pub fn with_moves(&self, moves: &[Move]) -> Result<Self, ManifestError> {
         let mut places = self.places.clone().into_vec();
-        let mut chunks: Vec<ChunkRef> = self.chunks().collect();
-        let index: BTreeMap<ChunkId, usize> = chunks.iter().enumerate().map(|(at, chunk)| (chunk.id, at)).collect();
+        let mut pieces: Vec<Piece> = self.pieces().collect();
+        // Shards of one stripe may be the same bytes.
+        let mut index: BTreeMap<ChunkId, Vec<usize>> = BTreeMap::new();
+        pieces.iter().enumerate().for_each(|(at, piece)| index.entry(piece.id).or_default().push(at));
         let mut pending: Vec<&Move> = moves.iter().collect();
         // Moves carry no order; one applies when its source holds the chunk, so repeat until none does.
         let mut progress = true;
         while progress {
             progress = false;
             pending.retain(|moved| {
-                let chunk = index.get(&moved.chunk).and_then(|at| chunks.get_mut(*at));
-                let done = chunk.is_some_and(|chunk| apply_move(&mut places, chunk, moved));
+                let at = index.get(&moved.chunk).map(Vec::as_slice).unwrap_or_default();
+                let done = at.iter().any(|at| apply_move(&mut places, &mut pieces[*at].copies, moved));
                 progress |= done;
                 !done
             });
         }
-        self.placed(places, &chunks)
+        let copies: Vec<Vec<u16>> = pieces.into_iter().map(|piece| piece.copies).collect();
+        self.placed(places, &copies)
     }
 
-    /// The same file with its chunks at other `places`.
+    /// The same file with its pieces at other `places`: `copies` are indices into these, for each piece in order.
     ///
     /// # Errors
     /// [`ManifestError`].
-    pub fn placed(&self, places: Vec<Place>, chunks: &[ChunkRef]) -> Result<Self, ManifestError> {
+    pub fn placed(&self, places: Vec<Place>, copies: &[Vec<u16>]) -> Result<Self, ManifestError> {
         let meta = FileMeta {
             name: self.name.clone(),
             size: self.size,
@@ -360,17 +389,31 @@ impl Manifest {
             modified: self.modified,
             chunk_plain: self.chunk_plain,
         };
-        Self::new(meta, self.file_key, places, self.copies_per_chunk, chunks)
+        let (data, coded) = copies.split_at_checked(self.chunk_count()).ok_or(ManifestError::Invalid(PIECE_MISSING))?;
+        let chunk = |(chunk, copies): (ChunkRef, &Vec<u16>)| ChunkRef { copies: copies.clone(), ..chunk };
+        let chunks: Vec<ChunkRef> = self.chunks().zip(data).map(chunk).collect();
+        match self.code() {
+            None => Self::new(meta, self.file_key, places, self.copies_per_chunk, &chunks),
+            Some(code) => {
+                let shard =
+                    |(shard, at): (ParityRef, &Vec<u16>)| ParityRef { id: shard.id, place: at.first().copied() };
+                let parity: Vec<ParityRef> = self.parity().zip(coded).map(shard).collect();
+                Self::coded(meta, self.file_key, places, code, (&chunks, &parity))
+            }
+        }
     }
 }
 
-/// Takes one copy of `chunk` along, if one is where the move begins. One and not all: where a second copy went to the lease
+/// What is wrong with a list of copies that is too short.
+const PIECE_MISSING: &str = "a piece of the file has no entry";
+
+/// Takes one of the `copies` of a chunk along, if one is where the move begins. One and not all: where a second copy went to the lease
 /// that the first one left, the result must not depend on which move is laid over first.
-fn apply_move(places: &mut Vec<Place>, chunk: &mut ChunkRef, moved: &Move) -> bool {
+fn apply_move(places: &mut Vec<Place>, copies: &mut [u16], moved: &Move) -> bool {
     let from = Place { vendor: moved.from, lease: moved.from_lease };
     let to = Place { vendor: moved.to, lease: moved.to_lease };
     let Some(from) = places.iter().position(|place| *place == from) else { return false };
-    let Some(copy) = chunk.copies.iter_mut().find(|copy| usize::from(**copy) == from) else { return false };
+    let Some(copy) = copies.iter_mut().find(|copy| usize::from(**copy) == from) else { return false };
     let target = places.iter().position(|place| *place == to).unwrap_or(places.len());
     let Ok(index) = u16::try_from(target) else { return false };
     if target == places.len() {

@@ -5,7 +5,7 @@
 //!
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
-//! the keys and seals ([`keys`], [`seal`]), the messages ([`wire`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
+//! the keys, seals and parity ([`keys`], [`seal`], [`erasure`]), the messages ([`wire`], [`rebuild`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
 //! [`allocation`], [`rehome`], [`reconcile`], [`sync`]).
 
 pub mod allocate;
@@ -13,6 +13,7 @@ pub mod allocation;
 pub mod clocks;
 pub mod codec;
 pub mod delta;
+pub mod erasure;
 pub mod familiar;
 pub mod fat;
 pub mod fork;
@@ -27,6 +28,7 @@ pub mod lineage;
 pub mod market;
 pub mod moves;
 pub mod mutations;
+pub mod rebuild;
 pub mod receipt;
 pub mod reconcile;
 pub mod rehome;

@@ -48,7 +48,7 @@ pub const SUSPICIONS_PER_HEAD_MAX: usize = 4;
 pub const DELTA_LEASES_MAX: usize = 1_024;
 /// Leases that one final FAT uses, and vendors that it frees.
 pub const FAT_USES_MAX: usize = 4_096;
-/// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk.
+/// Sealed manifest of one final FAT, in bytes: about 130,000 chunks (500 GiB) at 4 MiB a chunk in 3 copies, 100,000 with 4+2.
 pub const FAT_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// Final FATs of one file with one counter that are kept: versions that devices of one user wrote at once.
 pub const VERSIONS_MAX: usize = 8;
@@ -78,6 +78,10 @@ pub const VALIDATIONS_MAX: usize = 16;
 pub const FATS_PER_SUBMIT_MAX: usize = 256;
 /// Copies of one chunk.
 pub const COPIES_MAX: usize = 8;
+/// Shards of one stripe, data and parity; also the columns of one allocation.
+pub const SHARDS_MAX: usize = 16;
+/// Bytes of which a parity shard has a whole number: the unit in which the code works.
+pub const PARITY_UNIT: u32 = 64;
 /// Vendors that one allocation may name as excluded, and leases that it may return.
 pub const ALLOCATE_VENDORS_MAX: usize = 64;
 /// Mirrors that a vendor reports to; the others hear from these.

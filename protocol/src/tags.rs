@@ -3,6 +3,8 @@
 
 /// Version of the wire messages and signed records that this build writes and reads.
 pub const VERSION: u16 = 1;
+/// Version of the manifest of a file that is stored with parity. Builds that do not know parity refuse it, rather than lose it.
+pub const MANIFEST_CODED: u16 = 2;
 
 /// Signature labels: the message that is signed is `label, 0x00, BLAKE3(body)`.
 pub mod sign {
@@ -34,6 +36,8 @@ pub mod sign {
     pub const CANCEL: &str = "fathom 1 cancel";
     /// A user's renewal of a lease.
     pub const RENEW: &str = "fathom 1 renew";
+    /// A user's order to a vendor to make a shard again.
+    pub const REBUILD: &str = "fathom 1 rebuild";
 }
 
 /// HKDF-SHA256 info labels.

@@ -20,10 +20,11 @@ use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
     ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX,
-    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SYNC_RECORDS_MAX,
-    VALIDATIONS_MAX,
+    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SHARDS_MAX,
+    SYNC_RECORDS_MAX, VALIDATIONS_MAX,
 };
 use crate::moves::CarriedMove;
+use crate::rebuild::Rebuild;
 use crate::receipt::Receipt;
 use crate::reconcile::{Compare, Compared, WantedList};
 use crate::sign::{Carried, RecordError, SignerId, record};
@@ -166,7 +167,7 @@ pub struct AllocateRequest {
     pub authority: SignerId,
     /// The file, if the mirror must keep clear of vendors that hold it already.
     pub file: Option<FileId>,
-    /// Copies wanted, each at other operators and zones where there are any.
+    /// Copies wanted, or shards of each stripe, each at other operators and zones where there are any: 1 to [`SHARDS_MAX`].
     pub copies: u8,
     /// Vendors wanted for each copy, so that one copy's chunks spread; 1 at least.
     pub width: u8,
@@ -193,12 +194,12 @@ record!(
     authority,
     fn check(&self) -> Result<(), RecordError> {
         if self.copies == 0
-            || usize::from(self.copies) > COPIES_MAX
+            || usize::from(self.copies) > SHARDS_MAX
             || self.width == 0
             || self.unit == 0
             || self.bytes == 0
         {
-            return Err(RecordError::Invalid("an allocation must ask for 1 to 8 copies of at least one byte"));
+            return Err(RecordError::Invalid("an allocation must ask for 1 to 16 copies of at least one byte"));
         }
         Ok(())
     }
@@ -419,6 +420,8 @@ pub enum Request {
         /// Which.
         lease: LeaseId,
     },
+    /// User to vendor: make this shard from others and store it.
+    Rebuild(Box<Carried<Rebuild>>),
 }
 
 /// A digest by which two mirrors can be compared.
@@ -513,6 +516,8 @@ pub enum Response {
     Lease(Box<LeaseEvidence>),
     /// No.
     Refused(Refusal),
+    /// To [`Request::Rebuild`]: it is stored.
+    Stored(Carried<Receipt>),
 }
 
 /// What a vendor says back along the chain.

@@ -4,7 +4,8 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text, encode};
 use fathom_protocol::delta::VendorDelta;
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Lineage, Manifest, Place, Tag, Use};
+use fathom_protocol::erasure::{Code, encode as encode_parity};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Lineage, Manifest, ParityRef, Place, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
@@ -15,6 +16,7 @@ use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::limits::FOLLOWS_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::rebuild::{Rebuild, Source};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::root::{Entry, LeaseProof, LeaseRoot, lease_root};
 use fathom_protocol::seal::seal_chunk;
@@ -267,6 +269,67 @@ pub fn manifest() -> Manifest {
     };
     let chunk = ChunkRef { id: ChunkId::of(&sealed_chunk()), salt, copies: vec![0, 1] };
     Manifest::new(meta, file_key, vec![place(1), place(2)], 3, &[chunk]).expect("a sample holds together")
+}
+
+/// A manifest of two chunks in a stripe of 2+1, each shard at a vendor of its own.
+#[must_use]
+pub fn coded_manifest() -> Manifest {
+    let place = |vendor: u8| Place { vendor: node(vendor), lease: LeaseId([1; 16]) };
+    let meta = FileMeta {
+        name: text("photos/winter.jpg"),
+        size: 150_000,
+        mode: 0o100_644,
+        modified: UnixMs(1_790_000_000_000),
+        chunk_plain: 75_000,
+    };
+    let code = Code::new(2, 1).expect("a code");
+    let data = [ChunkId([21; 32]), ChunkId([22; 32])];
+    let chunk = |(at, id): (usize, ChunkId)| ChunkRef { id, salt: [at as u8; 8], copies: vec![at as u16] };
+    let chunks: Vec<ChunkRef> = data.into_iter().enumerate().map(chunk).collect();
+    let parity = [ParityRef { id: ChunkId([23; 32]), place: Some(2) }];
+    let places = vec![place(1), place(2), place(3)];
+    Manifest::coded(meta, [9; 32], places, code, (&chunks, &parity)).expect("a sample holds together")
+}
+
+/// The parity of a stripe of 4+2 of which the last data shard is shorter, in a row.
+#[must_use]
+pub fn parity() -> Vec<u8> {
+    let shard = |number: u8, length: usize| -> Vec<u8> {
+        (0..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(number)).collect()
+    };
+    let data = [shard(1, 150), shard(2, 150), shard(3, 150), shard(4, 77)];
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    encode_parity(Code::new(4, 2).expect("a code"), &data).expect("a stripe").concat()
+}
+
+/// An order to vendor 3 to make the parity shard of [`coded_manifest`] again.
+#[must_use]
+pub fn rebuild() -> Rebuild {
+    let manifest = coded_manifest();
+    let lengths = manifest.stripes().expect("it has parity").lengths(0);
+    let piece = manifest.piece(2).expect("its parity");
+    let hop = Hop { chunk: piece.id, length: piece.length, ..hop(&[3], 0) };
+    let source = |at: u8| {
+        let piece = manifest.piece(usize::from(at)).expect("its chunks");
+        let vendor = at + 1;
+        let fetch = FetchRequest { vendor: node(vendor), chunk: piece.id, offset: 0, length: piece.length, ..fetch() };
+        Source {
+            position: at,
+            head: signed(head(vendor, 17, &[]), &key(vendor)).into_carried(),
+            fetch: by_user(fetch).into_carried(),
+        }
+    };
+    Rebuild {
+        version: VERSION,
+        owner: user().owner(),
+        vendor: node(3),
+        hop: by_user(hop).into_carried(),
+        code: Code::new(2, 1).expect("a code"),
+        lengths: list(lengths),
+        position: 2,
+        sources: list(vec![source(0), source(1)]),
+        expires: NOW.plus_seconds(180),
+    }
 }
 
 /// The sealed [`manifest`].
@@ -556,6 +619,9 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
         ("renew", encode(&by_user(renew()))),
         ("fetch_request", encode(&by_user(fetch()))),
         ("manifest", encode(&manifest())),
+        ("manifest_coded", encode(&coded_manifest())),
+        ("parity_4_2", parity()),
+        ("rebuild", encode(&by_user(rebuild()))),
         ("manifest_sealed", sealed_manifest()),
         ("chunk_sealed", sealed_chunk()),
         ("user_keys", [&user().owner().0[..], &user().file_id("a/b").0].concat()),

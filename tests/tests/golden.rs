@@ -8,9 +8,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use fathom_protocol::codec::decode;
+use fathom_protocol::fat::Manifest;
 use fathom_protocol::keys::Phrase;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
+use fathom_protocol::rebuild::Rebuild;
 use fathom_protocol::seal::open_chunk;
+use fathom_protocol::sign::Carried;
 use fathom_protocol::table;
 use fathom_protocol::wire::{ChunkAnswer, FetchAnswer, Gossip, Request, Response, SyncRecord};
 use fathom_tests::samples;
@@ -123,6 +126,13 @@ fn what_was_sealed_opens_as_ever() {
     assert_eq!(open_chunk(&key, index, salt, &read("chunk_sealed")).unwrap(), plain);
     let manifest = samples::user().open_manifest(&read("manifest_sealed"), samples::file(), 4).unwrap();
     assert_eq!(manifest, samples::manifest());
+    let coded: Manifest = decode(&read("manifest_coded"), FRAME_BYTES_MAX).unwrap();
+    assert_eq!(coded, samples::coded_manifest());
+    coded.check().unwrap();
+    // A file without parity is written as it was before there was any.
+    assert_eq!(decode::<Manifest>(&read("manifest"), FRAME_BYTES_MAX), Ok(samples::manifest()));
+    let order: Carried<Rebuild> = decode(&read("rebuild"), FRAME_BYTES_MAX).unwrap();
+    assert_eq!(order.verify().unwrap().into_value(), samples::rebuild());
 }
 
 /// A phrase written down on paper gives the same keys in every build, and the words are those of BIP-39.

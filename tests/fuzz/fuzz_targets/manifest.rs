@@ -17,7 +17,13 @@ fuzz_target!(|bytes: &[u8]| {
         size += u64::from(manifest.plain_len(index));
     }
     assert!(size == manifest.size);
+    let mut pieces = 0;
+    for piece in manifest.pieces() {
+        assert!(piece.length > 0 && piece.copies.iter().all(|copy| usize::from(*copy) < manifest.places.len()));
+        pieces += 1;
+    }
+    assert!(pieces == manifest.piece_count());
     if let Ok(same) = manifest.with_moves(&[]) {
-        assert!(same.chunk_count() == manifest.chunk_count());
+        assert!(same.chunk_count() == manifest.chunk_count() && same.piece_count() == manifest.piece_count());
     }
 });

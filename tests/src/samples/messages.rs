@@ -63,6 +63,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("request_wanted", Request::Wanted(list(vec![Wanted(1 << 60, 0, None), Wanted(2, 300, Some((2, 17)))]))),
         ("request_lease_of", Request::LeaseOf { vendor: Some(node(1)), lease: LeaseId([2; 16]) }),
         ("request_lease_of_any", Request::LeaseOf { vendor: None, lease: LeaseId([2; 16]) }),
+        ("request_rebuild", Request::Rebuild(Box::new(by_user(rebuild()).into_carried()))),
     ]
 }
 
@@ -112,6 +113,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ("response_lease", Response::Lease(Box::new(evidence(2)))),
         ("response_lease_absent", Response::Lease(Box::new(evidence(3)))),
         ("response_refused", Response::Refused(refusal())),
+        ("response_stored", Response::Stored(signed(receipt(), &key(1)).into_carried())),
     ]
 }
 

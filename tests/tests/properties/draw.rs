@@ -3,14 +3,16 @@
 use ed25519_dalek::SigningKey;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::delta::{HeadId, VendorDelta};
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fat::{FinalFat, Follows, Lineage, Tag, Use};
 use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord};
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Fingerprint, Hash, LeaseId, NodeId, OwnerId, SessionKey};
 use fathom_protocol::lease::{Lease, Named};
-use fathom_protocol::limits::{CHUNK_BYTES_MAX, COPIES_MAX, HOPS_MAX, KEY_BYTES_MAX, LEASES_MAX};
+use fathom_protocol::limits::{CHUNK_BYTES_MAX, HOPS_MAX, KEY_BYTES_MAX, LEASES_MAX, SHARDS_MAX};
 use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::rebuild::{Rebuild, Source};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::root::{LeaseProof, lease_root};
@@ -346,7 +348,7 @@ impl Draw {
             owner: self.owner(),
             authority: Self::owner_of(&key).into(),
             file: self.maybe(|draw| FileId(draw.bytes())),
-            copies: self.below(COPIES_MAX as u64) as u8 + 1,
+            copies: self.below(SHARDS_MAX as u64) as u8 + 1,
             width: self.below(255) as u8 + 1,
             bytes: self.number().max(1),
             unit: self.small().max(1),
@@ -475,7 +477,7 @@ impl Draw {
     }
 
     pub(crate) fn request(&mut self, kind: u64) -> Request {
-        match kind % 25 {
+        match kind % 26 {
             0 => Request::Ping,
             1 => Request::Announce(self.peer().into_carried()),
             2 => Request::Report(self.vendor_record()),
@@ -503,8 +505,35 @@ impl Draw {
             18 => Request::VendorOf(self.node()),
             19 => Request::Proofs(self.list(Self::node)),
             20 => Request::ReportDelta(self.delta()),
+            24 => Request::Rebuild(Box::new(self.rebuild().into_carried())),
             _ => Request::Digest,
         }
+    }
+
+    pub(crate) fn rebuild(&mut self) -> Signed<Rebuild> {
+        let key = self.key();
+        let data = self.below(14) as u8 + 2;
+        let code = Code::new(data, self.below(16 - u64::from(data)) as u8 + 1).unwrap();
+        let lengths: Vec<u32> = (0..self.below(u64::from(data)) + 1).map(|_| self.small().max(1)).collect();
+        let sources: Vec<Source> = (0..lengths.len() + self.below(16 - lengths.len() as u64 + 1) as usize)
+            .map(|_| Source {
+                position: self.small() as u8,
+                head: self.head().into_carried(),
+                fetch: self.fetch().into_carried(),
+            })
+            .collect();
+        let order = Rebuild {
+            version: VERSION,
+            owner: Self::owner_of(&key),
+            vendor: self.node(),
+            hop: self.hop().into_carried(),
+            code,
+            lengths: Bounded::first(lengths),
+            position: self.small() as u8,
+            sources: Bounded::first(sources),
+            expires: self.time(),
+        };
+        Self::sign(order, &key)
     }
 
     fn compare(&mut self) -> Compare {
@@ -543,7 +572,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 15 {
+        match kind % 16 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -586,6 +615,7 @@ impl Draw {
             }),
             10 => Response::Compared(self.compared()),
             11 => Response::Lease(Box::new(self.evidence())),
+            14 => Response::Stored(self.receipt().into_carried()),
             _ => Response::Refused(self.refusal()),
         }
     }

@@ -10,6 +10,7 @@ mod claims;
 mod codec;
 mod compact;
 mod draw;
+mod erasure;
 mod fork;
 mod header;
 mod ledger;

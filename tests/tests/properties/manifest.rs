@@ -162,8 +162,8 @@ fn manifests_that_do_not_hold_together_are_refused() {
     assert!(Manifest::new(meta(0, CHUNK_PLAIN_MAX as u32), [1; 32], vec![], 1, &[]).is_ok());
     assert!(invalid(Manifest::new(meta(0, CHUNK_PLAIN_MAX as u32 + 1), [1; 32], vec![], 1, &[])));
     let mut newer = samples::manifest();
-    newer.version = 2;
-    assert_eq!(newer.check(), Err(ManifestError::Version(2)));
+    newer.version = 3;
+    assert_eq!(newer.check(), Err(ManifestError::Version(3)));
 }
 
 #[test]

@@ -57,6 +57,7 @@ proptest! {
         back_signed::<Validation>(draw.validation())?;
         back_signed::<Unused>(draw.unused())?;
         back_signed::<Cancel>(draw.cancel())?;
+        back_signed::<fathom_protocol::rebuild::Rebuild>(draw.rebuild())?;
         back_signed::<Renew>(draw.renew())?;
         back_signed::<FetchRequest>(draw.fetch())?;
     }
