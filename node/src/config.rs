@@ -14,6 +14,7 @@ mod size;
 
 use std::path::{Path, PathBuf};
 
+use fathom_protocol::erasure::Code;
 use serde::{Deserialize, Serialize};
 
 pub use device::DeviceConfig;
@@ -135,6 +136,8 @@ pub struct MirrorConfig {
 pub struct UserConfig {
     /// Copies of each chunk, each at another vendor.
     pub copies: usize,
+    /// Shards of each stripe, each at another vendor, instead of whole copies; none: whole copies.
+    pub erasure: Option<Code>,
     /// Chunks in transfer at a time.
     pub in_flight: usize,
     /// Bytes of a part: vendors split a chunk into parts of at most this size, not
@@ -180,7 +183,7 @@ impl Default for MirrorConfig {
 
 impl Default for UserConfig {
     fn default() -> Self {
-        Self { copies: 3, in_flight: 8, part_bytes: 1024 * 1024, check_seconds: 600 }
+        Self { copies: 3, erasure: None, in_flight: 8, part_bytes: 1024 * 1024, check_seconds: 600 }
     }
 }
 

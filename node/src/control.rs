@@ -67,6 +67,9 @@ pub enum ControlRequest {
         /// Copies of each chunk; the configuration's number if absent.
         #[serde(default)]
         copies: Option<usize>,
+        /// Erasure coding instead of copies, such as "4+2".
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        erasure: Option<String>,
         /// What its vendors must be like.
         #[serde(default, skip_serializing_if = "Wanted::is_any")]
         wanted: Wanted,

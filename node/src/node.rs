@@ -24,7 +24,7 @@ use crate::net::Net;
 use crate::net::book::PeerBook;
 use crate::network::NetworkError;
 use crate::roles::mirror::{Mirror, MirrorError, MirrorSettings};
-use crate::roles::user::{User, UserError, UserSettings};
+use crate::roles::user::{Redundancy, User, UserError, UserSettings};
 use crate::roles::vendor::{Vendor, VendorError, VendorSettings};
 use commands::NodeCommands;
 use dispatch::Dispatch;
@@ -211,7 +211,7 @@ async fn open_user(home: &Home, config: &Config, net: &Net) -> Result<Option<Arc
     let keys = UserSecret::load(home)?.keys().clone();
     let (dir, net) = (home.user_dir()?, net.clone());
     let settings = UserSettings {
-        copies: config.user.copies,
+        redundancy: config.user.erasure.map_or(Redundancy::Copies(config.user.copies), Redundancy::Erasure),
         in_flight: config.user.in_flight,
         part_bytes: config.user.part_bytes,
         // Vendors erase what no final FAT named while it was locked; the other half is for handing the final FAT in.

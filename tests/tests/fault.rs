@@ -27,6 +27,8 @@
 mod crafted;
 #[path = "fault/devices.rs"]
 mod devices;
+#[path = "fault/erasure.rs"]
+mod erasure;
 #[path = "fault/forks.rs"]
 mod forks;
 #[path = "fault/headers.rs"]

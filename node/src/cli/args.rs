@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use fathom_protocol::erasure::Code;
+
 use super::fat::{FatOptions, VERSIONS_MAX};
 use crate::config::{DeviceConfig, Role};
 
@@ -237,12 +239,12 @@ pub(super) struct InviteOptions {
 
 /// Store a file, or every file of a directory.
 ///
-/// The data is encrypted here, split into chunks and stored in several copies at different vendors. When this is
-/// interrupted, the same command goes on where it was.
+/// The data is encrypted here, split into chunks and stored in several copies at different vendors, or in shards of which
+/// some are enough (--erasure). When this is interrupted, the same command goes on where it was.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  fathom put letter.odt\n  fathom put ~/Photos --as family/Photos --copies 4\n  \
-    fathom put big.iso --explain\n  fathom put db.dump --zone home --zone office --media ssd"
+    fathom put big.iso --erasure 4+2 --explain\n  fathom put db.dump --zone home --zone office --media ssd"
 )]
 pub(super) struct PutOptions {
     /// The file or directory
@@ -253,6 +255,10 @@ pub(super) struct PutOptions {
     /// Copies of each chunk [default: user.copies of the configuration]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=COPIES_MAX))]
     pub(super) copies: Option<u8>,
+    /// Erasure coding instead of copies: with 4+2, any 4 of 6 vendors give the file back, at 1.5 times its size
+    /// [default: user.erasure of the configuration]
+    #[arg(long, value_name = "K+M", conflicts_with = "copies")]
+    pub(super) erasure: Option<Code>,
     /// Store in this zone only; may be given several times
     #[arg(long = "zone", value_name = "ZONE")]
     pub(super) zones: Vec<String>,
@@ -330,6 +336,8 @@ pub(super) struct DemoOptions {
     latency_put    puts of 16 KiB one after another\n  \
     latency_get    the same files back, one after another\n  \
     resume         kill -9 of the user's node in the middle of a put; what the restart costs\n  \
+    put_erasure    the large file in stripes of 4+2 on the disks of 6 vendors\n  \
+    get_erasure    the same file back\n  \
     idle           memory and CPU of nodes that have nothing to do"
 )]
 pub(super) struct BenchOptions {

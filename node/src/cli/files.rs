@@ -27,7 +27,13 @@ pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, Comm
         bandwidth_mb_per_s: options.min_bandwidth,
         latency_ms: options.max_latency,
     };
-    let request = ControlRequest::Put { path, name, copies: options.copies.map(usize::from), wanted };
+    let request = ControlRequest::Put {
+        path,
+        name,
+        copies: options.copies.map(usize::from),
+        erasure: options.erasure.map(|code| code.to_string()),
+        wanted,
+    };
     let result = execute(context, request, Alone::AsUser, "storing")?;
     Ok(Answer::of(result, render::put))
 }

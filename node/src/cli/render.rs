@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use fathom_protocol::erasure::Code;
 
 use crate::control::results::{
     DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RepairResult, ResolveResult,
@@ -17,16 +18,20 @@ const REPLACED_SHOWN_MAX: usize = 10;
 
 pub(super) fn put(result: PutResult) -> String {
     let mut text = format!(
-        "Stored {} ({}) as {}, {} of each, in {:.1} s.",
+        "Stored {} ({}) as {}, {}, in {:.1} s.",
         count(result.files, "file", "files"),
         human_bytes(result.bytes),
         count(result.chunks, "chunk", "chunks"),
-        count(result.copies, "copy", "copies"),
+        match &result.erasure {
+            Some(code) => format!("erasure-coded {code}"),
+            None => format!("{} of each", count(result.copies, "copy", "copies")),
+        },
         result.seconds
     );
+    let kind = if result.erasure.is_some() { ("shard", "shards") } else { ("copy", "copies") };
     // Writing to a String cannot fail.
     if result.resumed_chunks > 0 {
-        let _ = write!(text, "\n{} were there from an earlier run.", count(result.resumed_chunks, "copy", "copies"));
+        let _ = write!(text, "\n{} were there from an earlier run.", count(result.resumed_chunks, kind.0, kind.1));
     }
     let _ = write!(text, "\nThe final FAT is at {}.", count(result.mirrors_acked, "mirror", "mirrors"));
     for replaced in result.replaced.iter().take(REPLACED_SHOWN_MAX) {
@@ -93,7 +98,7 @@ pub(super) fn ls(result: &LsResult) -> String {
             },
             human_bytes(file.bytes),
             file.chunks.to_string(),
-            file.copies.to_string(),
+            file.erasure.clone().unwrap_or_else(|| file.copies.to_string()),
             instant(file.modified),
         ]);
     }
@@ -136,7 +141,7 @@ pub(super) fn resolve(result: &ResolveResult) -> String {
             false => row.extend([
                 human_bytes(version.bytes),
                 version.chunks.to_string(),
-                version.copies.to_string(),
+                version.erasure.clone().unwrap_or_else(|| version.copies.to_string()),
                 instant(version.modified),
             ]),
         }
@@ -161,6 +166,11 @@ pub(super) fn repair(result: &RepairResult) -> String {
             count(result.repaired, "file", "files")
         ),
     };
+    if result.made_by_vendors > 0 {
+        let made =
+            count(result.made_by_vendors, "shard was made by its new vendor", "shards were made by their new vendors");
+        let _ = write!(text, "\n{made} from other shards.");
+    }
     if result.unanswered > 0 {
         let _ = write!(
             text,
@@ -200,8 +210,9 @@ pub(super) fn status(result: &StatusResult) -> String {
             count(*moves, "move", "moves")
         );
     }
-    if let Some(UserStatus { owner, files, pending_puts }) = &result.user {
-        let _ = write!(text, "\nUser {}: {} stored\n", short_id(owner), count(*files, "file", "files"));
+    if let Some(UserStatus { owner, files, redundancy, pending_puts }) = &result.user {
+        let files = count(*files, "file", "files");
+        let _ = write!(text, "\nUser {}: {files} stored; new ones as {redundancy}\n", short_id(owner));
         if *pending_puts > 0 {
             let puts = count(*pending_puts, "put was", "puts were");
             let _ = writeln!(text, "{puts} interrupted; repeat the command to go on");
@@ -262,8 +273,12 @@ pub(super) fn path(result: &PathResult) -> String {
         ]);
     }
     align_right(&mut table, &[3, 4, 5, 6, 7]);
+    let erasure = result.erasure.as_ref().and_then(|code| code.parse::<Code>().ok());
+    let erasure = erasure
+        .map(|code| format!("Erasure-coded {code}: any {} of {} shards are enough.\n", code.data(), code.total()));
     format!(
-        "{}\n* would be used. The score is milliseconds, the fewer the better: the round trip, stretched by the\ntransfers under way there (load) and by calls that were not answered.",
+        "{}{}\n* would be used. The score is milliseconds, the fewer the better: the round trip, stretched by the\ntransfers under way there (load) and by calls that were not answered.",
+        erasure.unwrap_or_default(),
         table.trim_fmt()
     )
 }
@@ -312,6 +327,7 @@ mod tests {
             bytes,
             chunks: 1,
             copies: 3,
+            erasure: if bytes == 5 { None } else { Some("4+2".to_owned()) },
             seq: 1,
             modified: 1_700_000_000_000,
             versions: if bytes == 5 { 2 } else { 1 },
@@ -319,7 +335,7 @@ mod tests {
         let files = vec![file("a", 5), file("long/name\u{1b}[2J", 1 << 30)];
         let text = ls(&LsResult { files: files.clone(), age_seconds: Some(90.0) });
         assert!(text.contains("a (2 versions)") && text.contains("`fathom fat resolve a`"), "{text}");
-        assert!(text.contains("1m 30s ago"), "{text}");
+        assert!(text.contains("1m 30s ago") && text.contains("4+2"), "{text}");
         let text = ls(&LsResult {
             files: vec![FileEntry { versions: 1, ..files[0].clone() }, files[1].clone()],
             age_seconds: None,
@@ -340,7 +356,8 @@ mod tests {
     #[test]
     fn tables_hold_what_they_are_about() {
         let vendor = PathVendor { vendor: "cd".repeat(32), uptime: 0.5, chosen: true, ..PathVendor::default() };
-        let text = path(&PathResult { vendors: vec![vendor] });
+        let text = path(&PathResult { erasure: Some("4+2".to_owned()), vendors: vec![vendor] });
+        assert!(text.contains("any 4 of 6 shards"), "{text}");
         assert!(text.contains('*') && text.contains("50 %"), "{text}");
         let text = status(&StatusResult { vendor: Some(VendorStatus::default()), ..StatusResult::default() });
         assert!(text.contains("No devices"), "{text}");

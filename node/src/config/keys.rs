@@ -1,6 +1,7 @@
 //! The table of every configuration key.
 
-use fathom_protocol::limits::{ADDRESSES_MAX, CHUNK_BYTES_MAX, COPIES_MAX, LABEL_BYTES_MAX, PARTS_MAX};
+use fathom_protocol::erasure::Code;
+use fathom_protocol::limits::{ADDRESSES_MAX, CHUNK_BYTES_MAX, COPIES_MAX, LABEL_BYTES_MAX, PARTS_MAX, SHARDS_MAX};
 
 use super::{Config, Role};
 
@@ -31,6 +32,8 @@ pub(super) enum Rule {
     Addresses,
     /// One role or more.
     Roles,
+    /// How many shards, as in "4+2"; or nothing.
+    Code,
 }
 
 /// A borrowed value of a [`Config`].
@@ -38,6 +41,7 @@ pub(super) enum Slot<'a> {
     Text(&'a mut String),
     Texts(&'a mut Vec<String>),
     Roles(&'a mut Vec<Role>),
+    Code(&'a mut Option<Code>),
     U8(&'a mut u8),
     U32(&'a mut u32),
     U64(&'a mut u64),
@@ -206,6 +210,16 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "user",
+        name: "erasure",
+        meaning: &[
+            "Erasure coding instead of whole copies, such as \"4+2\": any 4 of 6 vendors give a file back, at 1.5 times its size.",
+            "It needs as many vendors with room as there are shards. Empty: whole copies.",
+        ],
+        rule: Rule::Code,
+        slot: |c| Slot::Code(&mut c.user.erasure),
+    },
+    Key {
+        section: "user",
         name: "in_flight",
         meaning: &["Chunks in transfer at a time. Each takes about 4 MiB of memory."],
         rule: Rule::Number(1, 64),
@@ -252,6 +266,9 @@ impl Rule {
             Self::Addresses => {
                 format!("a list of at most {ADDRESSES_MAX} QUIC addresses such as \"/ip4/0.0.0.0/udp/4600/quic-v1\"")
             }
+            Self::Code => format!(
+                "k+m such as \"4+2\", with k from 2 and together at most {SHARDS_MAX}, or empty for whole copies"
+            ),
             Self::Roles => "a list with one or more of user, vendor, mirror and bootstrap".to_owned(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fathom_protocol::erasure::Code;
 use fathom_protocol::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LABEL_BYTES_MAX};
 use toml::{Table, Value};
 
@@ -57,7 +58,7 @@ pub(super) fn set(config: &mut Config, path: &str, text: &str) -> Result<(), Con
     let value = match key.rule {
         // A number that does not read as one is passed on as text and refused below with what is expected.
         Rule::Number(..) => text.trim().parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-        Rule::Size(..) | Rule::Label => Value::String(text.to_owned()),
+        Rule::Size(..) | Rule::Label | Rule::Code => Value::String(text.to_owned()),
         Rule::Addresses | Rule::Roles => list(),
     };
     put(config, key, value)
@@ -118,6 +119,7 @@ fn store(slot: Slot<'_>, rule: Rule, value: Value) -> Option<()> {
         Slot::Text(slot) => *slot = label(value)?,
         Slot::Texts(slot) => *slot = addresses(value)?,
         Slot::Roles(slot) => *slot = roles(value)?,
+        Slot::Code(slot) => *slot = code(&value)?,
         Slot::U8(slot) => *slot = number(rule, &value)?.try_into().ok()?,
         Slot::U32(slot) => *slot = number(rule, &value)?.try_into().ok()?,
         Slot::U64(slot) => *slot = number(rule, &value)?,
@@ -130,7 +132,7 @@ fn number(rule: Rule, value: &Value) -> Option<u64> {
     let (number, min, max) = match rule {
         Rule::Number(min, max) => (value.as_integer()?.try_into().ok()?, min, max),
         Rule::Size(min, max) => (size(value)?, min, max),
-        Rule::Label | Rule::Addresses | Rule::Roles => return None,
+        Rule::Label | Rule::Addresses | Rule::Roles | Rule::Code => return None,
     };
     (min..=max).contains(&number).then_some(number)
 }
@@ -140,6 +142,13 @@ fn size(value: &Value) -> Option<u64> {
         Value::Integer(bytes) => u64::try_from(*bytes).ok(),
         Value::String(text) => parse_size(text).ok(),
         _ => None,
+    }
+}
+
+fn code(value: &Value) -> Option<Option<Code>> {
+    match value.as_str()?.trim() {
+        "" => Some(None),
+        text => text.parse().ok().map(Some),
     }
 }
 

@@ -83,6 +83,7 @@ fn literal(slot: Slot<'_>) -> String {
         Slot::Text(text) => Value::String(text.clone()).to_string(),
         Slot::Texts(texts) => list(texts.clone()),
         Slot::Roles(roles) => list(roles.iter().map(|role| role.name().to_owned()).collect()),
+        Slot::Code(code) => Value::String(code.map(|code| code.to_string()).unwrap_or_default()).to_string(),
         Slot::U8(number) => number.to_string(),
         Slot::U32(bytes) => format!("\"{}\"", format_size(u64::from(*bytes))),
         Slot::U64(number) => number.to_string(),

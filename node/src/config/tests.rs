@@ -63,6 +63,7 @@ fn a_changed_configuration_reads_back() {
         ("mirror.poll_seconds", "1"),
         ("mirror.reconcile_seconds", "9"),
         ("user.copies", "8"),
+        ("user.erasure", "10+4"),
         ("user.in_flight", "1"),
         ("user.part_bytes", "128 KiB"),
     ] {
@@ -108,6 +109,8 @@ fn wrong_values_say_what_is_right() {
     for (text, told) in [
         ("[user]\ncopies = 9", "`user.copies`: 9 must be a whole number from 1 to 8"),
         ("[user]\ncopies = '3'", "must be a whole number"),
+        ("[user]\nerasure = '1+2'", "`user.erasure`: \"1+2\" must be k+m such as \"4+2\""),
+        ("[user]\nerasure = 4", "must be k+m"),
         ("[user]\npart_bytes = '1 KiB'", "must be a size from"),
         ("[node]\nroles = []", "one or more of user"),
         ("[node]\nroles = ['king']", "one or more of user"),

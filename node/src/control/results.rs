@@ -31,11 +31,14 @@ pub struct PutResult {
     pub bytes: u64,
     /// Chunks of these files.
     pub chunks: u64,
-    /// Copies of each chunk.
+    /// Copies of each chunk; 1 with erasure coding.
     pub copies: u64,
-    /// Copies of chunks that were acknowledged in this run.
+    /// Erasure coding, such as `4+2`; absent for whole copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<String>,
+    /// Copies of chunks, or shards, that were acknowledged in this run.
     pub sent_chunks: u64,
-    /// Copies of chunks that an earlier run had stored.
+    /// Copies of chunks, or shards, that an earlier run had stored.
     pub resumed_chunks: u64,
     /// Vendors that failed and were replaced.
     pub replaced: Vec<Replaced>,
@@ -89,8 +92,11 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Chunks.
     pub chunks: u64,
-    /// Copies of each chunk.
+    /// Copies of each chunk; 1 with erasure coding.
     pub copies: u64,
+    /// Erasure coding, such as `4+2`; absent for whole copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<String>,
     /// How many final FATs it had.
     pub seq: u64,
     /// When the file was last changed, before it was stored.
@@ -122,8 +128,11 @@ pub struct VersionEntry {
     pub bytes: u64,
     /// Chunks.
     pub chunks: u64,
-    /// Copies of each chunk.
+    /// Copies of each chunk; 1 with erasure coding.
     pub copies: u64,
+    /// Erasure coding, such as `4+2`; absent for whole copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<String>,
     /// When the file was last changed, before it was stored.
     pub modified: u64,
     /// When it was stored.
@@ -167,8 +176,10 @@ pub struct RepairResult {
     pub unanswered: u64,
     /// Copies that were gone.
     pub lost_copies: u64,
-    /// Copies that were made again.
+    /// Copies and shards that were made again.
     pub made_copies: u64,
+    /// Those of them that the vendors which have them now made from other vendors' shards.
+    pub made_by_vendors: u64,
     /// Files for which that was done.
     pub repaired: u64,
     /// Files of which something is still missing.
@@ -386,6 +397,8 @@ pub struct UserStatus {
     pub owner: String,
     /// Files stored.
     pub files: u64,
+    /// How files are stored unless a put says otherwise: `3 copies`, or `4+2` for erasure coding.
+    pub redundancy: String,
     /// Puts that were interrupted and can be resumed.
     pub pending_puts: u64,
 }
@@ -439,6 +452,9 @@ pub struct PathVendor {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PathResult {
+    /// Of a file with erasure coding its shards, such as `4+2`: any four of its six vendors give it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<String>,
     /// Best first.
     pub vendors: Vec<PathVendor>,
 }

@@ -214,8 +214,13 @@ fn golden_lines() {
         serde_json::to_string(value).unwrap()
     }
 
-    let put =
-        ControlRequest::Put { path: "/a".into(), name: "a".to_owned(), copies: Some(2), wanted: Wanted::default() };
+    let put = ControlRequest::Put {
+        path: "/a".into(),
+        name: "a".to_owned(),
+        copies: Some(2),
+        erasure: None,
+        wanted: Wanted::default(),
+    };
     assert_eq!(text(&put), r#"{"command":"put","path":"/a","name":"a","copies":2}"#);
     assert_eq!(text(&ControlRequest::Status), r#"{"command":"status"}"#);
     assert_eq!(text(&ControlRequest::DeviceList), r#"{"command":"device_list"}"#);

@@ -23,7 +23,7 @@ use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSin
 use crate::home::Home;
 use crate::net::Net;
 use crate::roles::mirror::fat_view;
-use crate::roles::user::{Listed, User, UserError, select};
+use crate::roles::user::{Listed, Redundancy, User, UserError, select};
 
 /// Longest wait for a mirror that `status` asks.
 const PROBE: Duration = Duration::from_millis(1_000);
@@ -102,9 +102,9 @@ impl NodeCommands {
 
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
-            ControlRequest::Put { path, name, copies, wanted } => {
-                let wants = wants(wanted)?;
-                json(&self.user()?.put(&path, &name, copies, wants, events).await?)
+            ControlRequest::Put { path, name, copies, erasure, wanted } => {
+                let (wants, redundancy) = (wants(wanted)?, redundancy(copies, erasure.as_deref())?);
+                json(&self.user()?.put(&path, &name, redundancy, wants, events).await?)
             }
             ControlRequest::Get { name, output, release, version } => {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
@@ -132,6 +132,7 @@ impl NodeCommands {
             bytes: file.bytes,
             chunks: file.chunks,
             copies: file.copies,
+            erasure: file.code.map(|code| code.to_string()),
             seq: file.counter,
             modified: file.modified.0,
             versions: file.versions,
@@ -151,7 +152,8 @@ impl NodeCommands {
         let user = self.user().ok();
         let user = user.map(|user| async move {
             let files = user.list().await.map_or(0, |listing| listing.files.len() as u64);
-            UserStatus { owner: user.owner().to_string(), files, pending_puts: user.pending_puts() }
+            let redundancy = user.redundancy().to_string();
+            UserStatus { owner: user.owner().to_string(), files, redundancy, pending_puts: user.pending_puts() }
         });
         let (mirrors, user) = tokio::join!(futures::future::join_all(seen), futures::future::OptionFuture::from(user));
         Ok(StatusResult {
@@ -247,7 +249,7 @@ impl NodeCommands {
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
         let user = self.user()?;
-        let ways = user.explain(name).await?;
+        let (ways, code) = user.explain(name).await?;
         let entry = |(head, way): (
             fathom_protocol::sign::Signed<fathom_protocol::head::VendorHead>,
             crate::roles::user::Way,
@@ -261,7 +263,8 @@ impl NodeCommands {
             score: way.score(),
             chosen: !way.suspected,
         };
-        Ok(PathResult { vendors: ways.into_iter().map(entry).collect() })
+        let erasure = code.map(|code| code.to_string());
+        Ok(PathResult { erasure, vendors: ways.into_iter().map(entry).collect() })
     }
 
     /// Reads the user's key anew and the list of files from the mirrors.
@@ -323,6 +326,21 @@ impl Commands for NodeCommands {
         events: EventSink,
     ) -> BoxFuture<'static, Result<Value, CommandError>> {
         Box::pin(async move { Self::run(&self, request, events).await })
+    }
+}
+
+/// How a file is to be stored; as the configuration says if nothing is asked for.
+fn redundancy(copies: Option<usize>, erasure: Option<&str>) -> Result<Option<Redundancy>, CommandError> {
+    let usage = |text: String| CommandError::new(ErrorKind::Usage, text);
+    match (copies, erasure) {
+        (Some(_), Some(_)) => {
+            Err(usage("copies and erasure exclude each other".to_owned()).hint("give --copies N or --erasure k+m"))
+        }
+        (copies, None) => Ok(copies.map(Redundancy::Copies)),
+        (None, Some(text)) => {
+            let code = text.parse().map_err(|error| usage(format!("`{text}`: {error}")))?;
+            Ok(Some(Redundancy::Erasure(code)))
+        }
     }
 }
 

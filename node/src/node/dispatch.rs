@@ -113,7 +113,9 @@ impl Dispatch {
 /// Whether a request is for the vendor role of `me`, where both roles could take it.
 fn for_vendor(me: NodeId, request: &Request) -> bool {
     match request {
-        Request::Offer { .. } | Request::Order(_) | Request::Cosign(_) | Request::Renew(_) => true,
+        Request::Offer { .. } | Request::Order(_) | Request::Cosign(_) | Request::Renew(_) | Request::Rebuild(_) => {
+            true
+        }
         Request::Validate(words) => {
             words.first().is_some_and(|word| word.peek().is_ok_and(|validation| validation.vendor == me))
         }

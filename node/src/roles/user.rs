@@ -7,6 +7,7 @@
 mod catalogue;
 mod error;
 mod fetch;
+mod gather;
 mod get;
 mod journal;
 mod lately;
@@ -14,6 +15,7 @@ mod mirrors;
 mod path;
 mod placement;
 mod put;
+mod redundancy;
 mod remove;
 mod renew;
 mod repair;
@@ -22,6 +24,7 @@ mod send;
 mod source;
 mod stock;
 mod store;
+mod stripes;
 mod successor;
 mod survey;
 mod together;
@@ -50,7 +53,8 @@ pub use error::UserError;
 use journal::Journal;
 pub(crate) use journal::inspect;
 use lately::Lately;
-pub use path::Way;
+pub use path::{Explained, Way};
+pub use redundancy::Redundancy;
 use stock::Stock;
 use together::Together;
 use turns::Turns;
@@ -59,8 +63,8 @@ use words::Words;
 /// How a user stores and fetches.
 #[derive(Clone, Copy, Debug)]
 pub struct UserSettings {
-    /// Copies of each chunk.
-    pub copies: usize,
+    /// How files are stored unless a put says otherwise.
+    pub redundancy: Redundancy,
     /// Chunks in transfer at a time.
     pub in_flight: usize,
     /// Vendors split a chunk into parts of at most this many bytes.
@@ -74,8 +78,13 @@ pub struct UserSettings {
 #[cfg(test)]
 impl UserSettings {
     /// Those of tests that look at something else.
-    pub(crate) const TEST: Self =
-        Self { copies: 3, in_flight: 1, part_bytes: 1 << 20, trusted_ms: 1_000, check: Duration::from_secs(600) };
+    pub(crate) const TEST: Self = Self {
+        redundancy: Redundancy::Copies(3),
+        in_flight: 1,
+        part_bytes: 1 << 20,
+        trusted_ms: 1_000,
+        check: Duration::from_secs(600),
+    };
 }
 
 /// Files that mirrors are asked for, and what one had; none if it did not answer.
@@ -149,6 +158,12 @@ impl User {
     #[must_use]
     pub fn owner(&self) -> OwnerId {
         self.keys.owner()
+    }
+
+    /// How files are stored unless a put says otherwise.
+    #[must_use]
+    pub fn redundancy(&self) -> Redundancy {
+        self.settings.redundancy
     }
 
     /// Puts that were interrupted and can be resumed.

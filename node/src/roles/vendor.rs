@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | `ingest`, `body`, `forward` | 11 to 13 | a chunk comes in, is stored, and goes on to the next hop |
 //! | `serve` | 19 | a chunk goes out |
+//! | `shards` | - | a lost shard is made of others, at its owner's order and without a key |
 //! | `requests`, `orders` | 6, 15, 22 | offers, final FATs, moves, validations |
 //! | `report` | 1 to 3 | devices to vendor, vendor to mirrors |
 //! | `readopt` | - | leases taken back after a restore from a backup |
@@ -32,6 +33,7 @@ mod report;
 mod requests;
 mod returns;
 mod serve;
+mod shards;
 mod transfers;
 
 #[cfg(test)]

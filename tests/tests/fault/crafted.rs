@@ -507,16 +507,13 @@ impl Client {
         fats.into_iter().filter(|fat| !fat.is_release()).map(open).collect()
     }
 
-    /// Every copy of every chunk that the final FATs at `mirror` name: (vendor, chunk, sealed length).
+    /// Every copy of every chunk, and every shard, that the final FATs at `mirror` name: (vendor, chunk, length).
     #[track_caller]
     pub(crate) fn copies(&self, mirror: &NodeHandle) -> Vec<(NodeId, ChunkId, u32)> {
         let mut copies = Vec::new();
         for (_, manifest) in self.files(mirror) {
-            for (index, chunk) in manifest.chunks().enumerate() {
-                let length = fathom_protocol::seal::sealed_len(manifest.plain_len(index));
-                for place in &chunk.copies {
-                    copies.push((manifest.places[usize::from(*place)].vendor, chunk.id, length));
-                }
+            for piece in manifest.pieces() {
+                copies.extend(manifest.places_of_piece(&piece).map(|place| (place.vendor, piece.id, piece.length)));
             }
         }
         copies

@@ -29,7 +29,7 @@ fn fullest(net: &Network) -> NodeHandle {
 }
 
 /// Its disk died: the local FAT is gone, and of the parts every `keep`-th is left (none with 0).
-fn lose_disk(net: &Network, vendor: &NodeHandle, keep: usize) {
+pub(crate) fn lose_disk(net: &Network, vendor: &NodeHandle, keep: usize) {
     net.kill(&vendor.name).unwrap();
     std::fs::remove_file(vendor.dir.join("vendor/local-fat.redb")).unwrap();
     for (at, part) in parts(vendor).into_iter().enumerate() {

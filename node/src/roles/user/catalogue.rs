@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fat::{Fate, FinalFat, Follows, Manifest, Place, Tag};
 use fathom_protocol::ids::{FileId, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
@@ -57,6 +58,8 @@ pub struct Listed {
     pub chunks: u64,
     /// Copies of each chunk.
     pub copies: u64,
+    /// How parity is made of its chunks, if it is.
+    pub code: Option<Code>,
     /// How many final FATs the file had.
     pub counter: u64,
     /// When the source was last modified.
@@ -204,6 +207,7 @@ fn listed(file: FileId, manifest: &Manifest, counter: u64, versions: u64) -> Lis
         bytes: manifest.size,
         chunks: manifest.chunk_count() as u64,
         copies: u64::from(manifest.copies_per_chunk),
+        code: manifest.code(),
         counter,
         modified: manifest.modified,
         versions,

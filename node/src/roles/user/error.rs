@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fat::ManifestError;
 use fathom_protocol::seal::SealError;
 use fathom_protocol::sign::RecordError;
@@ -18,13 +19,15 @@ pub enum UserError {
     /// A mirror or vendor refused.
     #[error("{0}")]
     Refused(#[from] Refusal),
-    /// A chunk could not be placed.
-    #[error("copy {column} of a chunk of {name} found no place: {reason}")]
+    /// A chunk or shard could not be placed.
+    #[error("{} of {name} found no place: {reason}", which(*column, *code))]
     NoPlace {
         /// The file.
         name: String,
-        /// Which copy, from 1.
+        /// Which copy, or which column of shards, from 1.
         column: usize,
+        /// Whose shards, if it is stored with parity.
+        code: Option<Code>,
         /// What was tried last.
         reason: String,
     },
@@ -146,11 +149,20 @@ impl From<SealError> for UserError {
     }
 }
 
+/// What found no place.
+fn which(column: usize, code: Option<Code>) -> String {
+    match code {
+        None => format!("copy {column} of a chunk"),
+        Some(code) => format!("one of the {} shards ({code}) of a stripe", code.total()),
+    }
+}
+
 fn refusal_kind(kind: RefusalKind) -> (ErrorKind, &'static str) {
     match kind {
-        RefusalKind::NoSpace | RefusalKind::TooFewVendors => {
-            (ErrorKind::NoSpace, "see `fathom fat` for what is on offer; store less, use --copies, or wait for vendors")
-        }
+        RefusalKind::NoSpace | RefusalKind::TooFewVendors => (
+            ErrorKind::NoSpace,
+            "see `fathom fat` for what is on offer; store less, use --copies or --erasure with fewer vendors, or wait for more",
+        ),
         RefusalKind::Silent | RefusalKind::Unreachable => {
             (ErrorKind::Network, "run the same command again; it goes on where it was")
         }
@@ -174,7 +186,7 @@ impl From<UserError> for CommandError {
             UserError::Refused(refusal) => refusal_kind(refusal.kind),
             UserError::NoPlace { .. } => (
                 ErrorKind::NoSpace,
-                "what was stored is kept; run the same command again when more vendors are there, or with fewer --copies",
+                "what was stored is kept; run the same command again when more vendors are there, or with fewer --copies or shards (--erasure)",
             ),
             UserError::NotStored { .. } => {
                 (ErrorKind::Network, "the data is at its vendors; run the same command again to finish")

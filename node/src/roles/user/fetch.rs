@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 
+use super::gather::Pace;
 use super::path::way;
 use super::store::lock;
 use super::{User, UserError};
@@ -22,18 +23,20 @@ use crate::net::{SILENCE, frame_refusal, silent};
 use crate::{bao, clock};
 
 /// After this long without the chunk, the next source is asked as well.
-const RACE_AFTER: Duration = Duration::from_millis(1_000);
+pub(super) const RACE_AFTER: Duration = Duration::from_millis(1_000);
 /// Bytes read from the transport at a time.
 const PIECE: usize = 256 * 1024;
 const REQUEST_SECONDS: u64 = 60;
 
 /// A vendor and what it gave.
-type Answer = (NodeId, Result<Vec<u8>, Refusal>);
+pub(super) type Answer = (NodeId, Result<Vec<u8>, Refusal>);
 
 /// How the vendors served one get.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     served: Mutex<BTreeMap<NodeId, Service>>,
+    /// How long shards took.
+    pub(super) pace: Pace,
 }
 
 /// How one vendor served.
@@ -57,11 +60,21 @@ impl Sources {
     /// Sources of which `vendors` are asked last.
     pub(super) fn last(vendors: impl IntoIterator<Item = NodeId>) -> Self {
         let service = Service { failed: true, ..Service::default() };
-        Self { served: Mutex::new(vendors.into_iter().map(|vendor| (vendor, service.clone())).collect()) }
+        let served = vendors.into_iter().map(|vendor| (vendor, service.clone())).collect();
+        Self { served: Mutex::new(served), pace: Pace::default() }
     }
 
-    fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
+    pub(super) fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
         work(lock(&self.served).entry(vendor).or_default())
+    }
+
+    /// Notes that `vendor` did not give a chunk.
+    pub(super) fn failed(&self, vendor: NodeId, chunk: ChunkId, refusal: &Refusal) {
+        self.with(vendor, |service| {
+            service.bad.push(chunk);
+            service.failed = true;
+            service.reason = Some(refusal.reason.to_string());
+        });
     }
 
     /// What each vendor did.
@@ -116,11 +129,7 @@ impl User {
                 Some((vendor, answer)) = asked.next() => match answer {
                     Ok(bytes) => return Ok(bytes),
                     Err(refusal) => {
-                        sources.with(vendor, |service| {
-                            service.bad.push(chunk);
-                            service.failed = true;
-                            service.reason = Some(refusal.reason.to_string());
-                        });
+                        sources.failed(vendor, chunk, &refusal);
                         reasons.push(format!("{}: {refusal}", vendor.short()));
                     }
                 },
@@ -150,7 +159,7 @@ impl User {
         Some(left.swap_remove(at))
     }
 
-    async fn fetch_from(
+    pub(super) async fn fetch_from(
         &self,
         vendor: NodeId,
         chunk: ChunkId,

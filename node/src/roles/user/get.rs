@@ -1,5 +1,7 @@
 //! Fetching files: authoritative FAT, best path, several vendors at once, every byte verified (figures 16 to 22).
 
+mod stripes;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use fathom_protocol::erasure::Stripes;
 use fathom_protocol::fat::{ChunkRef, Manifest};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
@@ -18,6 +21,7 @@ use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};
 use crate::control::results::{FailedSource, GetResult};
 use crate::control::{ControlEvent, EventSink};
+use stripes::stripe_room;
 
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
@@ -32,11 +36,33 @@ struct Getting {
     begun: AtomicBool,
 }
 
+/// What is fetched at a time.
+enum Job {
+    Chunk(usize, ChunkRef),
+    Stripe(Stripes, u64),
+}
+
+impl Getting {
+    fn jobs(&self) -> Vec<Job> {
+        match self.manifest.stripes() {
+            None => self.manifest.chunks().enumerate().map(|(index, chunk)| Job::Chunk(index, chunk)).collect(),
+            Some(stripes) => (0..stripes.count()).map(|stripe| Job::Stripe(stripes, stripe)).collect(),
+        }
+    }
+}
+
 struct Progress {
     bytes: AtomicU64,
     chunks: AtomicU64,
     total: u64,
     events: EventSink,
+}
+
+impl Progress {
+    fn add(&self, plain_len: u32, chunks: u64) {
+        let bytes = self.bytes.fetch_add(u64::from(plain_len), Ordering::Relaxed) + u64::from(plain_len);
+        self.events.progress(bytes, self.total, self.chunks.fetch_add(chunks, Ordering::Relaxed) + chunks);
+    }
 }
 
 impl User {
@@ -157,20 +183,21 @@ impl User {
     ) -> Result<(), UserError> {
         let theirs = files.to_vec();
         blocking(move || theirs.iter().try_for_each(|file| open_part(file))).await?;
-        let jobs: Vec<(Arc<Getting>, usize, ChunkRef)> = files
-            .iter()
-            .flat_map(|file| {
-                file.manifest
-                    .chunks()
-                    .enumerate()
-                    .map(|(index, chunk)| (Arc::clone(file), index, chunk))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+        let jobs: Vec<(Arc<Getting>, Job)> =
+            files.iter().flat_map(|file| file.jobs().into_iter().map(|job| (Arc::clone(file), job))).collect();
+        let room = Arc::new(stripe_room(files, self.settings.in_flight));
         futures::stream::iter(jobs)
-            .map(|(file, index, chunk)| {
+            .map(|(file, job)| {
                 let (user, sources, progress) = (Arc::clone(self), Arc::clone(sources), Arc::clone(progress));
-                let task = tokio::spawn(async move { user.get_chunk(&file, index, chunk, &sources, &progress).await });
+                let room = Arc::clone(&room);
+                let task = tokio::spawn(async move {
+                    match job {
+                        Job::Chunk(index, chunk) => user.get_chunk(&file, index, chunk, &sources, &progress).await,
+                        Job::Stripe(stripes, stripe) => {
+                            user.get_stripe(&file, (stripes, stripe), &room, &sources, &progress).await
+                        }
+                    }
+                });
                 let task = tokio_util::task::AbortOnDropHandle::new(task);
                 async move {
                     task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
@@ -192,14 +219,13 @@ impl User {
         let plain_len = file.manifest.plain_len(index);
         let (theirs, known) = (Arc::clone(file), chunk.clone());
         let there =
-            file.begun.load(Ordering::Relaxed) && blocking(move || Ok(has_chunk(&theirs, index, &known))).await?;
+            file.begun.load(Ordering::Relaxed) && blocking(move || Ok(held(&theirs, index, &known).is_some())).await?;
         if !there {
             let sealed = self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?;
             let theirs = Arc::clone(file);
             blocking(move || write_chunk(&theirs, index, &chunk, &sealed)).await?;
         }
-        let bytes = progress.bytes.fetch_add(u64::from(plain_len), Ordering::Relaxed) + u64::from(plain_len);
-        progress.events.progress(bytes, progress.total, progress.chunks.fetch_add(1, Ordering::Relaxed) + 1);
+        progress.add(plain_len, 1);
         Ok(())
     }
 
@@ -259,20 +285,18 @@ fn open_part(file: &Getting) -> Result<(), UserError> {
     part.set_len(file.manifest.size).map_err(UserError::io("size", &file.part))
 }
 
-/// Whether the incomplete file has this chunk already: sealed again it must give the chunk's identity, so nothing is trusted.
-fn has_chunk(file: &Getting, index: usize, chunk: &ChunkRef) -> bool {
-    let read = || -> Option<bool> {
-        let part = File::open(&file.part).ok()?;
-        let mut plain = vec![0; file.manifest.plain_len(index) as usize];
-        part.read_exact_at(&mut plain, index as u64 * u64::from(file.manifest.chunk_plain)).ok()?;
-        // A hole is what a fresh file reads as, and hardly ever what was stored: not worth sealing.
-        if plain.iter().all(|byte| *byte == 0) {
-            return Some(false);
-        }
-        let sealed = seal_chunk(&file.manifest.file_key, index as u64, chunk.salt, &plain).ok()?;
-        Some(ChunkId::of(&sealed) == chunk.id)
-    };
-    read().unwrap_or(false)
+/// The ciphertext of this chunk, if the incomplete file has the chunk already: sealed again it must give the chunk's identity, so nothing
+/// is trusted.
+fn held(file: &Getting, index: usize, chunk: &ChunkRef) -> Option<Vec<u8>> {
+    let part = File::open(&file.part).ok()?;
+    let mut plain = vec![0; file.manifest.plain_len(index) as usize];
+    part.read_exact_at(&mut plain, index as u64 * u64::from(file.manifest.chunk_plain)).ok()?;
+    // A hole is what a fresh file reads as, and hardly ever what was stored: not worth sealing.
+    if plain.iter().all(|byte| *byte == 0) {
+        return None;
+    }
+    let sealed = seal_chunk(&file.manifest.file_key, index as u64, chunk.salt, &plain).ok()?;
+    (ChunkId::of(&sealed) == chunk.id).then_some(sealed)
 }
 
 fn write_chunk(file: &Getting, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {

@@ -5,7 +5,7 @@
 //! | `meta` | `version` | [`FORMAT`], u32 little-endian; a file without it has format 1 |
 //! | `puts` | name given to the put | [`PutRecord`]: the locked storage |
 //! | `files` | file identifier [16] | [`FileRecord`]: the source as it was, key and tag |
-//! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts |
+//! | `chunks` | file identifier [16], index u64 be | [`ChunkRecord`]: identity, salt and the copies with receipts; parity shards come after the chunks |
 //!
 //! One thread writes, whatever came meanwhile in one transaction: at once what is waited for (the begin of a put of several chunks, and
 //! everything of a put before its final FATs are handed in) and their receipts. The rest waits for that, a moment at most. Losing the last receipts, or the begin of a small put, in a crash costs sending those copies again and nothing else: an unchanged chunk is sealed to the same bytes, and a vendor that
@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec;
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fat::{Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId};
 use fathom_protocol::limits::FRAME_BYTES_MAX;
@@ -61,6 +62,9 @@ pub(super) struct FileRecord {
     pub source: (u64, i128, u64),
     /// Plaintext bytes of a chunk.
     pub chunk_plain: u32,
+    /// How parity is made of its chunks, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
     /// Key of the file's chunks.
     pub file_key: [u8; 32],
     /// Tag of the chunks, and sequence number of the final FAT to come.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fork::VerifiedProof;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
@@ -61,6 +62,9 @@ pub(super) fn way(net: &Net, vendor: NodeId, head: Option<&VendorHead>) -> Way {
         suspected: behaviour.suspected,
     }
 }
+
+/// Vendors in order of preference with the figures that made it, and the code of a file that has parity.
+pub type Explained = (Vec<(Signed<VendorHead>, Way)>, Option<Code>);
 
 impl User {
     /// Every vendor that the best mirror knows; their addresses are learnt on the way. A mirror whose answer does not verify, or
@@ -154,18 +158,23 @@ impl User {
         ways
     }
 
-    /// Probes all vendors, or those of one file, and explains the order (figures 7 and 8).
+    /// Probes all vendors, or those of one file, and explains the order (figures 7 and 8); with the code of a file that has parity.
     ///
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
-    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Vec<(Signed<VendorHead>, Way)>, UserError> {
-        let mut heads = match name {
-            Some(name) => self.heads(self.find(name).await?.iter().flat_map(StoredFile::sources).collect()).await?,
-            None => self.vendors().await?,
+    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Explained, UserError> {
+        let (mut heads, code) = match name {
+            Some(name) => {
+                let files = self.find(name).await?;
+                let code = files.iter().find_map(|file| file.manifest()?.code());
+                (self.heads(files.iter().flat_map(StoredFile::sources).collect()).await?, code)
+            }
+            None => (self.vendors().await?, None),
         };
         self.net.probe(heads.keys().copied()).await;
         let order = self.order(&heads);
-        Ok(order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way))).collect())
+        let ways = order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way)));
+        Ok((ways.collect(), code))
     }
 
     /// The order as an event.

@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::codec::{Bounded, Text};
-use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, Place, Tag, Use};
+use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Manifest, ParityRef, Place, Tag, Use};
 use fathom_protocol::ids::{FileId, NodeId};
-use fathom_protocol::limits::COPIES_MAX;
-use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused, Wants};
 use futures::{StreamExt, TryStreamExt};
@@ -20,15 +18,15 @@ use super::journal::{ChunkRecord, FileRecord, PutRecord};
 use super::mirrors::HandedIn;
 use super::path::Heads;
 use super::placement::{Placement, Slot, check};
-use super::source::{SourceFile, chunk_plain, collect};
+use super::redundancy::Redundancy;
+use super::source::{SourceFile, collect};
 use super::store::{PutFile, Putting, lock, places};
+use super::stripes::StripeRoom;
 use super::{User, UserError, blocking, nonce, random};
 use crate::clock;
 use crate::control::results::PutResult;
 use crate::control::{ControlEvent, EventSink};
 
-/// Vendors wanted for each copy, so that chunks spread and one that fails has a neighbour.
-pub(super) const WIDTH: u8 = 2;
 /// How long vendors act on a final FAT as an order to erase, in seconds: longer than any lease lives unrenewed.
 pub(super) const ORDER_SECONDS: u64 = 45 * 86_400;
 /// Longest wait for a vendor that failed earlier to show that it is back.
@@ -47,19 +45,23 @@ struct Begun {
 }
 
 /// The chunk's copies in the columns that this put has, as far as their receipts can be relied on.
-fn within(mut chunk: ChunkRecord, copies: usize, trusted_ms: u64) -> ChunkRecord {
+fn within(mut chunk: ChunkRecord, columns: u8, trusted_ms: u64) -> ChunkRecord {
     let now = clock::now();
-    chunk.copies.retain(|copy| usize::from(copy.column) < copies && now.since_ms(copy.acked) <= trusted_ms);
+    chunk.copies.retain(|copy| copy.column < columns && now.since_ms(copy.acked) <= trusted_ms);
     chunk
 }
 
 /// Plaintext bytes and number of the chunks that have all their copies.
-fn complete(files: &[PutFile], copies: usize) -> (u64, u64) {
+fn complete(files: &[PutFile], columns: u8) -> (u64, u64) {
     let mut complete = (0, 0);
     for file in files {
-        for (index, _) in lock(&file.chunks).iter().filter(|(_, chunk)| chunk.copies.len() == copies) {
-            complete.0 += u64::from(file.plain_len(*index));
-            complete.1 += 1;
+        let chunks = lock(&file.chunks);
+        // Parity is none of the user's data.
+        for (index, chunk) in chunks.iter().take_while(|(index, _)| **index < file.chunk_count()) {
+            if chunk.copies.len() == file.columns(*index, columns).len() {
+                complete.0 += u64::from(file.plain_len(*index));
+                complete.1 += 1;
+            }
         }
     }
     complete
@@ -74,15 +76,13 @@ impl User {
         self: &Arc<Self>,
         path: &Path,
         name: &str,
-        copies: Option<usize>,
+        redundancy: Option<Redundancy>,
         wants: Wants,
         events: EventSink,
     ) -> Result<PutResult, UserError> {
         let began = Instant::now();
-        let copies = copies.unwrap_or(self.settings.copies);
-        if copies == 0 || copies > COPIES_MAX {
-            return Err(UserError::Source(format!("copies must be 1 to {COPIES_MAX}")));
-        }
+        let redundancy = redundancy.unwrap_or(self.settings.redundancy);
+        redundancy.check()?;
         let (from, to) = (path.to_owned(), name.to_owned());
         let (sources, warnings) = blocking(move || collect(&from, &to)).await?;
         let _turn = self.turns.of_command(sources.iter().map(|source| self.keys.file_id(&source.name))).await;
@@ -90,8 +90,14 @@ impl User {
         for file in stored.values() {
             file.settled()?;
         }
-        let Begun { put, fresh, resumed } = self.begin(name, sources, copies, (wants, events), &stored)?;
-        let mut result = PutResult { warnings, resumed_chunks: resumed, copies: copies as u64, ..PutResult::default() };
+        let Begun { put, fresh, resumed } = self.begin(name, sources, redundancy, (wants, events), &stored)?;
+        let mut result = PutResult {
+            warnings,
+            resumed_chunks: resumed,
+            copies: redundancy.copies(),
+            erasure: redundancy.code().map(|code| code.to_string()),
+            ..PutResult::default()
+        };
         self.lock_storage(&put).await?;
         // Before the first chunk goes out: with which key, under which tag, and where to.
         self.note(&put, fresh).await?;
@@ -133,11 +139,12 @@ impl User {
         self: &Arc<Self>,
         name: &str,
         sources: Vec<SourceFile>,
-        copies: usize,
+        redundancy: Redundancy,
         (wants, events): (Wants, EventSink),
         catalogue: &BTreeMap<FileId, StoredFile>,
     ) -> Result<Begun, UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
+        let (columns, code) = (redundancy.columns(), redundancy.code());
         let mut files = Vec::with_capacity(sources.len());
         let mut fresh = Vec::new();
         let mut resumed = 0;
@@ -147,7 +154,10 @@ impl User {
             let next = next_tag(stored.map_or(0, StoredFile::counter), random()?);
             let noted = self.journal.file(file)?;
             let record = match noted {
-                Some(record) if record.source == source.identity && Tag(record.seq).counter() == next.counter() => {
+                Some(record)
+                    if (record.source, record.code) == (source.identity, code)
+                        && Tag(record.seq).counter() == next.counter() =>
+                {
                     record
                 }
                 // Chunks of a put that was given up carry its tag: no final FAT will name them, and they lapse.
@@ -155,7 +165,8 @@ impl User {
                     let record = FileRecord {
                         put: name.to_owned(),
                         source: source.identity,
-                        chunk_plain: chunk_plain(source.size),
+                        chunk_plain: redundancy.chunk_plain(source.size),
+                        code,
                         file_key: random()?,
                         seq: next.0,
                     };
@@ -169,7 +180,7 @@ impl User {
                     .journal
                     .chunks(file)?
                     .into_iter()
-                    .map(|(index, chunk)| (index, within(chunk, copies, self.settings.trusted_ms)))
+                    .map(|(index, chunk)| (index, within(chunk, columns, self.settings.trusted_ms)))
                     .collect(),
             };
             resumed += chunks.values().map(|chunk| chunk.copies.len() as u64).sum::<u64>();
@@ -179,20 +190,24 @@ impl User {
                 seq: record.seq,
                 file_key: record.file_key,
                 chunk_plain: record.chunk_plain,
+                code,
                 old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
                 follows: stored.map(|stored| stored.follows(None)).unwrap_or_default(),
                 chunks: Mutex::new(chunks),
             });
         }
-        let unit = files
-            .iter()
-            .map(|file| sealed_len(file.chunk_plain.min(u32::try_from(file.source.size).unwrap_or(u32::MAX))));
+        // The first piece of a file is as long as any chunk, and the last one as any parity shard of a file with several stripes.
+        let longest =
+            |file: &PutFile| file.stripes().map_or(file.piece_len(0), |stripes| stripes.len(stripes.chunks()));
+        let unit = files.iter().filter(|file| file.source.size > 0).map(longest).max().unwrap_or(1);
         let record = self.journal.put(name)?.unwrap_or_default();
-        let complete = complete(&files, copies);
+        let complete = complete(&files, columns);
         let put = Arc::new(Putting {
             name: name.to_owned(),
-            copies: u8::try_from(copies).unwrap_or(u8::MAX),
-            unit: unit.max().unwrap_or(1).max(1),
+            copies: columns,
+            code,
+            stripes: StripeRoom::new(self.settings.in_flight, columns, unit),
+            unit: unit.max(1),
             placement: Mutex::new(self.known_placement(&record, &files)),
             record: Mutex::new(record),
             files,
@@ -229,7 +244,7 @@ impl User {
         for file in files {
             for (index, chunk) in lock(&file.chunks).iter() {
                 for copy in &chunk.copies {
-                    placement.resumed(copy.place, copy.column, u64::from(sealed_len(file.plain_len(*index))));
+                    placement.resumed(copy.place, copy.column, u64::from(file.piece_len(*index)));
                 }
             }
         }
@@ -239,13 +254,7 @@ impl User {
     /// Locks what is still needed (figures 5 and 6), or takes it from what is locked ahead. If vendors let nobody hold so much that
     /// is not filled, a part of it is locked, and the rest as that fills.
     async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
-        let mut needed = 0u64;
-        for file in &put.files {
-            let chunks = lock(&file.chunks);
-            let unsent = (0..file.chunk_count())
-                .filter(|index| chunks.get(index).is_none_or(|chunk| chunk.copies.len() < usize::from(put.copies)));
-            needed += unsent.map(|index| u64::from(sealed_len(file.plain_len(index)))).sum::<u64>();
-        }
+        let needed: u64 = put.files.iter().map(|file| file.needed(put.copies)).sum();
         let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
         if needed == 0 || !short {
             return Ok(());
@@ -257,7 +266,7 @@ impl User {
         } else {
             let mut bytes = needed;
             let provisional = loop {
-                let request = self.request(put, (put.copies, WIDTH), bytes, vec![self.net.me()], Vec::new())?;
+                let request = self.request(put, (put.copies, put.width()), bytes, vec![self.net.me()], Vec::new())?;
                 match self.allocate(request).await {
                     Err(UserError::Refused(refusal))
                         if refusal.kind == RefusalKind::Unsealed && bytes > u64::from(put.unit) =>
@@ -286,15 +295,19 @@ impl User {
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
-        let jobs =
-            put.files.iter().enumerate().flat_map(|(at, file)| (0..file.chunk_count()).map(move |index| (at, index)));
+        let each =
+            |(at, file): (usize, &PutFile)| (0..file.job_count()).map(move |index| (at, index)).collect::<Vec<_>>();
+        let jobs = put.files.iter().enumerate().flat_map(each);
         let jobs: Vec<(usize, u64)> = jobs.collect();
         futures::stream::iter(jobs)
             .map(|(at, index)| {
                 let (user, put) = (Arc::clone(self), Arc::clone(put));
                 // A task of its own, so that sealing and sending of several chunks use several cores; aborted with this future.
                 let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-                    user.store_chunk(&put, at, index).await
+                    match put.files[at].stripes() {
+                        Some(stripes) => user.store_stripe(&put, at, stripes, index).await,
+                        None => user.store_chunk(&put, at, index).await,
+                    }
                 }));
                 async move {
                     task.await.map_err(|error| UserError::Internal(format!("a chunk's task ended early: {error}")))?
@@ -341,7 +354,7 @@ impl User {
                 });
                 if chunk.copies.len() < before {
                     dropped = true;
-                    if before == usize::from(put.copies) {
+                    if before == file.columns(*index, put.copies).len() && *index < file.chunk_count() {
                         put.bytes_done.fetch_sub(u64::from(file.plain_len(*index)), Ordering::Relaxed);
                         put.chunks_done.fetch_sub(1, Ordering::Relaxed);
                     }
@@ -367,9 +380,10 @@ impl User {
         for dead in futures::future::join_all(asked).await.into_iter().flatten() {
             lock(&put.placement).fail(dead);
         }
-        let incomplete =
-            put.files.iter().any(|file| lock(&file.chunks).values().any(|chunk| !self.missing(put, chunk).is_empty()));
-        if incomplete {
+        let lacks = |file: &PutFile, (index, chunk): (&u64, &ChunkRecord)| {
+            !self.missing(put, file.columns(*index, put.copies), chunk).is_empty()
+        };
+        if put.files.iter().any(|file| lock(&file.chunks).iter().any(|chunk| lacks(file, chunk))) {
             put.events.note("a vendor that took copies is gone; they are stored again elsewhere").await;
             self.store_all(put).await?;
         }
@@ -413,7 +427,7 @@ impl User {
     ) -> Result<Signed<FinalFat>, UserError> {
         let chunks = lock(&file.chunks);
         let mut index_of: BTreeMap<Place, u16> = BTreeMap::new();
-        let (mut order, mut refs) = (Vec::new(), Vec::with_capacity(chunks.len()));
+        let (mut order, mut refs, mut parity) = (Vec::new(), Vec::with_capacity(chunks.len()), Vec::new());
         let mut uses: BTreeMap<Place, u64> = BTreeMap::new();
         for (index, chunk) in chunks.iter() {
             let mut copies = Vec::new();
@@ -423,9 +437,12 @@ impl User {
                     order.push(place);
                     next
                 }));
-                *uses.entry(place).or_default() += u64::from(sealed_len(file.plain_len(*index)));
+                *uses.entry(place).or_default() += u64::from(file.piece_len(*index));
             }
-            refs.push(ChunkRef { id: chunk.id, salt: chunk.salt, copies });
+            match *index < file.chunk_count() {
+                true => refs.push(ChunkRef { id: chunk.id, salt: chunk.salt, copies }),
+                false => parity.push(ParityRef { id: chunk.id, place: copies.first().copied() }),
+            }
         }
         let meta = FileMeta {
             name: Text::new(file.source.name.clone()).map_err(|error| UserError::Source(error.to_string()))?,
@@ -434,7 +451,10 @@ impl User {
             modified: file.source.modified,
             chunk_plain: file.chunk_plain,
         };
-        let manifest = Manifest::new(meta, file.file_key, order, put.copies, &refs)?;
+        let manifest = match file.code {
+            None => Manifest::new(meta, file.file_key, order, put.copies, &refs),
+            Some(code) => Manifest::coded(meta, file.file_key, order, code, (&refs, &parity)),
+        }?;
         let body = self.keys.seal_manifest(&manifest, file.file, file.seq, random()?)?;
         let mut frees: Vec<NodeId> = file.old_holders.clone();
         frees.extend(lock(&put.placement).failed().iter().copied());

@@ -1,21 +1,25 @@
-//! Repair by the owner: copies that their vendors no longer hold are made again at others, from the copies that are left.
+//! Repair by the owner: copies that their vendors no longer hold are made again at others, from the copies that are left, and
+//! shards from the other shards of their stripe, by the vendors that are to have them.
 //!
 //! The ciphertext is copied as it is, under the tag of the final FAT that follows; what was there before lives on under its own
 //! (`base` stays). A large file is repaired in steps, with a final FAT after each. Interrupted, a step starts over, and finds
 //! the copies that it made: its tag follows from the node and the file. Copies that no final FAT comes to name lapse at their vendors.
 
+mod pieces;
+mod shards;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use fathom_protocol::codec::{Bounded, Text};
-use fathom_protocol::fat::{ChunkRef, Manifest, Place, Tag};
+use fathom_protocol::fat::{Manifest, Piece, Place, Tag};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::seal::sealed_len;
 use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Wants};
 use futures::StreamExt;
 
 use super::catalogue::{FILES_AT_ONCE, open_manifest};
-use super::fetch::{Sources, lost as chunk_lost};
+use super::fetch::Sources;
 use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::SealedChunk;
@@ -26,6 +30,7 @@ use super::{StoredFile, User, UserError, nonce};
 use crate::clock;
 use crate::control::EventSink;
 use crate::control::results::{RepairResult, Unrepaired};
+use pieces::{broken, with_copies};
 
 /// Rounds in a row that make no copy, before a file is given up for now.
 const ROUNDS: usize = 3;
@@ -47,13 +52,22 @@ struct Step<'a> {
     sources: Sources,
     /// Vendors that get no copy: this node, those that are given up, and those from which chunks of the file were moved away.
     barred: BTreeSet<NodeId>,
+    /// What is missing of the file.
+    missing: &'a BTreeSet<(ChunkId, Place)>,
+    /// Shards that their new vendors made themselves.
+    rebuilt: AtomicU64,
     /// Why the last copy was not made.
     reason: Mutex<Option<UserError>>,
 }
 
-/// A chunk of which copies are missing.
+/// A chunk of which copies are missing, or a shard.
 struct Broken {
+    /// Its number among the file's pieces.
     index: usize,
+    /// Its stripe, if the file has parity.
+    stripe: Option<u64>,
+    /// Vendors that have other shards of the stripe, and are to have no second one.
+    beside: BTreeSet<NodeId>,
     chunk: ChunkId,
     length: u32,
     /// Where it is still.
@@ -67,8 +81,14 @@ struct Broken {
 }
 
 impl Broken {
-    fn holders(&self) -> BTreeSet<NodeId> {
+    /// Vendors that have a copy.
+    fn copies(&self) -> BTreeSet<NodeId> {
         self.good.iter().chain(&self.made).map(|place| place.vendor).collect()
+    }
+
+    /// Vendors that are to have no other copy, or shard.
+    fn holders(&self) -> BTreeSet<NodeId> {
+        self.copies().into_iter().chain(self.beside.iter().copied()).collect()
     }
 }
 
@@ -76,6 +96,8 @@ impl Broken {
 struct Made {
     /// Copies that a final FAT names now.
     made: u64,
+    /// Those of them that their vendors made.
+    rebuilt: u64,
     /// Chunks that lack copies still.
     left: Vec<ChunkId>,
     /// Why.
@@ -87,6 +109,7 @@ struct Made {
 struct Mended {
     lost: u64,
     made: u64,
+    rebuilt: u64,
 }
 
 impl User {
@@ -148,6 +171,7 @@ impl User {
                 let done = self.mend(file.file, gone, &mut mended, events).await;
                 result.lost_copies += mended.lost;
                 result.made_copies += mended.made;
+                result.made_by_vendors += mended.rebuilt;
                 let name = || file.manifest().map(|manifest| manifest.name.to_string()).unwrap_or_default();
                 match done {
                     Ok(()) => result.repaired += u64::from(mended.made > 0),
@@ -189,6 +213,7 @@ impl User {
             events.note(format!("{name}: copies of {chunks} chunks are gone, and are made again")).await;
             let step = self.mend_step(&file, manifest, broken, gone, &missing).await?;
             mended.made += step.made;
+            mended.rebuilt += step.rebuilt;
             hopeless.extend(step.left);
             match step.reason {
                 // Without room the next chunks fare no better.
@@ -206,12 +231,12 @@ impl User {
     async fn missing_copies(&self, manifest: &Manifest, gone: &Gone) -> BTreeSet<(ChunkId, Place)> {
         let mut missing = BTreeSet::new();
         let mut doubtful: BTreeMap<Place, Vec<(ChunkId, u32)>> = BTreeMap::new();
-        for (index, chunk) in manifest.chunks().enumerate() {
-            for place in manifest.places_of(&chunk) {
+        for piece in manifest.pieces() {
+            for place in manifest.places_of_piece(&piece) {
                 if gone.has(place) {
-                    missing.insert((chunk.id, place));
+                    missing.insert((piece.id, place));
                 } else if gone.short.contains(&place) {
-                    doubtful.entry(place).or_default().push((chunk.id, sealed_len(manifest.plain_len(index))));
+                    doubtful.entry(place).or_default().push((piece.id, piece.length));
                 }
             }
         }
@@ -241,6 +266,8 @@ impl User {
             placement: Mutex::default(),
             sources: Sources::last(gone.vendors.iter().copied()),
             barred: gone.vendors.iter().copied().chain(moved).chain(leases).chain([me]).collect(),
+            missing,
+            rebuilt: AtomicU64::new(0),
             reason: Mutex::new(None),
         };
         let mut bytes = 0;
@@ -267,13 +294,19 @@ impl User {
         self.give_back(unused.into_iter().collect()).await;
         let left: Vec<ChunkId> = chunks.iter().filter(|chunk| chunk.missing > 0).map(|chunk| chunk.chunk).collect();
         let reason = lock(&step.reason).take().filter(|_| !left.is_empty());
-        Ok(Made { made, left, reason })
+        let rebuilt = step.rebuilt.load(Ordering::Relaxed).min(made);
+        Ok(Made { made, rebuilt, left, reason })
     }
 
     /// Tries to make one more copy of every chunk that lacks one. Returns how many it made.
-    async fn mend_round(&self, step: &Step<'_>, chunks: &mut [Broken]) -> usize {
+    async fn mend_round(self: &Arc<Self>, step: &Step<'_>, chunks: &mut [Broken]) -> usize {
         let mut groups: BTreeMap<BTreeSet<NodeId>, Vec<usize>> = BTreeMap::new();
+        let mut stripes = BTreeSet::new();
         for (at, chunk) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.missing > 0) {
+            // Of several shards of one stripe the next one must know where the first one went.
+            if chunk.stripe.is_some_and(|stripe| !stripes.insert(stripe)) {
+                continue;
+            }
             groups.entry(chunk.holders()).or_default().push(at);
         }
         let mut made = 0;
@@ -296,6 +329,10 @@ impl User {
                         chunks[at].made.push(place);
                         chunks[at].missing -= 1;
                         made += 1;
+                        let stripe = chunks[at].stripe;
+                        for other in chunks.iter_mut().filter(|other| stripe.is_some() && other.stripe == stripe) {
+                            other.beside.insert(place.vendor);
+                        }
                     }
                     Ok(None) => {}
                     Err(error) => *lock(&step.reason) = Some(error),
@@ -352,7 +389,7 @@ impl User {
     }
 
     /// Makes one copy of a chunk. `None`: there was no room, or its vendor failed, and another may do.
-    async fn copy(&self, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
+    async fn copy(self: &Arc<Self>, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
         let avoid: Vec<NodeId> = broken.holders().into_iter().chain(step.barred.iter().copied()).collect();
         let length = u64::from(broken.length);
         let taken = lock(&step.placement).take(0, length, &avoid, |vendor| way(&self.net, vendor, None));
@@ -363,27 +400,29 @@ impl User {
         copied
     }
 
-    async fn copy_to(&self, step: &Step<'_>, broken: &Broken, slot: &Slot) -> Result<Option<Place>, UserError> {
-        let sources: Vec<NodeId> = broken.holders().into_iter().chain(broken.given_up.iter().copied()).collect();
-        let bytes = self
-            .fetch_chunk(broken.chunk, broken.length, &sources, &step.sources)
-            .await
-            .map_err(|reason| chunk_lost(step.manifest.name.as_str(), broken.index, reason))?;
+    async fn copy_to(
+        self: &Arc<Self>,
+        step: &Step<'_>,
+        broken: &Broken,
+        slot: &Slot,
+    ) -> Result<Option<Place>, UserError> {
+        match self.order_shard(step, broken, slot).await {
+            Ok(Some(place)) => return Ok(Some(place)),
+            Ok(None) => {}
+            Err(UserError::Refused(refusal)) => {
+                refused(step, slot, refusal);
+                return Ok(None);
+            }
+            Err(other) => return Err(other),
+        }
+        let bytes = self.bytes_of(step, broken).await?;
         let chunk = SealedChunk { file: step.file.file, seq: step.tag.0, id: broken.chunk, bytes: Arc::new(bytes) };
         let vendor = slot.place.vendor;
-        let outcome = self.send_chain(&chunk, std::slice::from_ref(slot)).await?;
-        match outcome.get(&vendor) {
+        let mut outcome = self.send_chain(&chunk, std::slice::from_ref(slot)).await?;
+        match outcome.remove(&vendor) {
             Some(Ok(receipt)) => Ok(Some(Place { vendor, lease: receipt.lease })),
             Some(Err(refusal)) => {
-                *lock(&step.reason) = Some(refusal.clone().into());
-                match refusal.kind {
-                    RefusalKind::Busy => {}
-                    RefusalKind::OverLease
-                    | RefusalKind::NoSpace
-                    | RefusalKind::LeaseExpired
-                    | RefusalKind::UnknownLease => drop(lock(&step.placement).exhaust(slot)),
-                    _ => lock(&step.placement).fail(vendor),
-                }
+                refused(step, slot, refusal);
                 Ok(None)
             }
             None => Ok(None),
@@ -406,14 +445,14 @@ impl User {
         let version = step.file.newest().ok_or_else(changed)?;
         let named = open_manifest(&self.keys, &version.fat)?;
         let manifest = with_copies(&named, step.manifest, chunks, missing)?;
-        let there = |chunk: ChunkRef| {
-            let places = step.manifest.places_of(&chunk).filter(|place| !missing.contains(&(chunk.id, *place)));
+        let there = |piece: Piece| {
+            let places = step.manifest.places_of_piece(&piece).filter(|place| !missing.contains(&(piece.id, *place)));
             places.map(|place| place.vendor).collect::<Vec<_>>()
         };
         let keep = Keep {
             manifest: &manifest,
             fat: &version.fat,
-            holders: step.manifest.chunks().flat_map(there).collect(),
+            holders: step.manifest.pieces().flat_map(there).collect(),
             failed: lock(&step.placement).failed().iter().copied().collect(),
         };
         let fat = self.successor(step.file, step.tag, Some(&keep))?;
@@ -431,63 +470,20 @@ fn one_vendor(prefix: &str, used: &BTreeSet<NodeId>) -> Result<NodeId, UserError
     }
 }
 
+/// Books that a vendor did not take a copy.
+fn refused(step: &Step<'_>, slot: &Slot, refusal: Refusal) {
+    match refusal.kind {
+        RefusalKind::Busy => {}
+        RefusalKind::OverLease | RefusalKind::NoSpace | RefusalKind::LeaseExpired | RefusalKind::UnknownLease => {
+            lock(&step.placement).exhaust(slot);
+        }
+        _ => lock(&step.placement).fail(slot.place.vendor),
+    }
+    *lock(&step.reason) = Some(refusal.into());
+}
+
 fn changed(name: &str) -> UserError {
     Refusal::new(RefusalKind::Conflict, format!("{name} was written while it was repaired")).into()
-}
-
-/// The chunks of a file of which copies are `missing`.
-fn broken(manifest: &Manifest, missing: &BTreeSet<(ChunkId, Place)>, gone: &Gone) -> Vec<Broken> {
-    let lacks = |(index, chunk): (usize, ChunkRef)| {
-        let (lost, good): (Vec<Place>, Vec<Place>) =
-            manifest.places_of(&chunk).partition(|place| missing.contains(&(chunk.id, *place)));
-        let given_up = lost.iter().map(|place| place.vendor).filter(|vendor| gone.vendors.contains(vendor)).collect();
-        let length = sealed_len(manifest.plain_len(index));
-        (!lost.is_empty()).then_some(Broken {
-            index,
-            chunk: chunk.id,
-            length,
-            good,
-            made: Vec::new(),
-            given_up,
-            missing: lost.len(),
-        })
-    };
-    manifest.chunks().enumerate().filter_map(lacks).collect()
-}
-
-/// The manifest as the final FAT `named` it, with the copies that were made in place of as many that are missing; `manifest` is the
-/// same with the moves since. Copies stay in their order, so that a move still finds the one that it took along. Places that no
-/// chunk needs are left out.
-fn with_copies(
-    named: &Manifest,
-    manifest: &Manifest,
-    made: &[Broken],
-    missing: &BTreeSet<(ChunkId, Place)>,
-) -> Result<Manifest, UserError> {
-    let made: BTreeMap<usize, &Broken> = made.iter().map(|broken| (broken.index, broken)).collect();
-    let mut places: Vec<Place> = Vec::new();
-    let mut known: BTreeMap<Place, u16> = BTreeMap::new();
-    let mut chunks = Vec::with_capacity(named.chunk_count());
-    for (index, (mut chunk, moved)) in named.chunks().zip(manifest.chunks()).enumerate() {
-        let mut new = made.get(&index).map(|broken| broken.made.iter()).into_iter().flatten();
-        let copies = named.places_of(&chunk).zip(manifest.places_of(&moved));
-        let copies = copies.map(|(named, now)| match missing.contains(&(moved.id, now)) {
-            // What could not be made again stays named: its vendor may come back.
-            true => new.next().copied().unwrap_or(named),
-            false => named,
-        });
-        let copies: Vec<Place> = copies.collect();
-        chunk.copies.clear();
-        for place in copies {
-            let next = u16::try_from(places.len()).map_err(|_| UserError::Internal("too many places".to_owned()))?;
-            chunk.copies.push(*known.entry(place).or_insert_with(|| {
-                places.push(place);
-                next
-            }));
-        }
-        chunks.push(chunk);
-    }
-    Ok(named.placed(places, &chunks)?)
 }
 
 #[cfg(test)]

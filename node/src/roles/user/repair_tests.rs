@@ -1,7 +1,7 @@
 //! What a repair makes of a manifest.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-use fathom_protocol::fat::FileMeta;
+use fathom_protocol::fat::{ChunkRef, FileMeta};
 use fathom_protocol::ids::{LeaseId, OwnerId};
 use fathom_protocol::moves::Move;
 use fathom_protocol::time::UnixMs;

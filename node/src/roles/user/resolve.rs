@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{FinalFat, Manifest};
 use fathom_protocol::sign::Signed;
 
 use super::catalogue::{StoredFile, Version, open_manifest};
@@ -54,6 +54,7 @@ fn entry(version: &Version, number: u64) -> VersionEntry {
         bytes: manifest.map_or(0, |manifest| manifest.size),
         chunks: manifest.map_or(0, |manifest| manifest.chunk_count() as u64),
         copies: manifest.map_or(0, |manifest| u64::from(manifest.copies_per_chunk)),
+        erasure: manifest.and_then(Manifest::code).map(|code| code.to_string()),
         modified: manifest.map_or(0, |manifest| manifest.modified.0),
         stored: version.fat.issued.0,
     }

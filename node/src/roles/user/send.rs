@@ -32,7 +32,7 @@ const SLOWEST: u64 = 64 * 1024;
 /// is there.
 const STALL: Duration = Duration::from_secs(60);
 /// Sub-chunks a vendor makes at least, where it has so many devices.
-const PARTS_MIN: u8 = 2;
+pub(super) const PARTS_MIN: u8 = 2;
 const HEADER_SECONDS: u64 = 600;
 
 /// A sealed chunk on its way.

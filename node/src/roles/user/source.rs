@@ -91,6 +91,14 @@ pub(super) fn chunk_plain(size: u64) -> u32 {
     if size >= LARGE { CHUNK_PLAIN_MAX as u32 } else { u32::try_from(size).unwrap_or(u32::MAX).clamp(1, SMALL_CHUNK) }
 }
 
+/// Plaintext bytes of a chunk for a file of `size` bytes that is stored in stripes of `data` chunks: such that all stripes are full
+/// and alike. A small file is cut as well, so that its parity is no larger than that of a part.
+pub(super) fn striped_plain(size: u64, data: usize) -> u32 {
+    let most = if size >= LARGE { CHUNK_PLAIN_MAX as u64 } else { u64::from(SMALL_CHUNK) };
+    let stripes = size.div_ceil(most * data as u64).max(1);
+    u32::try_from(size.div_ceil(stripes * data as u64)).unwrap_or(u32::MAX).max(1)
+}
+
 impl SourceFile {
     /// Bytes `offset..offset + length`.
     pub(super) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, UserError> {

@@ -11,7 +11,6 @@ use fathom_protocol::wire::Wants;
 
 use super::path::{Way, way};
 use super::placement::{Placement, Slot, check};
-use super::put::WIDTH;
 use super::store::{Putting, lock};
 use super::{User, UserError};
 use crate::clock;
@@ -151,7 +150,7 @@ impl User {
     }
 
     async fn fill_stock(self: &Arc<Self>, put: &Putting) -> Result<(), UserError> {
-        let request = self.request(put, (put.copies, WIDTH), AHEAD, vec![self.net.me()], Vec::new())?;
+        let request = self.request(put, (put.copies, put.width()), AHEAD, vec![self.net.me()], Vec::new())?;
         let provisional = self.allocate(request).await?;
         let slots = provisional.locations.iter().map(|location| check(location, self.owner().into()));
         let slots = slots.collect::<Result<Vec<Slot>, _>>()?;

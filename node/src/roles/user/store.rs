@@ -1,14 +1,16 @@
 //! Getting one chunk to all its columns: seal, send, and re-send just the copies that failed (figures 9 to 14).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fathom_protocol::codec::{Bounded, Text};
+use fathom_protocol::erasure::Code;
 use fathom_protocol::fat::{Follows, Place, SALT_LEN};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
+use fathom_protocol::seal::{chunk_salt, seal_chunk};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{AllocateRequest, Location, RefusalKind, Wants};
 
@@ -18,6 +20,7 @@ use super::placement::{Placement, Slot, check};
 use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
 use super::stock::Drawn;
+use super::stripes::StripeRoom;
 use super::{User, UserError, blocking, nonce};
 use crate::clock;
 use crate::control::results::Replaced;
@@ -25,9 +28,14 @@ use crate::control::{ControlEvent, EventSink};
 
 /// Rounds of sending for one chunk in a row that bring nothing, before the put gives up. Each excludes the vendors that failed
 /// in the ones before.
-const ROUNDS: usize = 6;
+pub(super) const ROUNDS: usize = 6;
+/// Vendors wanted for each copy, so that chunks spread and one that fails has a neighbour.
+const WIDTH: u8 = 2;
+/// Vendors wanted for each column of shards: there are many columns, and vendors that serve none are there to take the place of one
+/// that fails.
+const WIDTH_OF_SHARDS: u8 = 1;
 /// Pause before a vendor that was busy is asked again.
-const BUSY_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(200);
 const REQUEST_SECONDS: u64 = 60;
 /// Bytes that are locked at a time for a column that ran out.
 const REPLENISH_MAX: u64 = 256 << 20;
@@ -46,11 +54,13 @@ pub(super) struct PutFile {
     pub file_key: [u8; 32],
     /// Plaintext bytes of each chunk but the last.
     pub chunk_plain: u32,
+    /// How parity is made of its chunks, if it is.
+    pub code: Option<Code>,
     /// Vendors that hold an older version.
     pub old_holders: Vec<NodeId>,
     /// The versions that the put replaces.
     pub follows: Follows,
-    /// Chunks with at least one copy, by index.
+    /// Pieces with at least one copy, by index: chunks, and after them parity shards.
     pub chunks: Mutex<BTreeMap<u64, ChunkRecord>>,
 }
 
@@ -60,31 +70,35 @@ impl PutFile {
         self.source.size.div_ceil(u64::from(self.chunk_plain))
     }
 
-    /// Plaintext length of chunk `index`, bytes.
+    /// Plaintext length of piece `index`, bytes; 0 for parity.
     pub(super) fn plain_len(&self, index: u64) -> u32 {
-        let left = self.source.size - index * u64::from(self.chunk_plain);
+        let left = self.source.size.saturating_sub(index.saturating_mul(u64::from(self.chunk_plain)));
         u32::try_from(left).unwrap_or(u32::MAX).min(self.chunk_plain)
     }
 }
 
 /// What came of sending a chunk once.
 #[derive(Debug, Default)]
-struct Round {
+pub(super) struct Round {
     /// Whether a vendor was merely busy.
-    busy: bool,
+    pub(super) busy: bool,
     /// Whether a copy was stored, or it became known that a lease is full.
-    useful: bool,
+    pub(super) useful: bool,
     /// What the last vendor that refused said.
-    reason: String,
+    pub(super) reason: String,
 }
 
 /// A put while it runs.
 pub(super) struct Putting {
     /// Its name, under which the journal knows it.
     pub name: String,
-    /// Columns.
+    /// Columns: copies of each chunk, or shards of a stripe.
     pub copies: u8,
-    /// Length of the longest sealed chunk: the unit of allocation.
+    /// How parity is made, if it is.
+    pub code: Option<Code>,
+    /// Bounds the stripes in memory.
+    pub stripes: StripeRoom,
+    /// Length of the longest piece: the unit of allocation.
     pub unit: u32,
     /// The files.
     pub files: Vec<PutFile>,
@@ -119,9 +133,14 @@ pub(super) struct Putting {
 }
 
 impl Putting {
+    /// Vendors wanted for each column.
+    pub(super) fn width(&self) -> u8 {
+        if self.code.is_some() { WIDTH_OF_SHARDS } else { WIDTH }
+    }
+
     /// Whether it has a single chunk, of which there is nothing to go on from before its receipts are there.
     pub(super) fn is_one_chunk(&self) -> bool {
-        self.files.iter().map(PutFile::chunk_count).sum::<u64>() <= 1
+        self.code.is_none() && self.files.iter().map(PutFile::chunk_count).sum::<u64>() <= 1
     }
 }
 
@@ -142,7 +161,8 @@ impl User {
         let known = lock(&file.chunks).get(&index).cloned();
         let mut record =
             known.clone().unwrap_or(ChunkRecord { id: ChunkId([0; 32]), salt: [0; SALT_LEN], copies: Vec::new() });
-        if self.missing(put, &record).is_empty() {
+        let columns = file.columns(index, put.copies);
+        if self.missing(put, columns.clone(), &record).is_empty() {
             return Ok(());
         }
         let counted = record.copies.len() == usize::from(put.copies);
@@ -150,12 +170,16 @@ impl User {
         let mut round = Round::default();
         let mut fruitless = 0;
         while fruitless < ROUNDS {
-            let missing = self.missing(put, &record);
+            let missing = self.missing(put, columns.clone(), &record);
             if missing.is_empty() {
                 break;
             }
-            let chain = self.choose(put, at, &record, &missing, u64::from(sealed_len(file.plain_len(index)))).await?;
             let length = chunk.bytes.len() as u64;
+            let wanted: Vec<(u8, u64)> = missing.into_iter().map(|column| (column, length)).collect();
+            let mut chain = self.choose(put, at, record.copies.iter().map(|copy| copy.place.vendor), &wanted).await?;
+            let score = |slot: &Slot| way(&self.net, slot.place.vendor, None).score();
+            // Nearest first: that is the chain.
+            chain.sort_by(|a, b| score(a).total_cmp(&score(b)));
             let outcome = match self.send_chain(&chunk, &chain).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -173,13 +197,9 @@ impl User {
                 tokio::time::sleep(BUSY_PAUSE * u32::try_from(fruitless + 1).unwrap_or(1)).await;
             }
         }
-        let missing = self.missing(put, &record);
-        if let Some(column) = missing.first() {
-            return Err(UserError::NoPlace {
-                name: file.source.name.clone(),
-                column: usize::from(*column) + 1,
-                reason: format!("{ROUNDS} rounds of vendors failed, the last one because {}", round.reason),
-            });
+        if let Some(column) = self.missing(put, columns, &record).first() {
+            let reason = format!("{ROUNDS} rounds of vendors failed, the last one because {}", round.reason);
+            return Err(no_place(put, at, *column, reason));
         }
         // A chunk that was complete and lost a vendor was counted before.
         let plain_len = if counted { 0 } else { u64::from(file.plain_len(index)) };
@@ -187,7 +207,7 @@ impl User {
         Ok(())
     }
 
-    async fn note_chunk(
+    pub(super) async fn note_chunk(
         self: &Arc<Self>,
         put: &Putting,
         file: FileId,
@@ -198,7 +218,7 @@ impl User {
         blocking(move || user.journal.chunk(file, index, record, alone)).await
     }
 
-    async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
+    pub(super) async fn chunk_done(&self, put: &Putting, plain_len: u64, record: &ChunkRecord) {
         let bytes = put.bytes_done.fetch_add(plain_len, Ordering::Relaxed) + plain_len;
         let chunks = put.chunks_done.fetch_add(u64::from(plain_len > 0), Ordering::Relaxed) + u64::from(plain_len > 0);
         put.events.progress(bytes, put.bytes_total, chunks);
@@ -206,13 +226,13 @@ impl User {
         put.events.send(ControlEvent::Receipt { chunk: record.id.to_string(), vendors }).await;
     }
 
-    /// Columns without a copy at a vendor that still works.
-    pub(super) fn missing(&self, put: &Putting, record: &ChunkRecord) -> Vec<u8> {
+    /// Those of `columns` without a copy at a vendor that still works.
+    pub(super) fn missing(&self, put: &Putting, columns: Range<u8>, record: &ChunkRecord) -> Vec<u8> {
         let placement = lock(&put.placement);
         let has = |column: u8| {
             record.copies.iter().any(|copy| copy.column == column && !placement.failed().contains(&copy.place.vendor))
         };
-        (0..put.copies).filter(|column| !has(*column)).collect()
+        columns.filter(|column| !has(*column)).collect()
     }
 
     /// Reads and seals the chunk. One that was sealed before must come out the same, else its source changed.
@@ -242,45 +262,45 @@ impl User {
         Ok(SealedChunk { file: file.file, seq: file.seq, id, bytes: Arc::new(bytes) })
     }
 
-    /// A slot for each missing column, nearest first: that is the chain.
-    async fn choose(
+    /// A slot for each column that is `wanted`, with room for so many bytes, at different vendors, none of which is one of `holders`.
+    pub(super) async fn choose(
         &self,
         put: &Arc<Putting>,
         at: usize,
-        record: &ChunkRecord,
-        missing: &[u8],
-        length: u64,
+        holders: impl IntoIterator<Item = NodeId>,
+        wanted: &[(u8, u64)],
     ) -> Result<Vec<Slot>, UserError> {
-        let mut chain: Vec<Slot> = Vec::with_capacity(missing.len());
-        for column in missing {
+        let mut avoid: Vec<NodeId> = holders.into_iter().collect();
+        let mut chosen: Vec<Slot> = Vec::with_capacity(wanted.len());
+        for (column, length) in wanted {
             let taken = loop {
-                let mut avoid: Vec<NodeId> = record.copies.iter().map(|copy| copy.place.vendor).collect();
-                avoid.extend(chain.iter().map(|slot| slot.place.vendor));
-                let taken = lock(&put.placement).take(*column, length, &avoid, |vendor| way(&self.net, vendor, None));
+                let taken = lock(&put.placement).take(*column, *length, &avoid, |vendor| way(&self.net, vendor, None));
                 match taken {
                     Some(slot) => break Ok(slot),
                     None => {
-                        if let Err(error) = self.replenish(put, at, *column, length, &avoid).await {
+                        if let Err(error) = self.replenish(put, at, *column, *length, &avoid).await {
                             break Err(error);
                         }
                     }
                 }
             };
             match taken {
-                Ok(slot) => chain.push(slot),
+                Ok(slot) => {
+                    avoid.push(slot.place.vendor);
+                    chosen.push(slot);
+                }
                 Err(error) => {
-                    chain.iter().for_each(|slot| lock(&put.placement).settle(slot, length, false));
+                    let taken = chosen.iter().zip(wanted);
+                    taken.for_each(|(slot, (_, length))| lock(&put.placement).settle(slot, *length, false));
                     return Err(error);
                 }
             }
         }
-        let score = |slot: &Slot| way(&self.net, slot.place.vendor, None).score();
-        chain.sort_by(|a, b| score(a).total_cmp(&score(b)));
-        Ok(chain)
+        Ok(chosen)
     }
 
     /// Books what the vendors said.
-    async fn note_outcome(
+    pub(super) async fn note_outcome(
         &self,
         put: &Arc<Putting>,
         chunk: &SealedChunk,
@@ -375,11 +395,7 @@ impl User {
                     bytes = length;
                 }
                 Err(UserError::Refused(refusal)) => {
-                    return Err(UserError::NoPlace {
-                        name: put.files[at].source.name.clone(),
-                        column: usize::from(column) + 1,
-                        reason: refusal.reason.to_string(),
-                    });
+                    return Err(no_place(put, at, column, refusal.reason.to_string()));
                 }
                 Err(other) => return Err(other),
             }
@@ -446,6 +462,13 @@ impl User {
         lock(&put.record).locations.append(&mut locations);
         put.events.send(ControlEvent::Provisional { locations: shown }).await;
     }
+}
+
+/// The error for a chunk or shard for which no vendor was found.
+pub(super) fn no_place(put: &Putting, at: usize, column: u8, reason: String) -> UserError {
+    let file = &put.files[at];
+    let (name, column, code) = (file.source.name.clone(), usize::from(column) + 1, file.code);
+    UserError::NoPlace { name, column, code, reason }
 }
 
 /// The places of a chunk's copies that count, in the order of columns.

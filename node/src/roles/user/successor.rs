@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::fat::{FinalFat, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::Signed;
 
 use super::catalogue::{StoredFile, next_tag};
@@ -73,9 +72,9 @@ impl User {
 /// What a file uses of each lease by its manifest.
 fn uses(manifest: &Manifest) -> Vec<Use> {
     let mut bytes: BTreeMap<Place, u64> = BTreeMap::new();
-    for (index, chunk) in manifest.chunks().enumerate() {
-        for place in manifest.places_of(&chunk) {
-            *bytes.entry(place).or_default() += u64::from(sealed_len(manifest.plain_len(index)));
+    for piece in manifest.pieces() {
+        for place in manifest.places_of_piece(&piece) {
+            *bytes.entry(place).or_default() += u64::from(piece.length);
         }
     }
     bytes.into_iter().map(|(place, bytes)| Use { vendor: place.vendor, lease: place.lease, bytes, unused: 0 }).collect()
@@ -88,6 +87,7 @@ mod tests {
     use fathom_protocol::fat::{ChunkRef, Fate, FileMeta};
     use fathom_protocol::ids::{ChunkId, LeaseId};
     use fathom_protocol::keys::Phrase;
+    use fathom_protocol::seal::sealed_len;
     use fathom_protocol::time::UnixMs;
 
     use super::super::super::all_before;

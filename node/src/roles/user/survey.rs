@@ -8,7 +8,6 @@ use fathom_protocol::fat::Place;
 use fathom_protocol::fork::Offence;
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::lease::Lease;
-use fathom_protocol::seal::sealed_len;
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::wire::{RefusalKind, Renew, Request, Response};
 use futures::StreamExt;
@@ -197,9 +196,9 @@ fn standing(lease: Carried<Lease>, place: Place, bytes: u64) -> Standing {
 /// Adds what every version of `file` has where.
 fn add_claims(file: &StoredFile, claims: &mut Claims) {
     for manifest in file.versions.iter().filter_map(|version| version.manifest.as_ref()) {
-        for (index, chunk) in manifest.chunks().enumerate() {
-            for place in manifest.places_of(&chunk) {
-                *claims.entry(place).or_default() += u64::from(sealed_len(manifest.plain_len(index)));
+        for piece in manifest.pieces() {
+            for place in manifest.places_of_piece(&piece) {
+                *claims.entry(place).or_default() += u64::from(piece.length);
             }
         }
     }

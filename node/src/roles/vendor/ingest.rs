@@ -43,7 +43,7 @@ const ANSWERS_QUEUED: usize = HOPS_MAX;
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
 /// What this vendor does with the chunk.
-enum Task {
+pub(super) enum Task {
     /// It has it already.
     Known,
     /// It stores it.
@@ -51,7 +51,7 @@ enum Task {
 }
 
 /// Room taken in a lease for one chunk. Given back on drop, unless the chunk became durable.
-struct Admission {
+pub(super) struct Admission {
     vendor: Arc<Vendor>,
     lease: LeaseId,
     length: u64,
@@ -128,7 +128,10 @@ impl Vendor {
     }
 
     /// Finds the chunk here, or takes room for it.
-    async fn admit(self: &Arc<Self>, hop: &Signed<Hop>) -> Result<(Task, Option<Carried<Receipt>>), Refusal> {
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        hop: &Signed<Hop>,
+    ) -> Result<(Task, Option<Carried<Receipt>>), Refusal> {
         let hop = hop.clone();
         self.blocking(move |vendor| {
             let lease = consents_knowing(&hop, &vendor.familiar).map_err(Refusal::from)?;
@@ -214,7 +217,7 @@ impl Vendor {
     }
 
     /// Makes the chunk and its place in the local FAT durable, then signs for it. Blocks.
-    fn store(&self, admission: Admission, hop: &Hop, bytes: &[u8]) -> Result<Carried<Receipt>, Refusal> {
+    pub(super) fn store(&self, admission: Admission, hop: &Hop, bytes: &[u8]) -> Result<Carried<Receipt>, Refusal> {
         if ChunkId::of(bytes) != hop.chunk {
             return Err(Refusal::new(RefusalKind::WrongHash, "the bytes are not the chunk that was announced"));
         }

@@ -22,9 +22,20 @@ fn refused(kind: RefusalKind, reason: &str) -> Refusal {
     Refusal::new(kind, reason)
 }
 
+fn answered(from: NodeId, answer: Result<Response, Refusal>) -> Response {
+    answer.unwrap_or_else(|refusal| {
+        tracing::debug!(from = %from.short(), %refusal, "request refused");
+        Response::Refused(refusal)
+    })
+}
+
 impl Vendor {
     /// Answers one request of the authenticated peer `from`.
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
+        let request = match request {
+            Request::Rebuild(order) => return answered(from, self.rebuild_shard(from, *order).await),
+            request => request,
+        };
         if matches!(request, Request::Offer { .. }) {
             self.wait_for_step().await;
         }
@@ -42,10 +53,7 @@ impl Vendor {
                 _ => Err(refused(RefusalKind::WrongRole, "a vendor does not answer this")),
             })
             .await;
-        answer.unwrap_or_else(|refusal| {
-            tracing::debug!(from = %from.short(), %refusal, "request refused");
-            Response::Refused(refusal)
-        })
+        answered(from, answer)
     }
 
     /// Countersigns room (figure 6).

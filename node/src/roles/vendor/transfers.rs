@@ -17,8 +17,15 @@ const INCOMING_MAX: usize = 32;
 const INCOMING_PER_PEER_MAX: usize = 24;
 /// Chunks that are held in memory at once while they go out. Each costs up to three times its length.
 const OUTGOING_MAX: usize = 16;
+/// Bytes of stripes that are held in memory at once while a shard is made of them; a stripe that is longer has it to itself. Each byte
+/// costs up to four.
+const REBUILDING_MAX: u64 = 32 << 20;
+/// Bytes for one permit.
+const GRAIN: u64 = 64 << 10;
 /// How long a transfer waits for its place. Bytes of a chunk that waits fill its connection's window, so not for long.
 const PLACE_WAIT: Duration = Duration::from_millis(1_500);
+/// How long an order to make a shard waits for its place.
+const REBUILD_WAIT: Duration = Duration::from_secs(20);
 /// Seconds over which the rate of bytes is looked at.
 const RATE_SECONDS: usize = 10;
 
@@ -26,6 +33,8 @@ const RATE_SECONDS: usize = 10;
 pub(super) struct Transfers {
     incoming: Semaphore,
     outgoing: Semaphore,
+    /// Room for stripes of which a shard is made here.
+    rebuilding: Semaphore,
     by_peer: Mutex<BTreeMap<NodeId, usize>>,
     active: AtomicU32,
     bytes: AtomicU64,
@@ -49,6 +58,7 @@ impl Transfers {
         Self {
             incoming: Semaphore::new(INCOMING_MAX),
             outgoing: Semaphore::new(OUTGOING_MAX),
+            rebuilding: Semaphore::new((REBUILDING_MAX / GRAIN) as usize),
             by_peer: Mutex::default(),
             active: AtomicU32::new(0),
             bytes: AtomicU64::new(0),
@@ -84,6 +94,16 @@ impl Transfers {
                 Ok(Place { transfers: self, _share: None, _permit: permit })
             }
             _ => Err(busy("going out")),
+        }
+    }
+
+    /// A place for a stripe of `bytes` bytes of which a shard is made.
+    pub(super) async fn rebuilding(&self, bytes: u64) -> Result<SemaphorePermit<'_>, Refusal> {
+        let permits = bytes.clamp(GRAIN, REBUILDING_MAX).div_ceil(GRAIN);
+        let taken = self.rebuilding.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX));
+        match tokio::time::timeout(REBUILD_WAIT, taken).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(busy("being made")),
         }
     }
 

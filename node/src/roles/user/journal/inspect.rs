@@ -109,6 +109,7 @@ fn files(transaction: &ReadTransaction, see: See<'_>) -> Result<(), redb::Error>
                     "bytes": bytes,
                     "modified": i64::try_from(modified / 1_000_000).unwrap_or(i64::MAX),
                     "chunk_plain": record.chunk_plain,
+                    "erasure": record.code.map(|code| code.to_string()),
                     "seq": record.seq,
                 })));
             }

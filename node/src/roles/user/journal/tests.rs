@@ -18,6 +18,7 @@ fn file() -> FileRecord {
         put: "a/b".to_owned(),
         source: (5_000_000, 1_790_000_000_123_456_789, 42),
         chunk_plain: 1 << 20,
+        code: None,
         file_key: [9; 32],
         seq: 4,
     }

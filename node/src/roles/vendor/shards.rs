@@ -1,0 +1,137 @@
+//! Making a shard of a stripe again, at its owner's order: the other shards come from their vendors by requests that the owner signed,
+//! what is lost is computed from them, and stored if it has the identifier that the owner named. All of it is ciphertext.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fathom_overlay::{PeerStream, Proto, frame};
+use fathom_protocol::codec;
+use fathom_protocol::erasure;
+use fathom_protocol::ids::NodeId;
+use fathom_protocol::limits::ANSWER_BYTES_MAX;
+use fathom_protocol::rebuild::{self, Accepted, Rebuild, Shard};
+use fathom_protocol::sign::Carried;
+use fathom_protocol::wire::{FetchAnswer, Refusal, RefusalKind, Response};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::io::AsyncReadExt;
+
+use super::Vendor;
+use super::ingest::Task;
+use crate::net::{SILENCE, frame_refusal, silent};
+use crate::{bao, clock};
+
+/// Bytes read at once.
+const PIECE: usize = 256 * 1024;
+/// Longest time for one shard to come in: a slow link is no fault, but room is held for it.
+const SHARD_WAIT: Duration = Duration::from_secs(60);
+
+impl Vendor {
+    /// Carries an order out. The shard that is here already is receipted again.
+    pub(super) async fn rebuild_shard(
+        self: &Arc<Self>,
+        from: NodeId,
+        order: Carried<Rebuild>,
+    ) -> Result<Response, Refusal> {
+        let accepted = rebuild::accept(order.verify()?, self.me, clock::now())?;
+        let _place = self.transfers.incoming(from).await?;
+        self.wait_for_step().await;
+        let (task, receipt) = self.admit(&accepted.hop).await?;
+        if let Some(receipt) = receipt {
+            return Ok(Response::Stored(receipt));
+        }
+        let Task::Store(admission) = task else {
+            return Err(Refusal::new(RefusalKind::Internal, "a chunk that is here has no receipt"));
+        };
+        let bytes = accepted.lengths.iter().map(|length| u64::from(*length)).sum();
+        let _stripe = self.transfers.rebuilding(bytes).await?;
+        let present = self.fetch_shards(&accepted).await?;
+        let Accepted { hop, code, lengths, position, .. } = accepted;
+        let receipt = self.blocking(move |vendor| {
+            let shards: Vec<(usize, &[u8])> = present.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
+            let made = erasure::rebuild(code, &lengths, &shards, &[position])
+                .map_err(|error| Refusal::new(RefusalKind::BadRequest, error.to_string()))?;
+            vendor.store(admission, &hop, made.first().map(Vec::as_slice).unwrap_or_default())
+        });
+        receipt.await.map(Response::Stored)
+    }
+
+    /// As many of the other shards as are needed, each verified against its identifier.
+    async fn fetch_shards(&self, accepted: &Accepted) -> Result<Vec<(usize, Vec<u8>)>, Refusal> {
+        let needed = accepted.lengths.len();
+        let mut left = accepted.shards.iter();
+        let (mut present, mut reasons) = (Vec::with_capacity(needed), Vec::new());
+        let mut asked = FuturesUnordered::new();
+        loop {
+            while present.len() + asked.len() < needed
+                && let Some(shard) = left.next()
+            {
+                asked.push(async move { (shard, self.fetch_shard(shard).await) });
+            }
+            match asked.next().await {
+                Some((shard, Ok(bytes))) => {
+                    self.transfers.count(bytes.len());
+                    present.push((shard.position, bytes));
+                    if present.len() == needed {
+                        return Ok(present);
+                    }
+                }
+                Some((shard, Err(refusal))) => reasons.push(format!("{}: {refusal}", shard.fetch.vendor.short())),
+                None => {
+                    let (had, why) = (present.len(), reasons.join("; "));
+                    let reason = format!("{had} of the {needed} shards that are needed could be read: {why}");
+                    return Err(Refusal::new(RefusalKind::NotFound, reason));
+                }
+            }
+        }
+    }
+
+    async fn fetch_shard(&self, shard: &Shard) -> Result<Vec<u8>, Refusal> {
+        let vendor = shard.fetch.vendor;
+        // By its own signature that vendor offers storage there.
+        self.net.book().learn_addresses(vendor, shard.head.addresses.iter().map(ToString::to_string));
+        let read = async {
+            let mut stream = self.net.open(vendor, Proto::Fetch).await?;
+            let request = codec::encode(shard.fetch.carried());
+            let broke = |error| frame_refusal(vendor, &error);
+            frame::write_frame_within(&mut stream, &request, SILENCE).await.map_err(broke)?;
+            let (length, encoded_length) = loop {
+                let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SILENCE).await.map_err(broke)?;
+                match codec::decode(&answer, ANSWER_BYTES_MAX) {
+                    Ok(FetchAnswer::Alive) => {}
+                    Ok(FetchAnswer::Found { chunk_length, encoded_length }) => break (chunk_length, encoded_length),
+                    Ok(FetchAnswer::Refused(refusal)) => return Err(refusal),
+                    Err(error) => return Err(Refusal::new(RefusalKind::BadRequest, error.to_string())),
+                }
+            };
+            // The hash tree adds less than an eighth.
+            if length != shard.fetch.length || encoded_length as usize > length as usize * 9 / 8 + 64 * 1024 {
+                return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced another length"));
+            }
+            let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
+            let chunk = shard.fetch.chunk;
+            let decoding = tokio::task::spawn_blocking(move || bao::decode(chunk, length, 0, length, &encoded));
+            let decoded = decoding.await.map_err(|error| super::join_refusal(&error))?;
+            decoded.map_err(|error| Refusal::new(RefusalKind::Corrupt, error.to_string()))
+        };
+        tokio::time::timeout(SHARD_WAIT, read).await.unwrap_or_else(|_| Err(silent(vendor)))
+    }
+}
+
+/// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory grows with what arrives.
+async fn read_encoded(stream: &mut PeerStream, vendor: NodeId, length: usize) -> Result<Vec<u8>, Refusal> {
+    let (mut encoded, mut filled) = (Vec::new(), 0);
+    while filled < length {
+        if filled == encoded.len() {
+            encoded.resize(length.min(filled + PIECE), 0);
+        }
+        let broke = |what: &str| Refusal::new(RefusalKind::Unreachable, format!("{} {what}", vendor.short()));
+        match tokio::time::timeout(SILENCE, stream.read(&mut encoded[filled..])).await {
+            Ok(Ok(0)) => return Err(broke("stopped in the middle")),
+            Ok(Ok(read)) => filled += read,
+            Ok(Err(error)) => return Err(broke(&format!("broke off: {error}"))),
+            Err(_) => return Err(silent(vendor)),
+        }
+    }
+    Ok(encoded)
+}
