@@ -1,5 +1,7 @@
 //! One run: a network of its own, and each work measured on it.
 
+mod coded;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub(super) struct Bed<'a> {
     dir: PathBuf,
     number: u32,
     net: Option<Net>,
+    /// The network on which shards are stored.
+    coded: Option<Net>,
     stored: BTreeSet<Work>,
     /// Seconds of the large put.
     undisturbed: Option<f64>,
@@ -65,18 +69,24 @@ impl Files {
 
 impl<'a> Bed<'a> {
     pub(super) fn new(options: &'a BenchOptions, dir: PathBuf, number: u32) -> Self {
-        Self { options, dir, number, net: None, stored: BTreeSet::new(), undisturbed: None }
+        Self { options, dir, number, net: None, coded: None, stored: BTreeSet::new(), undisturbed: None }
     }
 
     /// Starts the network.
     pub(super) fn start_nodes(&mut self) -> Result<(), BenchError> {
+        self.net = Some(self.network("net", self.options.vendors)?);
+        Ok(())
+    }
+
+    /// A network of so many vendors, in a directory of this name.
+    fn network(&self, name: &str, vendors: usize) -> Result<Net, BenchError> {
         let small = u64::from(self.options.files) * SMALL_FILE;
         // Far more than will be stored: how a network behaves that is nearly full is not measured here.
         let quota = 8 * (self.options.size + small) + (8 << 30);
         let spec = Spec {
             network: "bench".to_owned(),
             mirrors: MIRRORS,
-            vendors: self.options.vendors,
+            vendors,
             devices: self.options.devices,
             zones: COPIES,
             device_quota: quota / self.options.devices as u64,
@@ -84,8 +94,7 @@ impl<'a> Bed<'a> {
             cancel: self.options.cancel.clone(),
             ..Spec::default()
         };
-        self.net = Some(Net::up(&self.options.binary, &self.dir.join("net"), spec)?);
-        Ok(())
+        Ok(Net::up(&self.options.binary, &self.dir.join(name), spec)?)
     }
 
     /// Measures one work. What it needs to be there first, it does unmeasured.
@@ -105,6 +114,8 @@ impl<'a> Bed<'a> {
             Work::LatencyPut => Ok(latency(self.put_each(&self.latency_files(), 1)?)),
             Work::LatencyGet => Ok(latency(self.get_each(Work::LatencyPut, &self.latency_files(), 1)?)),
             Work::Resume => self.resume(),
+            Work::PutErasure => self.put_coded(),
+            Work::GetErasure => self.get_coded(),
         }
     }
 
@@ -133,14 +144,10 @@ impl<'a> Bed<'a> {
         self.net.as_ref().ok_or_else(|| BenchError::Usage("the network was not started".to_owned()))
     }
 
-    fn pids(&self) -> Result<Vec<u32>, BenchError> {
-        Ok(self.net()?.status().into_iter().filter_map(|node| node.pid).collect())
-    }
-
     /// Starts to measure all nodes, when what was written before is on the disk and cannot get in the way.
     fn meter(&self) -> Result<Meter, BenchError> {
         rustix::fs::sync();
-        Ok(Meter::start(&self.pids()?))
+        Ok(Meter::start(&pids_of(self.net()?)))
     }
 
     fn cli(
@@ -150,8 +157,19 @@ impl<'a> Bed<'a> {
         bytes: u64,
         on_event: impl FnMut(&Value),
     ) -> Result<CliOutput, BenchError> {
+        self.cli_on(self.net()?, args, stdin, bytes, on_event)
+    }
+
+    fn cli_on(
+        &self,
+        net: &Net,
+        args: &[&str],
+        stdin: &[u8],
+        bytes: u64,
+        on_event: impl FnMut(&Value),
+    ) -> Result<CliOutput, BenchError> {
         let limit = COMMAND_MAX + Duration::from_secs(bytes / SLOWEST);
-        Ok(self.net()?.cli_with(USER, args, stdin, limit, on_event)?)
+        Ok(net.cli_with(USER, args, stdin, limit, on_event)?)
     }
 
     fn idle(&self) -> Result<Sample, BenchError> {
@@ -374,6 +392,10 @@ impl<'a> Bed<'a> {
         }
         Ok(chunks)
     }
+}
+
+fn pids_of(net: &Net) -> Vec<u32> {
+    net.status().into_iter().filter_map(|node| node.pid).collect()
 }
 
 /// The figures of moving `bytes` bytes of the user's data.

@@ -153,9 +153,6 @@ fn lines(report: &Report) -> Vec<String> {
         let figures: Vec<String> = figures.collect();
         lines.push(format!("{pair}: {}", figures.join(", ")));
     }
-    for (work, why) in &report.not_available {
-        lines.push(format!("{work}: not available, {why}"));
-    }
     lines
 }
 
@@ -173,9 +170,7 @@ mod tests {
         let former = Former::load(&history, &history).unwrap();
         write(&sample([50.0, 60.0]), Some(&former), &out).unwrap();
         let text = std::fs::read_to_string(out.join(FILE)).unwrap();
-        for part in
-            ["| put_large | 55.0 (50.0-60.0) |", "latency-p50.svg", "put_erasure: not available", "| 1.38 | yes |"]
-        {
+        for part in ["| put_large | 55.0 (50.0-60.0) |", "latency-p50.svg", "| 1.38 | yes |"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         // No figure, no plot.
