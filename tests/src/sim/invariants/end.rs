@@ -139,7 +139,7 @@ impl Oracle {
                     let row = vendor.running.as_ref().and_then(|run| run.fat.chunk(*owner, *chunk).ok().flatten());
                     let part = vendor.data.get(&key).filter(|_| row.is_some());
                     let good = part.is_some_and(|part| ChunkId::of(&part.bytes) == *chunk);
-                    if live && !good && !self.forgiven.contains(&(*node, key)) {
+                    if live && !good && !self.forgiven.contains(&(*node, key, place.lease)) {
                         lost.push(format!("vendor {node} has not chunk {} of a stored file", chunk.short()));
                     }
                 }

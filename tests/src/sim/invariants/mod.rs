@@ -128,8 +128,9 @@ pub(super) struct Oracle {
     dropped: BTreeSet<(NodeId, LeaseId)>,
     /// Those that an honest mirror saw vanish, with the final FAT that the vendor had noted.
     pub(super) accusable: Vec<drops::Drop>,
-    /// Chunks that went when their vendor's disk was put back.
-    forgiven: BTreeSet<(usize, ChunkKey)>,
+    /// Chunks that went when their vendor's disk was put back, with the leases that they were under: the same chunk may come again,
+    /// under another one, and that copy is promised anew.
+    forgiven: BTreeSet<(usize, ChunkKey, LeaseId)>,
     /// Chunks whose bytes are there and whose entries went.
     unadopted: BTreeMap<(usize, ChunkKey), Held>,
     /// Entries that came back and whose bytes are gone.
@@ -352,7 +353,7 @@ impl Oracle {
         let key = (vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk });
         self.stored_at.insert(key, at);
         self.left.remove(&key);
-        self.forgiven.remove(&key);
+        self.forgiven.remove(&(key.0, key.1, lease));
         if !allowed {
             self.broken(
                 5,
