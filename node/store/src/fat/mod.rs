@@ -199,10 +199,13 @@ pub enum CommitOutcome {
         /// The newer one's sequence number.
         seq: u64,
     },
-    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was erased.
+    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was
+    /// erased but what none of them wants.
     Forked {
         /// Chunks that went from stored to committed.
         committed: u64,
+        /// Chunks that were erased, as above.
+        erased: Vec<ErasedChunk>,
     },
     /// As many were written at once as are kept; nothing changed.
     Full,

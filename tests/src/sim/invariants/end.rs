@@ -69,11 +69,11 @@ impl Quiet<'_> {
                 }
                 let versions: Vec<&FatEntry> = self.mirrors[0].1.table.versions(entry.owner, entry.file).collect();
                 let fate = |fat: &FatEntry| fat.lineage().fate(Tag(entry.seq));
-                // Until one of several versions is chosen, nothing is freed.
-                let freed = |fat: &FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
+                // Until one of several versions is chosen, nothing that any of them lets live is freed.
+                let freed = |fat: &&FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
                 // What a clock that was ahead dated as not named yet is kept until that date.
                 let dated_ahead = entry.state == ChunkState::Stored && entry.stored_at.0 > EPOCH_MS + self.at;
-                if matches!(versions[..], [only] if freed(only)) && !dated_ahead {
+                if !versions.is_empty() && versions.iter().all(freed) && !dated_ahead {
                     let chunk = entry.chunk.short();
                     return Some(format!("vendor {node} still has chunk {chunk} of a version that was freed"));
                 }

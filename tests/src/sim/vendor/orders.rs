@@ -118,8 +118,10 @@ impl Vendor {
         }
         self.touch(cx);
         match outcome {
-            CommitOutcome::Applied { erased, .. } => self.erased(cx, &erased).map(|()| Response::Done),
-            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Response::Done),
+            CommitOutcome::Applied { erased, .. } | CommitOutcome::Forked { erased, .. } => {
+                self.erased(cx, &erased).map(|()| Response::Done)
+            }
+            CommitOutcome::Stale { .. } => Ok(Response::Done),
             CommitOutcome::Full => Err(refusal(RefusalKind::Conflict, "this file has as many versions as are kept")),
         }
     }
