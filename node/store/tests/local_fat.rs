@@ -280,11 +280,11 @@ fn an_unknown_format_is_refused_with_a_way_out() {
     drop(LocalFat::open(&path, config()).unwrap());
     let database = Database::create(&path).unwrap();
     let tx = database.begin_write().unwrap();
-    tx.open_table(META).unwrap().insert(b"format".as_slice(), 3u64.to_be_bytes().as_slice()).unwrap();
+    tx.open_table(META).unwrap().insert(b"format".as_slice(), 4u64.to_be_bytes().as_slice()).unwrap();
     tx.commit().unwrap();
     drop(database);
     let error = LocalFat::open(&path, config()).unwrap_err();
-    assert!(matches!(error, FatError::Version { found: 3, .. }) && error.to_string().contains("newer one"), "{error}");
+    assert!(matches!(error, FatError::Version { found: 4, .. }) && error.to_string().contains("newer one"), "{error}");
 }
 
 /// Keeps away: a lease overfilled by a byte; earlier chunks stay.
@@ -396,6 +396,25 @@ fn fault_47_what_no_version_of_a_fork_wants_goes() {
     let outcome = fat.commit_and_erase(&of_entry(version(last, last, &[repaired], None))).unwrap();
     let CommitOutcome::Forked { committed: 0, erased } = outcome else { panic!("{outcome:?}") };
     assert_eq!((erased.len(), states(&fat)), (2, vec![]));
+}
+
+/// Keeps away: a copy that was sent for a move which nobody signed stays for as long as its file, since a final FAT that means the one
+/// at the source commits it.
+#[test]
+fn fault_15_a_final_fat_commits_nothing_that_another_vendor_sent() {
+    let fat = filled(&FailingStorage::default());
+    let sent = |n| ChunkEntry { state: ChunkState::arrived(false), ..entry(n, 1, 100) };
+    fat.insert_chunk(&sent(5), None, None).unwrap();
+    let outcome = fat.commit_and_erase(&commit(1, 1, b"final 1")).unwrap();
+    assert_eq!(outcome, CommitOutcome::Applied { committed: 2, erased: vec![] });
+    assert_eq!(fat.chunk(OWNER, sent(5).chunk).unwrap().unwrap(), sent(5));
+    // Of a local FAT that was put back it is not known what was signed since.
+    fat.rely_on_sent().unwrap();
+    assert!(matches!(fat.commit_and_erase(&commit(1, 1, b"final 1")), Ok(CommitOutcome::Applied { committed: 1, .. })));
+    // What was released goes, wherever it came from.
+    fat.insert_chunk(&sent(6), None, None).unwrap();
+    let CommitOutcome::Applied { erased, .. } = fat.commit_and_erase(&commit(2, 2, b"gone")).unwrap() else { panic!() };
+    assert_eq!(erased.len(), 4);
 }
 
 /// Keeps away: a user, or who has its key, that fills a vendor's disk with versions of one file.

@@ -4,7 +4,7 @@ use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::ids::{ChunkId, Hash};
 use fathom_protocol::lease::LeaseState;
 use fathom_protocol::table::FatEntry;
-use fathom_store::{ChunkKey, ChunkState};
+use fathom_store::ChunkKey;
 
 use super::Oracle;
 use super::moves::led_to;
@@ -72,7 +72,7 @@ impl Quiet<'_> {
                 // Until one of several versions is chosen, nothing that any of them lets live is freed.
                 let freed = |fat: &&FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
                 // What a clock that was ahead dated as not named yet is kept until that date.
-                let dated_ahead = entry.state == ChunkState::Stored && entry.stored_at.0 > EPOCH_MS + self.at;
+                let dated_ahead = entry.state.lapses() && entry.stored_at.0 > EPOCH_MS + self.at;
                 if !versions.is_empty() && versions.iter().all(freed) && !dated_ahead {
                     let chunk = entry.chunk.short();
                     return Some(format!("vendor {node} still has chunk {chunk} of a version that was freed"));
