@@ -150,7 +150,14 @@ impl User {
         self.hand_in(cx, What::Choice, draft, stored.seen(), Some(&places));
     }
 
-    fn hand_in(&mut self, cx: &mut Cx<'_>, what: What, mut draft: Draft, seen: Vec<Tag>, manifest: Option<&Manifest>) {
+    fn hand_in(
+        &mut self,
+        cx: &mut Cx<'_>,
+        what: What,
+        mut draft: Draft,
+        seen: Vec<(Tag, Hash)>,
+        manifest: Option<&Manifest>,
+    ) {
         draft.frees.retain(|vendor| !draft.uses.iter().any(|used| used.vendor == *vendor));
         let life = cx.known.terms.commit_ms + 2 * cx.known.terms.grace_ms;
         let fat = FinalFat {

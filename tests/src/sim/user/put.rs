@@ -6,7 +6,7 @@ use fathom_protocol::codec;
 use fathom_protocol::fat::{Follows, Place, Tag};
 use fathom_protocol::head::Addresses;
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, FileId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
@@ -76,7 +76,7 @@ pub(super) struct Put {
     pub(super) locations: PutRecord,
     pub(super) old_holders: BTreeSet<NodeId>,
     /// The versions that it takes the place of.
-    pub(super) seen: Vec<Tag>,
+    pub(super) seen: Vec<(Tag, Hash)>,
     pub(super) follows: Follows,
     pub(super) chunks: Vec<Sending>,
     pub(super) failed: BTreeSet<NodeId>,

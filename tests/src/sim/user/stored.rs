@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::fat::{Fate, FinalFat, Follows, Manifest, Place, Tag};
-use fathom_protocol::ids::{FileId, NodeId};
+use fathom_protocol::ids::{FileId, Hash, NodeId};
 use fathom_protocol::keys::UserKeys;
 use fathom_protocol::moves::Move;
 use fathom_protocol::sign::Signed;
@@ -101,8 +101,8 @@ impl StoredFile {
     }
 
     /// The versions that whoever goes on from here has seen.
-    pub(super) fn seen(&self) -> Vec<Tag> {
-        self.fats().map(|fat| fat.tag()).collect()
+    pub(super) fn seen(&self) -> Vec<(Tag, Hash)> {
+        self.fats().map(|fat| (fat.tag(), fat.hash())).collect()
     }
 }
 
