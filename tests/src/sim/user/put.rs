@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::catalogue::StoredFile;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Follows, Place, Tag};
 use fathom_protocol::head::Addresses;
@@ -18,7 +19,7 @@ use fathom_protocol::wire::{ChunkAnswer, Location, RefusalKind};
 use super::claim::Claim;
 use super::journal::{ChunkRecord, CopyRecord, FileRecord, PutRecord};
 use super::stock::Drawn;
-use super::stored::StoredFile;
+use super::stored::seen;
 use super::{CHUNK_PLAIN, FLUSH, Op, REQUEST_SECONDS, Source, User, next_tag};
 use crate::sim::node::{Body, Cx, Timer};
 
@@ -227,8 +228,8 @@ impl User {
             name,
             file,
             plain: source.plain,
-            old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
-            seen: stored.map(StoredFile::seen).unwrap_or_default(),
+            old_holders: stored.map(StoredFile::holders).unwrap_or_default().into_iter().collect(),
+            seen: stored.map(seen).unwrap_or_default(),
             follows: stored.map(|stored| stored.follows(None)).unwrap_or_default(),
             chunks: Vec::new(),
             failed: BTreeSet::new(),
