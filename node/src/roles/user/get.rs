@@ -16,7 +16,7 @@ use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
 use futures::{StreamExt, TryStreamExt};
 
-use super::catalogue::StoredFile;
+use super::catalogue::{Asked, StoredFile};
 use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};
 use crate::control::results::{FailedSource, GetResult};

@@ -18,7 +18,7 @@ use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Wants};
 use futures::StreamExt;
 
-use super::catalogue::{FILES_AT_ONCE, open_manifest};
+use super::catalogue::{Asked, FILES_AT_ONCE, open_manifest};
 use super::fetch::Sources;
 use super::path::way;
 use super::placement::{Placement, Slot, check};

@@ -13,7 +13,7 @@ use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents_knowin
 use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
-use fathom_protocol::sign::{Carried, RecordError, Signed};
+use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{ALIVE_EVERY_MS, ChunkAnswer, Refusal, RefusalKind};
@@ -139,7 +139,7 @@ impl Vendor {
             vendor.in_step_or_busy()?;
             if let Some(entry) = vendor.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
                 let receipt = vendor.receipt_of(&entry)?;
-                vendor.hold_on(&entry)?;
+                vendor.hold_on(&entry, is_owners(&hop))?;
                 return Ok((Task::Known, Some(receipt)));
             }
             let (owner, file) = (hop.owner, hop.file);
@@ -229,7 +229,8 @@ impl Vendor {
         let dated = self.dating_clock();
         let insert = || {
             let receipt = self.sign_receipt(&tag, bytes, &parts, dated.at)?;
-            let entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), dated.at);
+            let mut entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), dated.at);
+            entry.state = ChunkState::arrived(is_owners(hop));
             let inserted = self.fat.insert_chunk(&entry, None, None).map_err(|error| fat_refusal(&error))?;
             Ok::<_, Refusal>((receipt, inserted))
         };
@@ -289,15 +290,24 @@ impl Vendor {
         Ok(Signed::sign(receipt, self.net.key())?.into_carried())
     }
 
-    /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. Blocks.
-    fn hold_on(&self, entry: &ChunkEntry) -> Result<(), Refusal> {
-        let dated = self.dating_clock();
-        let old = dated.at.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
-        if old && entry.state == ChunkState::Stored {
-            self.durable(|tx| tx.set_stored_at(&entry.key(), dated.at))?;
+    /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. If that is its
+    /// owner, its final FAT means this copy, whatever becomes of the move that brought it. Blocks.
+    fn hold_on(&self, entry: &ChunkEntry, from_owner: bool) -> Result<(), Refusal> {
+        if !entry.state.lapses() {
+            return Ok(());
+        }
+        let (key, dated) = (entry.key(), self.dating_clock());
+        let named = entry.state == ChunkState::Sent && from_owner;
+        if named || dated.at.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8 {
+            self.durable(|tx| {
+                if named {
+                    tx.set_state(&key, ChunkState::Stored)?;
+                }
+                tx.set_stored_at(&key, dated.at)
+            })?;
         }
         // A crash may have come between the chunk and its lease's prolongation: then the lease would lapse under it.
-        if entry.state == ChunkState::Stored && lock(&self.ledger).settle(dated, entry.lease, 0, true)? {
+        if lock(&self.ledger).settle(dated, entry.lease, 0, true)? {
             self.settle_accounts()?;
         }
         Ok(())
@@ -328,6 +338,11 @@ impl Vendor {
         self.durable(|tx| tx.set_receipt(&entry.key(), &codec::encode(&receipt)))?;
         Ok(receipt)
     }
+}
+
+/// Whether a chunk comes from its owner, and not from a vendor that moves it.
+fn is_owners(hop: &Hop) -> bool {
+    hop.authority == SignerId::from(hop.owner)
 }
 
 /// Reads exactly the chunk. The last bytes are passed on only when it is sure that none follow them.
