@@ -17,6 +17,8 @@
 //! | 46 | `mirrors` | vendor: a lost local FAT is rebuilt from its devices |
 //! | 47 | `forks` | store, vendor, mirror and user: `fault_47_*`; protocol: the dead-tag rule and the merge
 //!
+//! Erasure coding (`erasure`) is no case of its own: vendors are killed, stopped and damaged there under files that are stored in shards.
+//!
 //! Case 8's repair within one scrub is not here: nothing scrubs yet. Case 48 is here as far as one version exists:
 //! a record or header of another version is refused by kind.
 //!
