@@ -119,6 +119,8 @@ fn an_export_is_a_line_a_record_and_shows_no_secret() {
         assert!(kinds.iter().any(|other| other == kind), "{kind} is not in {kinds:?}");
     }
     assert!(lines.iter().all(|line| line.get("file_key").is_none()));
+    let follows = lines.iter().find(|line| line["type"] == "final_fat").map(|line| &line["follows"]);
+    assert_eq!(follows.and_then(|follows| follows[0]["chunks"].as_str()), Some("past"), "{follows:?}");
     let file = dir.temp.path().join("fat.jsonl");
     let output = dir.fathom(&["--json", "fat", "export", "--what", "mirror", "-o", file.to_str().unwrap()]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -10,6 +10,7 @@
 
 pub mod allocate;
 pub mod allocation;
+pub mod catalogue;
 pub mod clocks;
 pub mod codec;
 pub mod delta;

@@ -33,6 +33,19 @@ pub enum Fate {
     Other,
 }
 
+impl Fate {
+    /// Its name in what is shown to people and scripts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Past => "past",
+            Self::Lost => "lost",
+            Self::Live => "live",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl Tag {
     /// Bits of the writer.
     const WRITER_BITS: u32 = 16;
@@ -64,6 +77,16 @@ enum Says {
     Live,
     Lost,
     Past,
+}
+
+impl Says {
+    const fn fate(self) -> Fate {
+        match self {
+            Self::Live => Fate::Live,
+            Self::Lost => Fate::Lost,
+            Self::Past => Fate::Past,
+        }
+    }
 }
 
 impl From<Says> for u8 {
@@ -116,6 +139,11 @@ impl Follows {
         self.named(tag).is_some() || self.is_before(tag)
     }
 
+    /// The versions that are named, the newest first, and what becomes of the chunks of each.
+    pub fn fates(&self) -> impl Iterator<Item = (Tag, Fate)> {
+        self.0.iter().map(|Followed(tag, says)| (Tag(*tag), says.fate()))
+    }
+
     fn named(&self, tag: Tag) -> Option<Says> {
         self.0.iter().find(|Followed(known, _)| *known == tag.0).map(|Followed(_, says)| *says)
     }
@@ -149,9 +177,7 @@ impl Lineage<'_> {
     pub fn fate(&self, tag: Tag) -> Fate {
         match self.follows.named(tag) {
             _ if tag == self.seq || tag == self.base => Fate::Live,
-            Some(Says::Live) => Fate::Live,
-            Some(Says::Lost) => Fate::Lost,
-            Some(Says::Past) => Fate::Past,
+            Some(says) => says.fate(),
             // Repairs made its copies under many tags, and this may be one of them.
             None if self.follows.is_before(tag) && tag > self.base => Fate::Live,
             None if self.follows.is_before(tag) => Fate::Past,

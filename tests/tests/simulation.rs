@@ -10,7 +10,7 @@ use fathom_tests::sim::{Injected, Options, Report, Scenario, run};
 /// Seeds that are run each time.
 const FIXED: u64 = 8;
 /// Seeds that nobody ran before.
-const FRESH: u64 = 1;
+const FRESH: u64 = 4;
 /// Histories at once; other tests run beside them.
 const THREADS: usize = 2;
 

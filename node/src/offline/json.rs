@@ -52,12 +52,14 @@ pub(crate) fn final_fat(fat: &FinalFat) -> Value {
             "unused": used.unused,
         })
     });
+    let follows = fat.follows.fates().map(|(tag, fate)| json!({ "seq": tag.0, "chunks": fate.name() }));
     json!({
         "type": "final_fat",
         "owner": fat.owner.to_string(),
         "file": fat.file.to_string(),
         "seq": fat.seq,
         "base": fat.base,
+        "follows": follows.collect::<Vec<_>>(),
         "released": fat.is_release(),
         "uses": uses.collect::<Vec<_>>(),
         "frees": fat.frees.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! A local FAT of format 2 as a file: it opens for ever, with everything that is in it.
+//! Local FATs of each format as files: they open for ever, with everything that is in them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -9,10 +9,11 @@ use common::{FILE, LEASE, OWNER, device_id, entry};
 use fathom_protocol::fat::{Follows, Lineage, Tag};
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::time::UnixMs;
-use fathom_store::{ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, FinalEntry, LocalFat};
+use fathom_store::fat::FORMAT;
+use fathom_store::{ChunkEntry, ChunkState, CommitFile, CommitOutcome, FatConfig, FatTotals, FinalEntry, LocalFat};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/local-fat-v2.redb")
+fn golden(format: u64) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/local-fat-v{format}.redb"))
 }
 
 fn open(path: &Path) -> LocalFat {
@@ -26,6 +27,11 @@ fn last() -> FinalEntry {
     let follows =
         Follows::all_of([Lineage { follows: &Follows::all_of([before[0]], None), ..before[1] }], Some(before[1].seq));
     FinalEntry { seq: Tag::new(3, 0).0, base: Tag::new(2, 0).0, follows, record: b"a final FAT".to_vec() }
+}
+
+/// A chunk that another vendor sent; there is none in format 2.
+fn sent() -> ChunkEntry {
+    ChunkEntry { state: ChunkState::Sent, ..entry(4, 5, 100) }
 }
 
 /// Writes a local FAT with at least one row in every table.
@@ -44,6 +50,7 @@ fn write(path: &Path) {
         tx.set_state(&leaving, ChunkState::Leaving { moved: b"a move".to_vec() })
     })
     .unwrap();
+    fat.insert_chunk(&sent(), None, None).unwrap();
     fat.put_device("/srv/disk".as_ref(), device_id(1)).unwrap();
 }
 
@@ -51,27 +58,38 @@ fn write(path: &Path) {
 /// with a file of its own beside this one. A new one is written with
 /// `FATHOM_WRITE_GOLDEN=1 cargo test -p fathom-store --test golden`.
 #[test]
-fn a_local_fat_of_format_2_opens_with_everything_in_it() {
-    let dir = tempfile::tempdir().unwrap();
-    if !golden().exists() && std::env::var_os("FATHOM_WRITE_GOLDEN").is_some_and(|value| value == "1") {
-        std::fs::create_dir_all(golden().parent().unwrap()).unwrap();
-        write(&golden());
+fn a_local_fat_of_format_3_opens_with_everything_in_it() {
+    if !golden(FORMAT).exists() && std::env::var_os("FATHOM_WRITE_GOLDEN").is_some_and(|value| value == "1") {
+        std::fs::create_dir_all(golden(FORMAT).parent().unwrap()).unwrap();
+        write(&golden(FORMAT));
     }
+    opens(FORMAT, Some(sent()));
+}
+
+#[test]
+fn a_local_fat_of_format_2_opens_with_everything_in_it() {
+    opens(2, None);
+}
+
+fn opens(format: u64, sent: Option<ChunkEntry>) {
+    let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("local-fat.redb");
-    std::fs::copy(golden(), &path).unwrap();
+    std::fs::copy(golden(format), &path).unwrap();
+    let count = 3 + sent.iter().len() as u64;
     for _ in 0..2 {
         let fat = open(&path);
         let chunks = fat.chunks_of_file(OWNER, FILE).unwrap();
         let mut expected: Vec<_> = (1..4).map(|n| entry(n, 1 + n, 100)).collect();
         expected[0].state = ChunkState::Committed;
         expected[1].state = ChunkState::Leaving { moved: b"a move".to_vec() };
+        expected.extend(sent.clone());
         assert_eq!(chunks, expected);
-        assert_eq!(fat.chunks_of_lease(LEASE).unwrap().len(), 3);
-        assert_eq!(fat.totals().unwrap(), FatTotals { chunks: 3, bytes: 300 });
+        assert_eq!(fat.chunks_of_lease(LEASE).unwrap().len() as u64, count);
+        assert_eq!(fat.totals().unwrap(), FatTotals { chunks: count, bytes: count * 100 });
         let leases = fat.leases().unwrap();
         assert_eq!(
             leases.iter().map(|(_, lease)| (lease.bytes, lease.used)).collect::<Vec<_>>(),
-            [(10_000, 300), (77, 0)]
+            [(10_000, count * 100), (77, 0)]
         );
         assert_eq!((leases[0].1.signed.as_slice(), leases[1].0), (&b"a signed lease"[..], LeaseId([9; 16])));
         assert_eq!(fat.versions_of(OWNER, FILE).unwrap(), [last()]);

@@ -280,11 +280,11 @@ fn an_unknown_format_is_refused_with_a_way_out() {
     drop(LocalFat::open(&path, config()).unwrap());
     let database = Database::create(&path).unwrap();
     let tx = database.begin_write().unwrap();
-    tx.open_table(META).unwrap().insert(b"format".as_slice(), 3u64.to_be_bytes().as_slice()).unwrap();
+    tx.open_table(META).unwrap().insert(b"format".as_slice(), 4u64.to_be_bytes().as_slice()).unwrap();
     tx.commit().unwrap();
     drop(database);
     let error = LocalFat::open(&path, config()).unwrap_err();
-    assert!(matches!(error, FatError::Version { found: 3, .. }) && error.to_string().contains("newer one"), "{error}");
+    assert!(matches!(error, FatError::Version { found: 4, .. }) && error.to_string().contains("newer one"), "{error}");
 }
 
 /// Keeps away: a lease overfilled by a byte; earlier chunks stay.
@@ -343,9 +343,12 @@ fn fault_47_a_fork_commits_both_and_frees_nothing() {
     assert_eq!(states(&fat), [(a.0, ChunkState::Committed), (b.0, ChunkState::Stored)]);
     let both = [(a.0, ChunkState::Committed), (b.0, ChunkState::Committed)];
     let second = fat.commit_and_erase(&written(b, b, b"device B")).unwrap();
-    assert_eq!(second, CommitOutcome::Forked { committed: 1 });
+    assert_eq!(second, CommitOutcome::Forked { committed: 1, erased: vec![] });
     for (tag, record) in [(a, b"device A"), (b, b"device B"), (a, b"device A")] {
-        assert_eq!(fat.commit_and_erase(&written(tag, tag, record)).unwrap(), CommitOutcome::Forked { committed: 0 });
+        assert_eq!(
+            fat.commit_and_erase(&written(tag, tag, record)).unwrap(),
+            CommitOutcome::Forked { committed: 0, erased: vec![] }
+        );
         assert_eq!(states(&fat), both, "shown again it changes nothing");
     }
     let versions = fat.versions_of(OWNER, FILE).unwrap();
@@ -360,13 +363,58 @@ fn fault_47_a_fork_commits_both_and_frees_nothing() {
     assert_eq!(lost.stored_at, UnixMs(9_000), "its time begins now");
     // Another device kept A at the same moment: it is there, and so is B.
     let other = fat.commit_and_erase(&chosen(a, Tag::new(3, 2), b"keep A", &versions)).unwrap();
-    assert_eq!((other, states(&fat)), (CommitOutcome::Forked { committed: 1 }, both.to_vec()));
+    assert_eq!((other, states(&fat)), (CommitOutcome::Forked { committed: 1, erased: vec![] }, both.to_vec()));
     // The next put ends it all.
     let next = Tag::new(4, 3);
     let CommitOutcome::Applied { erased, .. } = fat.commit_and_erase(&written(next, next, b"put")).unwrap() else {
         panic!("the fork is over");
     };
     assert_eq!((erased.len(), fat.versions_of(OWNER, FILE).unwrap().len()), (2, 1));
+}
+
+/// Keeps away: chunks that stay for as long as nobody chooses between versions none of which has them.
+#[test]
+fn fault_47_what_no_version_of_a_fork_wants_goes() {
+    let fat = filled(&FailingStorage::default());
+    let version = |seq: Tag, base: Tag, before: &[FinalEntry], kept: Option<Tag>| {
+        let follows = Follows::all_of(before.iter().map(FinalEntry::lineage), kept);
+        FinalEntry { seq: seq.0, base: base.0, follows, record: seq.0.to_be_bytes().to_vec() }
+    };
+    let a = Tag::new(1, 0);
+    let stored = version(a, a, &[], None);
+    fat.commit_and_erase(&of_entry(stored.clone())).unwrap();
+    // One device puts the file anew, and at the same moment another one repairs it.
+    let (put, repair) = (Tag::new(2, 7), Tag::new(2, 8));
+    let repaired = version(repair, a, std::slice::from_ref(&stored), Some(a));
+    fat.commit_and_erase(&of_entry(repaired.clone())).unwrap();
+    let replaced = version(put, put, &[stored], None);
+    let outcome = fat.commit_and_erase(&of_entry(replaced)).unwrap();
+    assert_eq!(outcome, CommitOutcome::Forked { committed: 0, erased: vec![] });
+    assert_eq!(states(&fat), [(a.0, ChunkState::Committed), (a.0, ChunkState::Committed)], "the repair's");
+    // The second device puts it anew, too, and has not heard of the first.
+    let last = Tag::new(3, 8);
+    let outcome = fat.commit_and_erase(&of_entry(version(last, last, &[repaired], None))).unwrap();
+    let CommitOutcome::Forked { committed: 0, erased } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((erased.len(), states(&fat)), (2, vec![]));
+}
+
+/// Keeps away: a copy that was sent for a move which nobody signed stays for as long as its file, since a final FAT that means the one
+/// at the source commits it.
+#[test]
+fn fault_15_a_final_fat_commits_nothing_that_another_vendor_sent() {
+    let fat = filled(&FailingStorage::default());
+    let sent = |n| ChunkEntry { state: ChunkState::arrived(false), ..entry(n, 1, 100) };
+    fat.insert_chunk(&sent(5), None, None).unwrap();
+    let outcome = fat.commit_and_erase(&commit(1, 1, b"final 1")).unwrap();
+    assert_eq!(outcome, CommitOutcome::Applied { committed: 2, erased: vec![] });
+    assert_eq!(fat.chunk(OWNER, sent(5).chunk).unwrap().unwrap(), sent(5));
+    // Of a local FAT that was put back it is not known what was signed since.
+    fat.rely_on_sent().unwrap();
+    assert!(matches!(fat.commit_and_erase(&commit(1, 1, b"final 1")), Ok(CommitOutcome::Applied { committed: 1, .. })));
+    // What was released goes, wherever it came from.
+    fat.insert_chunk(&sent(6), None, None).unwrap();
+    let CommitOutcome::Applied { erased, .. } = fat.commit_and_erase(&commit(2, 2, b"gone")).unwrap() else { panic!() };
+    assert_eq!(erased.len(), 4);
 }
 
 /// Keeps away: a user, or who has its key, that fills a vendor's disk with versions of one file.

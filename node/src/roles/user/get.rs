@@ -13,7 +13,7 @@ use fathom_protocol::ids::{ChunkId, FileId, NodeId};
 use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
 use futures::{StreamExt, TryStreamExt};
 
-use super::catalogue::StoredFile;
+use super::catalogue::{Asked, StoredFile};
 use super::dirs::Dirs;
 use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};

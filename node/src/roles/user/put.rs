@@ -15,7 +15,7 @@ use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Unused, Wants};
 use futures::{StreamExt, TryStreamExt};
 
-use super::catalogue::{StoredFile, next_tag};
+use super::catalogue::{Asked, StoredFile, next_tag};
 use super::journal::{ChunkRecord, FileRecord, PutRecord};
 use super::mirrors::HandedIn;
 use super::path::Heads;

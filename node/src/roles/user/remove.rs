@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::catalogue::{StoredFile, select};
+use super::catalogue::{Asked, StoredFile, select};
 use super::mirrors::HandedIn;
 use super::{User, UserError};
 use crate::control::results::RmResult;

@@ -14,7 +14,7 @@ use fathom_protocol::seal::sealed_len;
 use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Wants};
 use futures::StreamExt;
 
-use super::catalogue::{FILES_AT_ONCE, open_manifest};
+use super::catalogue::{Asked, FILES_AT_ONCE, open_manifest};
 use super::fetch::{Sources, lost as chunk_lost};
 use super::path::way;
 use super::placement::{Placement, Slot, check};

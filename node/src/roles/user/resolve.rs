@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::sign::Signed;
 
-use super::catalogue::{StoredFile, Version, open_manifest};
+use super::catalogue::{Asked, StoredFile, Version, open_manifest};
 use super::successor::Keep;
 use super::{User, UserError};
 use crate::control::results::{ResolveResult, VersionEntry};

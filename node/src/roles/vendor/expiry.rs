@@ -6,7 +6,7 @@ use std::time::Duration;
 use fathom_protocol::ledger::Lapse;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::Refusal;
-use fathom_store::{ChunkEntry, ChunkKey, ChunkState, FatError};
+use fathom_store::{ChunkEntry, ChunkKey, FatError};
 use tokio::time::Instant;
 
 use super::accounts::in_transaction;
@@ -60,7 +60,7 @@ impl Vendor {
                 for id in leases {
                     lock(&self.ledger).redate(dated.at, *id).map_err(|refusal| in_transaction(&refusal))?;
                     for key in tx.keys_of_lease(*id)? {
-                        let held = |entry: ChunkEntry| entry.state == ChunkState::Stored && entry.stored_at < dated.at;
+                        let held = |entry: ChunkEntry| entry.state.lapses() && entry.stored_at < dated.at;
                         if tx.chunk(&key)?.is_some_and(held) {
                             tx.set_stored_at(&key, dated.at)?;
                         }
@@ -113,7 +113,7 @@ impl Vendor {
         }
         let clock = now.min(agreed);
         let limit = self.settings.terms.lock_ms;
-        let lapsed = |entry: &ChunkEntry| entry.state == ChunkState::Stored && clock.since_ms(entry.stored_at) > limit;
+        let lapsed = |entry: &ChunkEntry| entry.state.lapses() && clock.since_ms(entry.stored_at) > limit;
         let mut old = Vec::new();
         let looked = self.fat.for_each_chunk(|entry| {
             if old.len() < ERASE_BATCH && lapsed(entry) {

@@ -14,7 +14,7 @@ use fathom_protocol::header::{Arrived, HeaderError, Headers, Hop, Looked, consen
 use fathom_protocol::ids::LeaseId;
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, ANSWERS_BYTES_MAX, ANSWERS_MAX, FIRST_FRAME_BYTES_MAX};
 use fathom_protocol::receipt::Receipt;
-use fathom_protocol::sign::{Carried, RecordError, Signed};
+use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
 use fathom_protocol::wire::{ALIVE_EVERY_MS, ChunkAnswer, ChunkAnswers, Numbered, Refusal, RefusalKind};
 use fathom_store::{ChunkEntry, ChunkState, ChunkTag, FatHealth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -199,7 +199,7 @@ impl Vendor {
         self.in_step_or_busy()?;
         if let Some(entry) = self.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
             let receipt = self.receipt_of(&entry)?;
-            self.hold_on(&entry)?;
+            self.hold_on(&entry, is_owners(hop))?;
             return Ok((Task::Known, Some(receipt)));
         }
         let (owner, file) = (hop.owner, hop.file);
@@ -279,15 +279,24 @@ impl Vendor {
         })
     }
 
-    /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. Blocks.
-    fn hold_on(&self, entry: &ChunkEntry) -> Result<(), Refusal> {
-        let dated = self.dating_clock();
-        let old = dated.at.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8;
-        if old && entry.state == ChunkState::Stored {
-            self.durable(|tx| tx.set_stored_at(&entry.key(), dated.at))?;
+    /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. If that is its
+    /// owner, its final FAT means this copy, whatever becomes of the move that brought it. Blocks.
+    fn hold_on(&self, entry: &ChunkEntry, from_owner: bool) -> Result<(), Refusal> {
+        if !entry.state.lapses() {
+            return Ok(());
+        }
+        let (key, dated) = (entry.key(), self.dating_clock());
+        let named = entry.state == ChunkState::Sent && from_owner;
+        if named || dated.at.since_ms(entry.stored_at) > self.settings.terms.lock_ms / 8 {
+            self.durable(|tx| {
+                if named {
+                    tx.set_state(&key, ChunkState::Stored)?;
+                }
+                tx.set_stored_at(&key, dated.at)
+            })?;
         }
         // A crash may have come between the chunk and its lease's prolongation: then the lease would lapse under it.
-        if entry.state == ChunkState::Stored && lock(&self.ledger).settle(dated, entry.lease, 0, true)? {
+        if lock(&self.ledger).settle(dated, entry.lease, 0, true)? {
             self.settle_accounts()?;
         }
         Ok(())
@@ -318,6 +327,11 @@ impl Vendor {
         self.durable(|tx| tx.set_receipt(&entry.key(), &codec::encode(&receipt)))?;
         Ok(receipt)
     }
+}
+
+/// Whether a chunk comes from its owner, and not from a vendor that moves it.
+pub(super) fn is_owners(hop: &Hop) -> bool {
+    hop.authority == SignerId::from(hop.owner)
 }
 
 /// Reads exactly so many bytes. The last ones are passed on only when it is sure that none follow.

@@ -112,6 +112,7 @@ impl Judge<'_> {
         }
         let state = match &entry.state {
             ChunkState::Stored => "stored",
+            ChunkState::Sent => "sent",
             ChunkState::Committed => "committed",
             ChunkState::Leaving { moved } => {
                 if let Err(error) = decode_move(moved) {

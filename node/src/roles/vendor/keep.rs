@@ -9,9 +9,9 @@ use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{ChunkAnswer, Numbered, Refusal, RefusalKind};
-use fathom_store::{ChunkEntry, ChunkTag, Inserted, SplitPolicy, StoredPart, Whole};
+use fathom_store::{ChunkEntry, ChunkState, ChunkTag, Inserted, SplitPolicy, StoredPart, Whole};
 
-use super::ingest::{Admission, about};
+use super::ingest::{Admission, about, is_owners};
 use super::{Vendor, fat_refusal, store_refusal};
 
 /// A whole chunk that is to be stored.
@@ -99,7 +99,9 @@ impl Vendor {
                 Ok(receipt) => {
                     let bytes = codec::encode(&receipt);
                     let tag = keeping.tag();
-                    entries.push(ChunkEntry::stored(&tag, keeping.hop.length, parts.clone(), bytes, dated.at));
+                    let mut entry = ChunkEntry::stored(&tag, keeping.hop.length, parts.clone(), bytes, dated.at);
+                    entry.state = ChunkState::arrived(is_owners(&keeping.hop));
+                    entries.push(entry);
                     entered.push((keeping, parts, receipt));
                 }
                 Err(refusal) => {

@@ -63,7 +63,7 @@ pub(super) fn key_of(chunk: &HeldChunk) -> ChunkKey {
 /// Where a chunk is in its life, as the decisions see it.
 pub(super) fn custody(entry: &ChunkEntry) -> Custody {
     match entry.state {
-        ChunkState::Stored => Custody::Stored,
+        ChunkState::Stored | ChunkState::Sent => Custody::Stored,
         ChunkState::Committed => Custody::Committed,
         ChunkState::Leaving { .. } => Custody::Leaving,
     }
@@ -355,13 +355,15 @@ impl Vendor {
             let fates: Vec<Fate> = versions.iter().map(|known| known.lineage().fate(Tag(body.seq))).collect();
             let confirmed = confirmed(&outcome, &fates);
             vendor.durable(|tx| {
-                if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
+                if tx.chunk(&key)?.is_none_or(|entry| !entry.state.lapses()) {
                     return Ok(());
                 }
                 match confirmed {
                     Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
                     Confirmed::Lapse => tx.set_stored_at(&key, now)?,
-                    Confirmed::Lapses | Confirmed::Waits => {}
+                    // Should the version be chosen after all, that commits it.
+                    Confirmed::Lapses => tx.set_state(&key, ChunkState::Stored)?,
+                    Confirmed::Waits => {}
                 }
                 tx.remove_move(&key).map(drop)
             })

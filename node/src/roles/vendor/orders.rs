@@ -185,8 +185,8 @@ impl Vendor {
             orders.iter().zip(&freed).map(apply).collect::<Result<Vec<_>, _>>()
         })?;
         let result = |outcome| match outcome {
-            CommitOutcome::Applied { erased, .. } => Ok(erased),
-            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Vec::new()),
+            CommitOutcome::Applied { erased, .. } | CommitOutcome::Forked { erased, .. } => Ok(erased),
+            CommitOutcome::Stale { .. } => Ok(Vec::new()),
             CommitOutcome::Full => Err(Refusal::new(
                 RefusalKind::Conflict,
                 "this file has as many versions as are kept; choose one of them first",

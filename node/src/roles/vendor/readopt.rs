@@ -95,6 +95,7 @@ impl Vendor {
                 Ok::<_, FatError>(())
             })
             .map_err(failed)?;
+        self.fat.rely_on_sent().map_err(failed)?;
         let found = self.fat.rebuild(&self.devices, clock::now()).map_err(failed)?;
         let empty = self.fat.leases().map_err(failed)?.into_iter().filter(|(_, lease)| lease.used == 0);
         let empty: Vec<LeaseId> = empty.map(|(id, _)| id).collect();

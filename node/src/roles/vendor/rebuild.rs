@@ -11,7 +11,7 @@ use fathom_protocol::codec;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::sign::{Carried, Record};
 use fathom_store::fat::{FatRow, Finding, HEAD_KEY, Inspector, inspect};
-use fathom_store::{CommitFile, DeviceSet, FatConfig, FatError, Inserted, LocalFat};
+use fathom_store::{ChunkState, CommitFile, DeviceSet, FatConfig, FatError, Inserted, LocalFat};
 
 use super::{UNADOPTED_KEY, VendorError};
 use crate::clock;
@@ -109,6 +109,8 @@ fn put(tx: &mut fathom_store::FatTx<'_>, row: &FatRow) -> Result<(), FatError> {
     match row {
         FatRow::Lease(id, entry) => tx.put_lease(*id, &entry.signed, entry.bytes),
         FatRow::Chunk(entry) => match tx.insert_chunk(entry) {
+            // Its move may be among what is damaged.
+            Ok(Inserted::New) if entry.state == ChunkState::Sent => tx.set_state(&entry.key(), ChunkState::Stored),
             Ok(Inserted::New | Inserted::AlreadyThere(_)) => Ok(()),
             // Its lease was lost: its parts stay on the devices until somebody remembers it.
             Err(FatError::NoLease { .. } | FatError::OverLease { .. }) => Ok(()),

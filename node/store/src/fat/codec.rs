@@ -150,6 +150,7 @@ impl Row for ChunkEntry {
             ChunkState::Stored => (0, &[]),
             ChunkState::Committed => (1, &[]),
             ChunkState::Leaving { moved } => (2, moved),
+            ChunkState::Sent => (3, &[]),
         };
         ChunkBody(
             self.file,
@@ -171,6 +172,7 @@ impl Row for ChunkEntry {
             (0, true) => ChunkState::Stored,
             (1, true) => ChunkState::Committed,
             (2, _) => ChunkState::Leaving { moved: moved.into_vec() },
+            (3, true) => ChunkState::Sent,
             _ => return None,
         };
         if parts.len() > PARTS_MAX {

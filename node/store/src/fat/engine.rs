@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
 
 use super::tx::{FORMAT_KEY, FatTx, META, RowError, TABLES, is_previous_io};
-use super::{FORMAT, FatConfig, FatError, FatHealth};
+use super::{FORMAT, FORMAT_READ_MIN, FatConfig, FatError, FatHealth};
 use crate::storage::{self, FatStorage, Opening, is_full};
 
 #[derive(Debug)]
@@ -225,7 +225,9 @@ fn failure(path: &Path, error: RowError) -> FatError {
 /// Opens the database for reading and writing, makes it if it is new, and checks its format.
 fn open_database(storage: &dyn FatStorage, config: &FatConfig) -> Result<Database, FatError> {
     let database = open_with(storage, Opening { check: config.check_on_open, overlay: false, ..opening(config) })?;
-    check_format(storage, &database)?;
+    if check_format(storage, &database)? < FORMAT {
+        initialise(&database).map_err(|error| failure(storage.path(), error))?;
+    }
     Ok(database)
 }
 
@@ -248,7 +250,7 @@ pub(super) fn open_with(storage: &dyn FatStorage, opening: Opening) -> Result<Da
     })
 }
 
-pub(super) fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<(), FatError> {
+pub(super) fn check_format(storage: &dyn FatStorage, database: &Database) -> Result<u64, FatError> {
     let found = || -> Result<Option<Vec<u8>>, RowError> {
         let tx = database.begin_read()?;
         match tx.open_table(META) {
@@ -260,14 +262,15 @@ pub(super) fn check_format(storage: &dyn FatStorage, database: &Database) -> Res
     let failed = |error| failure(storage.path(), error);
     match found().map_err(failed)? {
         Some(bytes) => match <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_be_bytes) {
-            Ok(FORMAT) => Ok(()),
+            Ok(found @ FORMAT_READ_MIN..=FORMAT) => Ok(found),
             Ok(found) => Err(FatError::Version { path: storage.path().to_owned(), found }),
             Err(_) => Err(failed(RowError::Corrupt("its format number has a wrong length".to_owned()))),
         },
-        None => initialise(database).map_err(failed),
+        None => initialise(database).map(|()| FORMAT).map_err(failed),
     }
 }
 
+/// Makes what tables there are not yet, and notes the format.
 fn initialise(database: &Database) -> Result<(), RowError> {
     let tx = storage::begin_write(database)?;
     for table in TABLES {

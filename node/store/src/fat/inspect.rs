@@ -88,7 +88,7 @@ pub fn inspect_in(storage: &dyn FatStorage, inspector: &mut dyn Inspector) -> Re
         Err(error) => return Err(error),
     };
     match check_format(storage, &database) {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(FatError::Corrupt { detail, .. }) => {
             inspector.finding(Finding { table: "meta", key: Vec::new(), problem: detail });
             return Ok(());

@@ -34,8 +34,10 @@ pub use inspect::{FatRow, Finding, Inspector, inspect, inspect_in};
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
 pub use tx::FatTx;
 
-/// Format of the file. Another one is refused.
-pub const FORMAT: u64 = 2;
+/// Format of the file. A newer one is refused.
+pub const FORMAT: u64 = 3;
+/// The oldest one that is read, every row of which means the same now. It becomes [`FORMAT`] when it is opened.
+const FORMAT_READ_MIN: u64 = 2;
 /// Key in `kv` of the vendor's signed head.
 pub const HEAD_KEY: &str = "head";
 /// Rows of one page, at most.
@@ -70,8 +72,11 @@ pub struct ChunkKey {
 /// Where a stored chunk is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChunkState {
-    /// Received and acknowledged; no final FAT names it yet.
+    /// Received from its owner and acknowledged; no final FAT names it yet.
     Stored,
+    /// Received from another vendor and acknowledged; whether a mirror has its move is not known yet. No final FAT commits it: one that
+    /// names its version may mean the copy that stayed with the source.
+    Sent,
     /// A final FAT names it.
     Committed,
     /// It was moved to another vendor; kept until the hold time is over.
@@ -79,6 +84,20 @@ pub enum ChunkState {
         /// The signed move.
         moved: Vec<u8>,
     },
+}
+
+impl ChunkState {
+    /// That of a chunk that has just come, from its owner or from another vendor.
+    #[must_use]
+    pub fn arrived(from_owner: bool) -> Self {
+        if from_owner { Self::Stored } else { Self::Sent }
+    }
+
+    /// Whether the chunk lapses if nothing is heard that keeps it.
+    #[must_use]
+    pub fn lapses(&self) -> bool {
+        matches!(self, Self::Stored | Self::Sent)
+    }
 }
 
 /// What the local FAT knows of a chunk.
@@ -199,10 +218,13 @@ pub enum CommitOutcome {
         /// The newer one's sequence number.
         seq: u64,
     },
-    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was erased.
+    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was
+    /// erased but what none of them wants.
     Forked {
         /// Chunks that went from stored to committed.
         committed: u64,
+        /// Chunks that were erased, as above.
+        erased: Vec<ErasedChunk>,
     },
     /// As many were written at once as are kept; nothing changed.
     Full,

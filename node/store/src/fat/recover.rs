@@ -8,7 +8,7 @@ use fathom_protocol::time::UnixMs;
 
 use super::codec;
 use super::tx::PENDING_ERASE;
-use super::{ChunkEntry, ChunkKey, FatError, Inserted, LocalFat, PAGE_ROWS_MAX};
+use super::{ChunkEntry, ChunkKey, ChunkState, FatError, Inserted, LocalFat, PAGE_ROWS_MAX};
 use crate::device::DeviceError;
 use crate::part::{ChunkTag, PartHeader};
 use crate::set::{DeviceSet, StoreError, StoredPart};
@@ -217,6 +217,24 @@ impl LocalFat {
         }
         self.insert_found(&batch, &mut report)?;
         Ok(report)
+    }
+
+    /// Takes every chunk that another vendor sent here for one that a final FAT commits: the move that brought it may have been
+    /// signed after the state of this local FAT was saved. Erasing it could lose data; keeping it costs room until its file goes.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn rely_on_sent(&self) -> Result<(), FatError> {
+        let mut sent = Vec::new();
+        self.for_each_chunk(|entry| {
+            if entry.state == ChunkState::Sent {
+                sent.push(entry.key());
+            }
+        })?;
+        let set = |batch: &[ChunkKey]| {
+            self.write(|tx| batch.iter().try_for_each(|key| tx.set_state(key, ChunkState::Stored)))
+        };
+        sent.chunks(REBUILD_BATCH).try_for_each(set)
     }
 
     fn insert_found(&self, entries: &[ChunkEntry], report: &mut RebuildReport) -> Result<(), FatError> {

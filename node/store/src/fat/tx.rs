@@ -98,8 +98,8 @@ pub(crate) fn broken_index(table: Table) -> RowError {
 enum Place {
     /// The only one.
     Alone,
-    /// With others that do not follow it, nor it them.
-    Beside,
+    /// With these, which do not follow it, nor it them.
+    Beside(Vec<FinalEntry>),
     /// One follows it.
     Behind { seq: u64 },
     /// There are as many as are kept.
@@ -261,11 +261,11 @@ impl<'a> FatTx<'a> {
     /// None of its own.
     pub fn commit_and_erase(&mut self, commit: &CommitFile) -> Result<CommitOutcome, FatError> {
         let key = codec::file_key(commit.owner, commit.file);
-        let forked = match self.keep_final(&key, &commit.fat)? {
+        let others = match self.keep_final(&key, &commit.fat)? {
             Place::Behind { seq } => return Ok(CommitOutcome::Stale { seq }),
             Place::Full => return Ok(CommitOutcome::Full),
-            Place::Beside => true,
-            Place::Alone => false,
+            Place::Beside(others) => others,
+            Place::Alone => Vec::new(),
         };
         let lineage = commit.fat.lineage();
         let mut committed = 0;
@@ -273,7 +273,11 @@ impl<'a> FatTx<'a> {
         for index in self.keys(BY_FILE, &key)? {
             let (tag, chunk) = codec::parse_by_file(&index).ok_or_else(|| self.corrupt(BY_FILE))?;
             let fate = lineage.fate(Tag(tag));
-            if fate == Fate::Past && !forked {
+            // What any of several versions may still want stays until one of them is chosen.
+            let elsewhere = others.iter().map(|other| other.lineage().fate(Tag(tag))).collect::<Vec<_>>();
+            let unwanted = elsewhere.iter().all(|fate| matches!(fate, Fate::Past | Fate::Lost));
+            let lost = fate == Fate::Lost || elsewhere.contains(&Fate::Lost);
+            if fate == Fate::Past && unwanted && !lost {
                 erased.extend(self.erase_chunk(&chunk)?);
             } else if let Some(mut entry) = self.chunk(&chunk)? {
                 match (fate, &entry.state) {
@@ -281,7 +285,7 @@ impl<'a> FatTx<'a> {
                         entry.state = ChunkState::Committed;
                         committed += 1;
                     }
-                    (Fate::Lost, ChunkState::Committed) if !forked => {
+                    (Fate::Lost | Fate::Past, ChunkState::Committed) if unwanted => {
                         entry.state = ChunkState::Stored;
                         entry.stored_at = commit.now;
                     }
@@ -290,10 +294,11 @@ impl<'a> FatTx<'a> {
                 self.put_entry(&entry)?;
             }
         }
-        if forked {
-            return Ok(CommitOutcome::Forked { committed });
+        if others.is_empty() {
+            Ok(CommitOutcome::Applied { committed, erased })
+        } else {
+            Ok(CommitOutcome::Forked { committed, erased })
         }
-        Ok(CommitOutcome::Applied { committed, erased })
     }
 
     /// Keeps a final FAT in place of those that it follows.
@@ -317,7 +322,10 @@ impl<'a> FatTx<'a> {
         } else {
             self.put(FINALS, file, new)?;
         }
-        Ok(if stay.is_empty() { Place::Alone } else { Place::Beside })
+        if stay.is_empty() {
+            return Ok(Place::Alone);
+        }
+        Ok(Place::Beside(stay.into_iter().map(|(_, _, entry)| entry).collect()))
     }
 
     /// Puts a final FAT back as a damaged local FAT had it; with `twin` as one that was written at once with another. Nothing is

@@ -4,7 +4,7 @@ use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::ids::{ChunkId, Hash};
 use fathom_protocol::lease::LeaseState;
 use fathom_protocol::table::FatEntry;
-use fathom_store::{ChunkKey, ChunkState};
+use fathom_store::ChunkKey;
 
 use super::Oracle;
 use super::moves::led_to;
@@ -69,11 +69,11 @@ impl Quiet<'_> {
                 }
                 let versions: Vec<&FatEntry> = self.mirrors[0].1.table.versions(entry.owner, entry.file).collect();
                 let fate = |fat: &FatEntry| fat.lineage().fate(Tag(entry.seq));
-                // Until one of several versions is chosen, nothing is freed.
-                let freed = |fat: &FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
+                // Until one of several versions is chosen, nothing that any of them lets live is freed.
+                let freed = |fat: &&FatEntry| matches!(fate(fat), Fate::Past | Fate::Lost);
                 // What a clock that was ahead dated as not named yet is kept until that date.
-                let dated_ahead = entry.state == ChunkState::Stored && entry.stored_at.0 > EPOCH_MS + self.at;
-                if matches!(versions[..], [only] if freed(only)) && !dated_ahead {
+                let dated_ahead = entry.state.lapses() && entry.stored_at.0 > EPOCH_MS + self.at;
+                if !versions.is_empty() && versions.iter().all(freed) && !dated_ahead {
                     let chunk = entry.chunk.short();
                     return Some(format!("vendor {node} still has chunk {chunk} of a version that was freed"));
                 }
@@ -139,7 +139,7 @@ impl Oracle {
                     let row = vendor.running.as_ref().and_then(|run| run.fat.chunk(*owner, *chunk).ok().flatten());
                     let part = vendor.data.get(&key).filter(|_| row.is_some());
                     let good = part.is_some_and(|part| ChunkId::of(&part.bytes) == *chunk);
-                    if live && !good && !self.forgiven.contains(&(*node, key)) {
+                    if live && !good && !self.forgiven.contains(&(*node, key, place.lease)) {
                         lost.push(format!("vendor {node} has not chunk {} of a stored file", chunk.short()));
                     }
                 }

@@ -111,6 +111,9 @@ pub(super) struct Oracle {
     ever_acked: BTreeSet<(FileKey, Tag, NodeId)>,
     /// The versions that the author of each final FAT went on from.
     parents: BTreeMap<(FileKey, Tag), BTreeSet<Tag>>,
+    /// All versions that each final FAT, by its hash, comes after. A put that is gone on with after a crash signs its number again,
+    /// and may have seen others then.
+    lineages: BTreeMap<Hash, BTreeSet<Tag>>,
     /// What each number of a file stands for.
     contents: BTreeMap<(FileKey, u64), Hash>,
     /// The final FATs of a file that each vendor heard.
@@ -128,8 +131,9 @@ pub(super) struct Oracle {
     dropped: BTreeSet<(NodeId, LeaseId)>,
     /// Those that an honest mirror saw vanish, with the final FAT that the vendor had noted.
     pub(super) accusable: Vec<drops::Drop>,
-    /// Chunks that went when their vendor's disk was put back.
-    forgiven: BTreeSet<(usize, ChunkKey)>,
+    /// Chunks that went when their vendor's disk was put back, with the leases that they were under: the same chunk may come again,
+    /// under another one, and that copy is promised anew.
+    forgiven: BTreeSet<(usize, ChunkKey, LeaseId)>,
     /// Chunks whose bytes are there and whose entries went.
     unadopted: BTreeMap<(usize, ChunkKey), Held>,
     /// Entries that came back and whose bytes are gone.
@@ -176,12 +180,14 @@ impl Oracle {
 
     /// An owner signed a final FAT at this time. Invariant 9, as far as it is about names: one number never stands for two contents,
     /// and what is followed is what its author went on from, which are the versions `seen`, and no other.
-    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[Tag]) {
+    pub(super) fn signed_fat(&mut self, fat: &Signed<FinalFat>, at: u64, content: Option<Hash>, seen: &[(Tag, Hash)]) {
         self.signed.insert(fat.hash());
         let key = (fat.owner, fat.file);
-        self.parents.entry((key, fat.tag())).or_default().extend(seen);
+        self.parents.entry((key, fat.tag())).or_default().extend(seen.iter().map(|(tag, _)| tag));
+        let followed = seen.iter().flat_map(|(_, hash)| self.lineages.get(hash).into_iter().flatten());
+        let before: BTreeSet<Tag> = followed.chain(seen.iter().map(|(tag, _)| tag)).copied().collect();
+        self.lineages.insert(fat.hash(), before.clone());
         if !self.forkers.contains(&fat.owner) {
-            let before = self.ancestors(key, fat.tag());
             let others = self.finals.get(&key).into_iter().flatten().map(|other| other.seq);
             let wrong = others.filter(|other| *other != fat.tag() && fat.follows.has(*other) != before.contains(other));
             if let Some(wrong) = wrong.min().filter(|_| before.len() <= FOLLOWS_MAX) {
@@ -352,7 +358,7 @@ impl Oracle {
         let key = (vendor, ChunkKey { owner: hop.owner, chunk: hop.chunk });
         self.stored_at.insert(key, at);
         self.left.remove(&key);
-        self.forgiven.remove(&key);
+        self.forgiven.remove(&(key.0, key.1, lease));
         if !allowed {
             self.broken(
                 5,

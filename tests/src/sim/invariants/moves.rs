@@ -86,7 +86,7 @@ impl Oracle {
         let renewed = self.renewed.get(&(to, now.lease)).copied().unwrap_or(0);
         let live = at < renewed + known.terms.commit_ms + known.terms.grace_ms;
         let there = self.views.get(&to).is_some_and(|view| view.chunks.contains_key(&key));
-        if honest && live && !there && !freed && !self.forgiven.contains(&(to, key)) {
+        if honest && live && !there && !freed && !self.forgiven.contains(&(to, key, now.lease)) {
             self.broken(9, format!("vendor {me} erased chunk {short}, and vendor {to}, where it went, has it not"));
         }
     }

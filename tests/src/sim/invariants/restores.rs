@@ -1,6 +1,7 @@
 //! Vendors whose disk was put back to an earlier state: what they promised since is broken, honestly, and nothing else is.
 
 use fathom_protocol::head::VerifiedVendor;
+use fathom_protocol::ids::LeaseId;
 use fathom_store::ChunkKey;
 
 use super::{Held, Oracle};
@@ -23,23 +24,24 @@ impl Oracle {
         self.behind.insert(me);
         self.was_behind.insert(me);
         let bytes = &vendor.data;
-        let went = self.unadopted.keys().filter(|(node, key)| *node == me && !bytes.contains_key(key));
-        for (_, key) in went.copied().collect::<Vec<_>>() {
+        let went = self.unadopted.iter().filter(|((node, key), _)| *node == me && !bytes.contains_key(key));
+        for (key, lease) in went.map(|((_, key), held)| (*key, held.lease)).collect::<Vec<_>>() {
             self.unadopted.remove(&(me, key));
-            self.forgive(me, key);
+            self.forgive(me, key, lease);
         }
         // An entry that an earlier restore lost came back with this one.
         let back = &self.views[&me].chunks;
         self.unadopted.retain(|(node, key), _| *node != me || !back.contains_key(key));
         self.said_leases.retain(|(node, _), _| *node != me);
         for (key, held) in &before {
-            if self.views[&me].chunks.contains_key(key) {
+            // An entry that the backup has under another lease is not the one that was lost.
+            if self.views[&me].chunks.get(key).is_some_and(|back| back.lease == held.lease) {
                 continue;
             }
             // What was left over of an earlier put lies under another lease.
             match vendor.data.get(key).is_some_and(|part| part.tag.lease == held.lease) {
                 true => drop(self.unadopted.insert((me, *key), held.clone())),
-                false => self.forgive(me, *key),
+                false => self.forgive(me, *key, held.lease),
             }
         }
         // What was released since is nobody's any more.
@@ -86,19 +88,20 @@ impl Oracle {
             self.liars.insert(vendor.id());
         }
         let lost =
-            self.unadopted.keys().filter(|(node, _)| *node == me).map(|(_, key)| *key).collect::<Vec<ChunkKey>>();
+            self.unadopted.iter().filter(|((node, _), _)| *node == me).map(|((_, key), held)| (*key, held.lease));
+        let lost = lost.collect::<Vec<_>>();
         self.unadopted.retain(|(node, _), _| *node != me);
-        for key in lost {
+        for (key, lease) in lost {
             if run.fat.chunk(key.owner, key.chunk).ok().flatten().is_none() {
-                self.forgive(me, key);
+                self.forgive(me, key, lease);
             }
         }
     }
 
     /// A chunk went with the disk: its vendor's promise is broken, and nobody else's.
-    fn forgive(&mut self, me: usize, key: ChunkKey) {
+    fn forgive(&mut self, me: usize, key: ChunkKey, lease: LeaseId) {
         self.receipts.remove(&(me, key));
         self.stored_at.remove(&(me, key));
-        self.forgiven.insert((me, key));
+        self.forgiven.insert((me, key, lease));
     }
 }

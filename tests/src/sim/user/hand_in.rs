@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::catalogue::StoredFile;
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::fat::{ChunkRef, FileMeta, FinalFat, Follows, Manifest, Place, Tag, Use};
 use fathom_protocol::ids::{FileId, Hash, NodeId};
@@ -13,7 +14,7 @@ use fathom_protocol::tags;
 use fathom_protocol::wire::{RefusalKind, Request, Response, Unused};
 
 use super::put::Put;
-use super::stored::StoredFile;
+use super::stored::seen;
 use super::{AGAIN, CHUNK_PLAIN, Op, User, next_tag};
 use crate::sim::invariants::Stored;
 use crate::sim::mutation::Mutation;
@@ -122,10 +123,10 @@ impl User {
 
     fn release(&mut self, cx: &mut Cx<'_>, what: What, stored: &StoredFile) {
         let seq = next_tag(stored.counter(), cx).0;
-        let (file, frees) = (stored.file, stored.holders());
+        let (file, frees) = (stored.file, stored.holders().into_iter().collect());
         let follows = stored.follows(None);
         let draft = Draft { file, seq, base: seq, follows, uses: Vec::new(), frees, body: Blob::default() };
-        self.hand_in(cx, what, draft, stored.seen(), None);
+        self.hand_in(cx, what, draft, seen(stored), None);
     }
 
     /// Keeps one version of a file that two devices stored at once: its chunks stay where they are, under their tags.
@@ -141,16 +142,23 @@ impl User {
             unused: 0,
         });
         let uses: Vec<Use> = uses.collect();
-        let frees = stored.holders().difference(&holders).copied().collect();
+        let frees = stored.holders().into_iter().filter(|holder| !holders.contains(holder)).collect();
         let seq = next_tag(stored.counter(), cx).0;
         let body = self.keys.seal_manifest(&manifest, stored.file, seq, cx.random.bytes()).expect("it seals");
         let follows = stored.follows(Some(chosen.fat.tag()));
         let draft = Draft { file: stored.file, seq, base: chosen.fat.base, follows, uses, frees, body };
         let places = now.clone();
-        self.hand_in(cx, What::Choice, draft, stored.seen(), Some(&places));
+        self.hand_in(cx, What::Choice, draft, seen(stored), Some(&places));
     }
 
-    fn hand_in(&mut self, cx: &mut Cx<'_>, what: What, mut draft: Draft, seen: Vec<Tag>, manifest: Option<&Manifest>) {
+    fn hand_in(
+        &mut self,
+        cx: &mut Cx<'_>,
+        what: What,
+        mut draft: Draft,
+        seen: Vec<(Tag, Hash)>,
+        manifest: Option<&Manifest>,
+    ) {
         draft.frees.retain(|vendor| !draft.uses.iter().any(|used| used.vendor == *vendor));
         let life = cx.known.terms.commit_ms + 2 * cx.known.terms.grace_ms;
         let fat = FinalFat {

@@ -11,6 +11,7 @@ mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::catalogue::StoredFile;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Place, Tag};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, NodeId};
@@ -27,7 +28,7 @@ use hand_in::HandIn;
 use journal::Journal;
 use put::Put;
 use stock::Stock;
-use stored::{Look, Looked, StoredFile};
+use stored::{Look, Looked};
 
 const NEXT: u8 = 0;
 const RENEW: u8 = 1;
@@ -304,7 +305,7 @@ impl User {
 
     /// Fetches one chunk from one of its holders: who gave a receipt must have it.
     fn read(&mut self, cx: &mut Cx<'_>, stored: &StoredFile) {
-        let Some((version, manifest)) = stored.newest() else { return };
+        let (Some(version), Some(manifest)) = (stored.newest(), stored.manifest()) else { return };
         let at = cx.random.index(manifest.chunk_count());
         let Some(chunk) = manifest.chunk(at) else { return };
         let places: Vec<Place> = manifest.places_of(&chunk).collect();

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::catalogue::StoredFile;
 use fathom_protocol::codec;
 use fathom_protocol::fat::{Follows, Place, Tag};
 use fathom_protocol::head::Addresses;
 use fathom_protocol::header::{Header, Hop, SplitPolicy};
-use fathom_protocol::ids::{ChunkId, FileId, NodeId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::seal::{chunk_salt, seal_chunk, sealed_len};
@@ -18,7 +19,7 @@ use fathom_protocol::wire::{ChunkAnswer, Location, RefusalKind};
 use super::claim::Claim;
 use super::journal::{ChunkRecord, CopyRecord, FileRecord, PutRecord};
 use super::stock::Drawn;
-use super::stored::StoredFile;
+use super::stored::seen;
 use super::{CHUNK_PLAIN, FLUSH, Op, REQUEST_SECONDS, Source, User, next_tag};
 use crate::sim::node::{Body, Cx, Timer};
 
@@ -76,7 +77,7 @@ pub(super) struct Put {
     pub(super) locations: PutRecord,
     pub(super) old_holders: BTreeSet<NodeId>,
     /// The versions that it takes the place of.
-    pub(super) seen: Vec<Tag>,
+    pub(super) seen: Vec<(Tag, Hash)>,
     pub(super) follows: Follows,
     pub(super) chunks: Vec<Sending>,
     pub(super) failed: BTreeSet<NodeId>,
@@ -227,8 +228,8 @@ impl User {
             name,
             file,
             plain: source.plain,
-            old_holders: stored.map(StoredFile::holders).unwrap_or_default(),
-            seen: stored.map(StoredFile::seen).unwrap_or_default(),
+            old_holders: stored.map(StoredFile::holders).unwrap_or_default().into_iter().collect(),
+            seen: stored.map(seen).unwrap_or_default(),
             follows: stored.map(|stored| stored.follows(None)).unwrap_or_default(),
             chunks: Vec::new(),
             failed: BTreeSet::new(),

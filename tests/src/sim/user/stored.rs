@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fathom_protocol::catalogue::{Records, StoredFile};
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::fat::{Fate, FinalFat, Follows, Manifest, Place, Tag};
-use fathom_protocol::ids::{FileId, NodeId};
+use fathom_protocol::fat::Tag;
+use fathom_protocol::ids::{FileId, Hash};
 use fathom_protocol::keys::UserKeys;
-use fathom_protocol::moves::Move;
 use fathom_protocol::sign::Signed;
-use fathom_protocol::table::{Key, Merged, Table, Verified, verify};
+use fathom_protocol::table::verify;
 use fathom_protocol::tags;
 use fathom_protocol::wire::{OwnerQuery, Request, Response, SyncRecord};
 
@@ -18,93 +18,6 @@ use crate::sim::node::Cx;
 
 /// Mirrors asked.
 const ASKED: usize = 3;
-
-/// One version of a file.
-#[derive(Debug)]
-pub(super) struct Version {
-    pub(super) fat: Signed<FinalFat>,
-    /// Moves included; none if this version released the file.
-    pub(super) manifest: Option<Manifest>,
-}
-
-/// One file.
-#[derive(Debug)]
-pub(super) struct StoredFile {
-    pub(super) file: FileId,
-    /// The one that was stored first in front; one at least.
-    pub(super) versions: Vec<Version>,
-    /// Of what another version has replaced meanwhile.
-    outdated: Vec<Signed<FinalFat>>,
-    pub(super) moves: Vec<Move>,
-}
-
-impl StoredFile {
-    fn open(keys: &UserKeys, mut fats: Vec<Signed<FinalFat>>, moves: Vec<Move>) -> Option<Self> {
-        fats.sort_by_key(|fat| (fat.issued, fat.hash()));
-        let file = fats.first()?.file;
-        let open = |fat: Signed<FinalFat>| {
-            let manifest = (!fat.is_release())
-                .then(|| keys.open_manifest(&fat.body, fat.file, fat.seq).ok()?.with_moves(&moves).ok())
-                .flatten();
-            Version { fat, manifest }
-        };
-        let replaced = |fat: &Signed<FinalFat>, by: &[Signed<FinalFat>]| {
-            by.iter().any(|other| other.lineage().fate(Tag(fat.base)) == Fate::Past)
-        };
-        let (outdated, fats): (Vec<_>, Vec<_>) = fats.clone().into_iter().partition(|fat| replaced(fat, &fats));
-        let versions = fats.into_iter().map(open).collect();
-        Some(Self { file, versions, outdated, moves })
-    }
-
-    /// How many final FATs the file had.
-    pub(super) fn counter(&self) -> u64 {
-        self.fats().map(|fat| fat.tag().counter()).max().unwrap_or(0)
-    }
-
-    fn fats(&self) -> impl Iterator<Item = &Signed<FinalFat>> {
-        self.versions.iter().map(|version| &version.fat).chain(&self.outdated)
-    }
-
-    /// What a final FAT follows that comes after all of these; the version tagged `kept` goes on in it.
-    pub(super) fn follows(&self, kept: Option<Tag>) -> Follows {
-        Follows::all_of(self.fats().map(|fat| fat.lineage()), kept)
-    }
-
-    /// Whether one of several contents has to be chosen.
-    pub(super) fn is_forked(&self) -> bool {
-        let same = |a: &Version, b: &Version| match (&a.manifest, &b.manifest) {
-            (Some(a), Some(b)) => a.same_content(b),
-            (None, None) => true,
-            _ => false,
-        };
-        self.versions.windows(2).any(|pair| !same(&pair[0], &pair[1]))
-    }
-
-    /// What is fetched: the newest version that holds data.
-    pub(super) fn newest(&self) -> Option<(&Version, &Manifest)> {
-        self.versions.iter().rev().find_map(|version| Some((version, version.manifest.as_ref()?)))
-    }
-
-    /// Where copies are.
-    pub(super) fn places(&self) -> BTreeSet<Place> {
-        self.versions.iter().filter_map(|version| version.manifest.as_ref()).flat_map(Manifest::used_places).collect()
-    }
-
-    /// Vendors that may hold chunks of it: who must hear of a release.
-    pub(super) fn holders(&self) -> BTreeSet<NodeId> {
-        let manifests = self.versions.iter().filter_map(|version| version.manifest.as_ref());
-        manifests
-            .flat_map(|manifest| manifest.places.iter().map(|place| place.vendor))
-            .chain(self.fats().flat_map(|fat| fat.vendors()))
-            .chain(self.moves.iter().flat_map(|moved| [moved.from, moved.to]))
-            .collect()
-    }
-
-    /// The versions that whoever goes on from here has seen.
-    pub(super) fn seen(&self) -> Vec<Tag> {
-        self.fats().map(|fat| fat.tag()).collect()
-    }
-}
 
 /// How far a look at what is stored has come.
 pub(super) enum Looked {
@@ -120,8 +33,7 @@ pub(super) struct Look {
     asked: BTreeSet<u64>,
     rest: Vec<usize>,
     answers: usize,
-    table: Table,
-    kept: BTreeMap<Key, Verified>,
+    records: Records,
 }
 
 impl Look {
@@ -173,7 +85,8 @@ impl Look {
         }
         let wanted = cx.known.mirrors.len().min(ASKED);
         if self.answers > wanted / 2 || self.asked.is_empty() && self.answers > 0 {
-            return Looked::Files(std::mem::take(self).into_files(keys));
+            let files = std::mem::take(&mut self.records).into_files(keys);
+            return Looked::Files(files.expect("what its owner signed opens"));
         }
         if self.asked.is_empty() { Looked::Failed } else { Looked::Waiting }
     }
@@ -184,38 +97,11 @@ impl Look {
         if record.key().file().is_none_or(|(owner, _)| owner != keys.owner()) {
             return;
         }
-        match self.table.merge(&record) {
-            Ok(Merged::New { drops, .. }) => {
-                drops.iter().for_each(|key| drop(self.kept.remove(key)));
-                self.kept.insert(record.key(), record);
-            }
-            Ok(Merged::Twin { key, demoted, drops, .. }) => {
-                drops.iter().for_each(|key| drop(self.kept.remove(key)));
-                if let Some(to) = demoted
-                    && let Some(known) = self.kept.remove(&key)
-                {
-                    self.kept.insert(to, known);
-                }
-                self.kept.insert(key, record);
-            }
-            _ => {}
-        }
+        self.records.take(record);
     }
+}
 
-    fn into_files(self, keys: &UserKeys) -> BTreeMap<FileId, StoredFile> {
-        let mut parts: BTreeMap<FileId, (Vec<Signed<FinalFat>>, Vec<Move>)> = BTreeMap::new();
-        for (key, record) in self.kept {
-            let Some((_, file)) = key.file() else { continue };
-            let (fats, moves) = parts.entry(file).or_default();
-            match record {
-                Verified::Fat(fat) => fats.push(fat),
-                Verified::Move(moved, _) => moves.push(moved),
-                _ => {}
-            }
-        }
-        parts
-            .into_iter()
-            .filter_map(|(file, (fats, moves))| Some((file, StoredFile::open(keys, fats, moves)?)))
-            .collect()
-    }
+/// The versions that whoever goes on from a file has seen.
+pub(super) fn seen(stored: &StoredFile) -> Vec<(Tag, Hash)> {
+    stored.fats().map(|fat| (fat.tag(), fat.hash())).collect()
 }

@@ -6,7 +6,7 @@ use fathom_protocol::header::{Arrived, Header, Hop};
 use fathom_protocol::ids::{ChunkId, DeviceId, Hash};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, FIRST_FRAME_BYTES_MAX, HEADER_BYTES_MAX};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
-use fathom_protocol::sign::{Carried, Signed};
+use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::tags;
 use fathom_protocol::wire::{ChunkAnswer, FetchRequest, Refusal, RefusalKind};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState, ChunkTag, Inserted};
@@ -63,9 +63,10 @@ impl Vendor {
         if run.out_of_step {
             return Err(refusal(RefusalKind::Busy, "this vendor asks mirrors whether its records are the newest"));
         }
+        let from_owner = hop.authority == SignerId::from(hop.owner);
         let known = run.fat.chunk(hop.owner, hop.chunk).map_err(|error| internal(&error))?;
         if let Some(entry) = known {
-            return self.again(cx, &entry);
+            return self.again(cx, &entry, from_owner);
         }
         let known = run.fat.versions_of(hop.owner, hop.file).map_err(|error| internal(&error))?;
         if known.iter().any(|known| known.lineage().fate(Tag(hop.seq)) == Fate::Past) {
@@ -76,7 +77,8 @@ impl Vendor {
         let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
         self.data.insert(key, Part { tag, bytes: bytes.to_vec() });
         let receipt = self.sign_receipt(&tag, bytes, now)?;
-        let entry = ChunkEntry::stored(&tag, hop.length, Vec::new(), codec::encode(&receipt), now);
+        let mut entry = ChunkEntry::stored(&tag, hop.length, Vec::new(), codec::encode(&receipt), now);
+        entry.state = ChunkState::arrived(from_owner);
         let Some(run) = &mut self.running else { return Err(refusal(RefusalKind::Internal, "not running")) };
         run.writes += 1;
         let inserted = run.fat.insert_chunk(&entry, None, None);
@@ -102,17 +104,24 @@ impl Vendor {
     }
 
     /// The receipt of a chunk that is here: whoever sends it again relies on it again.
-    fn again(&mut self, cx: &mut Cx<'_>, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
+    fn again(&mut self, cx: &mut Cx<'_>, entry: &ChunkEntry, from_owner: bool) -> Result<Carried<Receipt>, Refusal> {
         if matches!(entry.state, ChunkState::Leaving { .. }) {
             return Err(refusal(RefusalKind::Conflict, "this chunk was moved to another vendor and leaves this one"));
         }
         let dated = self.dating_clock(cx);
-        if dated.at.since_ms(entry.stored_at) > cx.known.terms.lock_ms / 8 && entry.state == ChunkState::Stored {
-            self.durable(|tx, _| tx.set_stored_at(&entry.key(), dated.at))?;
+        let named = entry.state == ChunkState::Sent && from_owner;
+        let old = dated.at.since_ms(entry.stored_at) > cx.known.terms.lock_ms / 8;
+        if entry.state.lapses() && (old || named) {
+            self.durable(|tx, _| {
+                if named {
+                    tx.set_state(&entry.key(), ChunkState::Stored)?;
+                }
+                tx.set_stored_at(&entry.key(), dated.at)
+            })?;
             cx.oracle.relied_again(cx.me, entry.key(), cx.at);
         }
         // A crash may have come between the chunk and its lease's prolongation.
-        if entry.state == ChunkState::Stored
+        if entry.state.lapses()
             && let Some(run) = &mut self.running
             && run.ledger.settle(dated, entry.lease, 0, true)?
         {

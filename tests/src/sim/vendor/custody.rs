@@ -122,14 +122,15 @@ impl Vendor {
         let tag = entry.as_ref().map_or(0, |entry| entry.seq);
         let fates: Vec<Fate> = versions.into_iter().flatten().map(|known| known.lineage().fate(Tag(tag))).collect();
         let done = self.durable(|tx, _| {
-            if tx.chunk(&key)?.is_none_or(|entry| entry.state != ChunkState::Stored) {
+            if tx.chunk(&key)?.is_none_or(|entry| !entry.state.lapses()) {
                 return Ok(());
             }
             what = confirmed(outcome, &fates);
             match what {
                 Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
                 Confirmed::Lapse => tx.set_stored_at(&key, now)?,
-                Confirmed::Lapses | Confirmed::Waits => {}
+                Confirmed::Lapses => tx.set_state(&key, ChunkState::Stored)?,
+                Confirmed::Waits => {}
             }
             tx.remove_move(&key).map(drop)
         });

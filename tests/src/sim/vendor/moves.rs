@@ -113,7 +113,7 @@ pub(super) fn key_of(chunk: &HeldChunk) -> ChunkKey {
 
 pub(super) fn custody(entry: &ChunkEntry) -> Custody {
     match entry.state {
-        ChunkState::Stored => Custody::Stored,
+        ChunkState::Stored | ChunkState::Sent => Custody::Stored,
         ChunkState::Committed => Custody::Committed,
         ChunkState::Leaving { .. } => Custody::Leaving,
     }

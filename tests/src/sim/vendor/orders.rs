@@ -10,7 +10,7 @@ use fathom_protocol::lease::{Lease, Named};
 use fathom_protocol::ledger::{Lapse, Ledger};
 use fathom_protocol::sign::{Carried, Signed, SignerId};
 use fathom_protocol::wire::{Refusal, RefusalKind, Response};
-use fathom_store::{ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatError, FinalEntry};
+use fathom_store::{ChunkEntry, ChunkKey, CommitFile, CommitOutcome, ErasedChunk, FatError, FinalEntry};
 
 use super::{Vendor, refusal};
 use crate::sim::mutation::Mutation;
@@ -118,8 +118,10 @@ impl Vendor {
         }
         self.touch(cx);
         match outcome {
-            CommitOutcome::Applied { erased, .. } => self.erased(cx, &erased).map(|()| Response::Done),
-            CommitOutcome::Stale { .. } | CommitOutcome::Forked { .. } => Ok(Response::Done),
+            CommitOutcome::Applied { erased, .. } | CommitOutcome::Forked { erased, .. } => {
+                self.erased(cx, &erased).map(|()| Response::Done)
+            }
+            CommitOutcome::Stale { .. } => Ok(Response::Done),
             CommitOutcome::Full => Err(refusal(RefusalKind::Conflict, "this file has as many versions as are kept")),
         }
     }
@@ -153,7 +155,7 @@ impl Vendor {
             for id in &doubtful {
                 ledger.redate(dated.at, *id).map_err(|refusal| FatError::Refused(refusal.to_string()))?;
                 for key in tx.keys_of_lease(*id)? {
-                    let held = |entry: ChunkEntry| entry.state == ChunkState::Stored && entry.stored_at < dated.at;
+                    let held = |entry: ChunkEntry| entry.state.lapses() && entry.stored_at < dated.at;
                     if tx.chunk(&key)?.is_some_and(held) {
                         tx.set_stored_at(&key, dated.at)?;
                     }
@@ -197,7 +199,7 @@ impl Vendor {
         let chunks = run.fat.chunks_after(None, 4_096).map_err(|error| store_refusal(&error))?;
         let mut old: Vec<ChunkKey> = chunks
             .iter()
-            .filter(|entry| (any || entry.state == ChunkState::Stored) && clock.since_ms(entry.stored_at) > limit)
+            .filter(|entry| (any || entry.state.lapses()) && clock.since_ms(entry.stored_at) > limit)
             .map(ChunkEntry::key)
             .collect();
         old.retain(|key| any || !self.is_unconfirmed(cx.at, key));

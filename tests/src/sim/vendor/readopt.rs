@@ -173,6 +173,7 @@ impl Vendor {
             Ok::<_, FatError>(())
         })
         .map_err(failed)?;
+        fat.rely_on_sent().map_err(failed)?;
         let data = &self.data;
         fat.write(|tx| {
             for part in data.values() {

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 
+use fathom_protocol::catalogue::Records;
 use fathom_protocol::codec;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
@@ -23,7 +24,7 @@ use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{LogCursor, SyncRecord};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Listed, Records, StoredFile, listed, open_manifest};
+use super::{Asked, Listed, StoredFile, listed, open_manifest};
 use crate::roles::user::UserError;
 
 /// Version of the layout above. A file with another one is begun anew.
@@ -126,7 +127,7 @@ impl Local {
                 }
                 news.into_iter().for_each(|record| merged.take(record));
                 let after =
-                    merged.kept.iter().map(|(key, record)| (key.to_bytes(), codec::encode(&record.to_record())));
+                    merged.kept().iter().map(|(key, record)| (key.to_bytes(), codec::encode(&record.to_record())));
                 let after: BTreeMap<Vec<u8>, Vec<u8>> = after.collect();
                 for key in before.keys().filter(|key| !after.contains_key(*key)) {
                     rows.remove(key.as_slice()).map_err(failed)?;
@@ -176,7 +177,7 @@ impl Local {
                 records.take(verify(decode(bytes)?).map_err(failed)?);
             }
         }
-        records.into_files(keys)
+        Ok(records.into_files(keys)?)
     }
 
     /// One line for each file that holds data, by name. Manifests are opened on all cores, a few at a time. Blocks.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fathom_protocol::catalogue::Records;
 use fathom_protocol::codec::Bounded;
 use fathom_protocol::ids::{FileId, LeaseId, NodeId};
 use fathom_protocol::sign::Signed;
@@ -13,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::local::Read;
-use super::{Listed, Records, StoredFile, is_own};
+use super::{Listed, StoredFile, is_own};
 use crate::clock;
 use crate::roles::user::mirrors::unexpected;
 use crate::roles::user::{User, UserError, blocking};

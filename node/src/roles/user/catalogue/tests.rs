@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use fathom_protocol::codec::{Blob, Bounded, Text};
 use fathom_protocol::fat::{ChunkRef, FileMeta, Follows, Place, Use};
-use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
+use fathom_protocol::ids::{ChunkId, Hash, LeaseId, NodeId};
 use fathom_protocol::keys::Phrase;
-use fathom_protocol::moves::CarriedMove;
+use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::LogCursor;
 
 use super::local::Read;

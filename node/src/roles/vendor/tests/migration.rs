@@ -1,5 +1,6 @@
 //! Reports to mirrors, orders from them, and migration (figures 2, 3, 15b to 15e, 22).
 
+use fathom_protocol::fat::FinalFat;
 use fathom_protocol::wire::FetchRequest;
 
 use super::mirror::TestMirror;
@@ -151,6 +152,8 @@ struct Move {
     target: TestVendor,
     mirror: (Peer, Arc<TestMirror>),
     bodies: Vec<Vec<u8>>,
+    /// The final FAT of what the source stores.
+    fat: Carried<FinalFat>,
 }
 
 impl Move {
@@ -173,9 +176,10 @@ impl Move {
         let receipt = receipt.unwrap();
         let mut used = user.uses(&receipt, 0);
         used.bytes = 8 * MIB;
-        let order = Request::Order(Bounded::first([user.sealed(user.fat(1, 1, vec![used], Vec::new()))]));
+        let fat = user.sealed(user.fat(1, 1, vec![used], Vec::new()));
+        let order = Request::Order(Bounded::first([fat.clone()]));
         user.peer.net.call(source.node(), &order, WAIT).await.unwrap();
-        Self { user, source, target, mirror, bodies }
+        Self { user, source, target, mirror, bodies, fat }
     }
 
     async fn begin(&self) {
@@ -279,6 +283,8 @@ async fn fault_15_what_came_by_a_move_that_is_void_lapses() {
     scene.target.vendor.redate().unwrap();
     scene.target.vendor.sweep(late, Some(late)).unwrap();
     assert_eq!(scene.target.counts().0, 3, "a mirror may have the moves: a table may lead here");
+    // It names their version, and means the copies at the source.
+    assert_eq!(scene.target.vendor.order(vec![scene.fat.clone()]), [Ok(())]);
     scene.confirm().await;
     assert!(scene.target.vendor.fat.moves().unwrap().is_empty());
     eventually("orders were read", || scene.target.vendor.has_caught_up()).await;
@@ -295,7 +301,7 @@ async fn what_came_by_a_move_that_a_mirror_has_stays() {
     let waiting = || super::super::lock(&scene.target.vendor.unconfirmed).len();
     eventually("chunks arrive at the target", || waiting() == 3).await;
     eventually("the source hands the moves in", || scene.mirror.1.moves.lock().unwrap().len() == 3).await;
-    assert!(scene.target_states().iter().all(|state| *state == fathom_store::ChunkState::Stored));
+    assert!(scene.target_states().iter().all(|state| *state == fathom_store::ChunkState::Sent));
     scene.confirm().await;
     assert!(scene.target_states().iter().all(|state| *state == fathom_store::ChunkState::Committed));
     let late = clock::now().plus_seconds(400 * 24 * 3_600);

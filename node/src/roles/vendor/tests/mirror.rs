@@ -92,6 +92,8 @@ impl TestMirror {
                     records: Bounded::first(records),
                 })
             }
+            // It has them all.
+            Request::SubmitFats(_) => Response::Done,
             other => panic!("{other:?}"),
         }
     }
