@@ -191,6 +191,11 @@ impl DirectoryDevice {
     /// As [`Self::present`], and no write has failed.
     fn writable(&self) -> Result<(), DeviceError> {
         self.present()?;
+        self.unfailed()
+    }
+
+    /// No write has failed so far.
+    fn unfailed(&self) -> Result<(), DeviceError> {
         let status = self.status();
         match status.state {
             DeviceState::Healthy => Ok(()),

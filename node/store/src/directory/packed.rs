@@ -85,12 +85,13 @@ impl DirectoryDevice {
         for (fresh, (_, bytes)) in fresh.iter().zip(parts) {
             let failed = match fresh {
                 Ok(fresh) if synced.is_some_and(|synced| synced.beside(fresh)) => None,
-                Ok(fresh) => {
+                // After a write that failed nothing more is taken.
+                Ok(fresh) => self.unfailed().err().or_else(|| {
                     let path = fresh.path();
                     let done = self.step(IoStep::SyncFile, &path).and_then(|()| fresh.sync());
                     synced = done.is_ok().then_some(fresh);
                     done.err().map(|error| self.write_error("sync", &path, error, bytes.len()))
-                }
+                }),
                 Err(_) => None,
             };
             failures.push(failed);
