@@ -271,7 +271,7 @@ impl User {
     }
 
     /// Tries to make one more copy of every chunk that lacks one. Returns how many it made.
-    async fn mend_round(&self, step: &Step<'_>, chunks: &mut [Broken]) -> usize {
+    async fn mend_round(self: &Arc<Self>, step: &Step<'_>, chunks: &mut [Broken]) -> usize {
         let mut groups: BTreeMap<BTreeSet<NodeId>, Vec<usize>> = BTreeMap::new();
         for (at, chunk) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.missing > 0) {
             groups.entry(chunk.holders()).or_default().push(at);
@@ -352,7 +352,7 @@ impl User {
     }
 
     /// Makes one copy of a chunk. `None`: there was no room, or its vendor failed, and another may do.
-    async fn copy(&self, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
+    async fn copy(self: &Arc<Self>, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
         let avoid: Vec<NodeId> = broken.holders().into_iter().chain(step.barred.iter().copied()).collect();
         let length = u64::from(broken.length);
         let taken = lock(&step.placement).take(0, length, &avoid, |vendor| way(&self.net, vendor, None));
@@ -363,7 +363,12 @@ impl User {
         copied
     }
 
-    async fn copy_to(&self, step: &Step<'_>, broken: &Broken, slot: &Slot) -> Result<Option<Place>, UserError> {
+    async fn copy_to(
+        self: &Arc<Self>,
+        step: &Step<'_>,
+        broken: &Broken,
+        slot: &Slot,
+    ) -> Result<Option<Place>, UserError> {
         let sources: Vec<NodeId> = broken.holders().into_iter().chain(broken.given_up.iter().copied()).collect();
         let bytes = self
             .fetch_chunk(broken.chunk, broken.length, &sources, &step.sources)
