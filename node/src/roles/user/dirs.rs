@@ -21,8 +21,8 @@ struct Syncing {
     /// Who asked so far, and up to whom it is done.
     asked: u64,
     done: u64,
-    /// After whom and up to whom the last sync failed that did, and how.
-    failed: Option<(u64, u64, io::ErrorKind)>,
+    /// Who has not heard yet that its sync failed, and how.
+    failed: BTreeMap<u64, io::ErrorKind>,
     running: bool,
     waiting: u64,
 }
@@ -42,7 +42,7 @@ impl Dirs {
         let result = loop {
             // It is there as long as somebody waits.
             let Some(syncing) = all.get_mut(dir) else { break Ok(()) };
-            if let Some((_, _, kind)) = syncing.failed.filter(|(after, to, _)| (after + 1..=*to).contains(&mine)) {
+            if let Some(kind) = syncing.failed.remove(&mine) {
                 break Err(kind.into());
             }
             if syncing.done >= mine {
@@ -60,13 +60,10 @@ impl Dirs {
             all = lock(&self.syncing);
             if let Some(syncing) = all.get_mut(dir) {
                 syncing.running = false;
-                match synced {
-                    Ok(()) => syncing.done = to,
-                    Err(error) => {
-                        syncing.failed = Some((syncing.done, to, error.kind()));
-                        syncing.done = to;
-                    }
+                if let Err(error) = synced {
+                    syncing.failed.extend((syncing.done + 1..=to).map(|who| (who, error.kind())));
                 }
+                syncing.done = to;
             }
             self.over.notify_all();
         };
