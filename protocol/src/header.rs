@@ -12,7 +12,7 @@ use crate::familiar::Familiar;
 use crate::head::Addresses;
 use crate::ids::{ChunkId, FileId, NodeId, OwnerId};
 use crate::lease::Lease;
-use crate::limits::{CHUNK_BYTES_MAX, HOPS_MAX, PARTS_MAX};
+use crate::limits::{BUNDLE_CHUNKS_MAX, CHUNK_BYTES_MAX, HOPS_MAX, PARTS_MAX};
 use crate::sign::{Carried, RecordError, Signed, SignerId, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -122,10 +122,19 @@ pub enum HeaderError {
     /// Past its expiry.
     #[error("the header has expired")]
     Expired,
+    /// Chunks of one stream that go different ways.
+    #[error("the chunks go different ways")]
+    Ways,
+    /// The chunks of one stream are longer than a chunk can be.
+    #[error("the chunks have {0} bytes together, the limit is {CHUNK_BYTES_MAX}")]
+    TooMuch(u64),
     /// A hop whose lease was not signed by that vendor for this owner and authority.
     #[error("hop {0} names a vendor that did not consent")]
     NoConsent(usize),
 }
+
+/// What opens a stream of chunks: their headers, in the order in which their bytes follow. All go the same way.
+pub type Headers = Bounded<Header, BUNDLE_CHUNKS_MAX>;
 
 /// What a vendor reads from a header.
 #[derive(Clone, Debug)]
@@ -162,6 +171,12 @@ impl Header {
     /// # Errors
     /// [`HeaderError`].
     pub fn arrive_knowing(self, me: NodeId, now: UnixMs, leases: &Familiar) -> Result<Arrived, HeaderError> {
+        self.look(me, now)?;
+        self.verify(leases)
+    }
+
+    /// What can be seen without a signature being verified. The vendor's own hop and who is next, as they were read.
+    fn look(&self, me: NodeId, now: UnixMs) -> Result<(u32, Option<NodeId>), HeaderError> {
         if self.version != tags::VERSION {
             return Err(HeaderError::Version(self.version));
         }
@@ -172,7 +187,12 @@ impl Header {
             .map(|(position, hop)| hop.peek().map_err(|error| HeaderError::Hop { position, error }))
             .collect::<Result<_, _>>()?;
         check_route(&hops, me, now)?;
-        let mut signed = Vec::with_capacity(hops.len());
+        hops.first().map(|hop| (hop.length, hop.next)).ok_or(HeaderError::NoHops)
+    }
+
+    /// Verifies every hop, and the next vendor's consent.
+    fn verify(self, leases: &Familiar) -> Result<Arrived, HeaderError> {
+        let mut signed = Vec::with_capacity(self.hops.len());
         for (position, hop) in self.hops.iter().enumerate() {
             signed.push(hop.clone().verify().map_err(|error| HeaderError::Hop { position, error })?);
         }
@@ -184,6 +204,38 @@ impl Header {
         }
         let rest = Self { version: self.version, hops: Bounded::first(self.hops.into_iter().skip(1)) };
         Ok(Arrived { mine, next, rest })
+    }
+}
+
+/// Headers of chunks that come on one stream, looked at and not yet verified.
+#[derive(Clone, Debug)]
+pub struct Looked(Headers);
+
+impl Looked {
+    /// Looks at headers at vendor `me`, without verifying a signature: each by itself, that all go the same way, and that their
+    /// chunks are together no longer than one may be.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn at(headers: Headers, me: NodeId, now: UnixMs) -> Result<Self, HeaderError> {
+        let looked: Vec<_> = headers.iter().map(|header| header.look(me, now)).collect::<Result<_, _>>()?;
+        let (_, way) = looked.first().ok_or(HeaderError::NoHops)?;
+        if looked.iter().any(|(_, next)| next != way) {
+            return Err(HeaderError::Ways);
+        }
+        let bytes = looked.iter().map(|(length, _)| u64::from(*length)).sum();
+        if bytes > CHUNK_BYTES_MAX as u64 {
+            return Err(HeaderError::TooMuch(bytes));
+        }
+        Ok(Self(headers))
+    }
+
+    /// Verifies them, as [`Header::arrive_knowing`] does; in their order.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn verify(self, leases: &Familiar) -> Result<Vec<Arrived>, HeaderError> {
+        self.0.into_iter().map(|header| header.verify(leases)).collect()
     }
 }
 

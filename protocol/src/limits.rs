@@ -8,8 +8,15 @@ pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const FIRST_FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Largest chunk header, in bytes: 8 hops with addresses and signatures.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
-/// Largest answer frame on the chunk and fetch protocols, in bytes: a receipt naming every sub-chunk.
+/// Chunks that come on one stream, one after another, and that are asked for on one. Together they are at most [`CHUNK_BYTES_MAX`] long,
+/// and their headers or requests [`FIRST_FRAME_BYTES_MAX`].
+pub const BUNDLE_CHUNKS_MAX: usize = 16;
+/// Largest answer about one chunk on the chunk and fetch protocols, in bytes: a receipt naming every sub-chunk.
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024;
+/// Largest frame of answers about chunks that came on one stream, in bytes.
+pub const ANSWERS_BYTES_MAX: usize = 2 * ANSWER_BYTES_MAX;
+/// Answers in one frame: each vendor of a chain says one thing about each chunk.
+pub const ANSWERS_MAX: usize = BUNDLE_CHUNKS_MAX * HOPS_MAX;
 /// Largest gossip message, in bytes. libp2p's gossipsub stalls a link at 64 KiB; this keeps well clear.
 pub const GOSSIP_BYTES_MAX: usize = 48 * 1024;
 /// Records in one gossip message.

@@ -3,8 +3,8 @@
 //! | protocol | opener sends | other side answers |
 //! |---|---|---|
 //! | rpc | one [`Request`] frame | one [`Response`] frame |
-//! | chunk | a [`Header`](crate::header::Header) frame, then exactly the chunk's bytes | [`ChunkAnswer`] frames, the last one [`ChunkAnswer::Done`] |
-//! | fetch | one [`FetchRequest`] frame (signed) | one [`FetchAnswer`] frame, then the bao-encoded range |
+//! | chunk | a [`Headers`](crate::header::Headers) frame, then exactly the bytes of its chunks, one after another | [`ChunkAnswers`] frames, the last one [`ChunkAnswer::Done`] alone |
+//! | fetch | one [`FetchRequests`] frame | for each request, in order, one [`FetchAnswer`] frame, then the bao-encoded range |
 //!
 //! A frame is its length as u32 big-endian and that many bytes of CBOR. While an answer is pending the answering side
 //! sends `Alive` frames, so that a peer that is stopped is told apart from one that is busy.
@@ -19,9 +19,9 @@ use crate::head::{Addresses, Label, LeaseEvidence, VendorHead, VendorRecord};
 use crate::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use crate::lease::Lease;
 use crate::limits::{
-    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX, FATS_PER_SUBMIT_MAX,
-    FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX, REASON_BYTES_MAX, SHARDS_MAX,
-    SYNC_RECORDS_MAX, VALIDATIONS_MAX,
+    ALLOCATE_ASKED_MAX, ALLOCATE_VENDORS_MAX, ANSWERS_MAX, BUNDLE_CHUNKS_MAX, CHUNKS_PER_MESSAGE_MAX, COPIES_MAX,
+    FATS_PER_SUBMIT_MAX, FILES_PER_QUERY_MAX, GOSSIP_RECORDS_MAX, HEADS_MAX, KEY_BYTES_MAX, PEERS_MAX,
+    REASON_BYTES_MAX, SHARDS_MAX, SYNC_RECORDS_MAX, VALIDATIONS_MAX,
 };
 use crate::moves::CarriedMove;
 use crate::rebuild::Rebuild;
@@ -537,6 +537,21 @@ pub enum ChunkAnswer {
     /// Nothing more will come.
     Done,
 }
+
+/// What is said of one of the chunks that came on a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Which: its place among the headers, from 0. Without meaning for [`ChunkAnswer::Alive`] and [`ChunkAnswer::Done`].
+    pub number: u8,
+    /// What.
+    pub answer: ChunkAnswer,
+}
+
+/// One frame of answers about the chunks that came on a stream.
+pub type ChunkAnswers = Bounded<Numbered, ANSWERS_MAX>;
+
+/// What opens a fetch stream: the chunks that are wanted on it, each asked for by its owner.
+pub type FetchRequests = Bounded<Carried<FetchRequest>, BUNDLE_CHUNKS_MAX>;
 
 /// A request for the bytes of a chunk (figure 19).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

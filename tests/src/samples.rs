@@ -10,7 +10,7 @@ use fathom_protocol::fork::{Dropped, ForkProof};
 use fathom_protocol::head::{
     Address, Addresses, Characteristics, DeviceSummary, LeaseEvidence, VendorHead, VendorRecord, VerifiedVendor,
 };
-use fathom_protocol::header::{Header, Hop, SplitPolicy};
+use fathom_protocol::header::{Header, Headers, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, Hash, LeaseId, NodeId, OwnerId};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState, Named};
@@ -25,8 +25,8 @@ use fathom_protocol::table::{Key, MoveKey};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, Cancel, FetchRequest, LogCursor, OwnerQuery, PeerRecord, Refusal, RefusalKind, Renew, Roles,
-    Unused, Validation, Wants,
+    AllocateRequest, Cancel, FetchRequest, FetchRequests, LogCursor, OwnerQuery, PeerRecord, Refusal, RefusalKind,
+    Renew, Roles, Unused, Validation, Wants,
 };
 
 mod messages;
@@ -606,6 +606,7 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
         ("vendor_record", encode(&vendor_record(1, 17))),
         ("hop", encode(&hops(&[1])[0])),
         ("header", encode(&header())),
+        ("headers", encode(&Headers::first([header(), header()]))),
         ("receipt", encode(&signed(receipt(), &key(1)))),
         ("final_fat", encode(&by_user(final_fat()))),
         ("final_fat_release", encode(&by_user(release()))),
@@ -618,6 +619,8 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
         ("unused", encode(&by_user(unused()))),
         ("renew", encode(&by_user(renew()))),
         ("fetch_request", encode(&by_user(fetch()))),
+        ("fetch_requests", encode(&FetchRequests::first([by_user(fetch()).into_carried()]))),
+        ("chunk_answers", encode(&messages::chunk_answers_frame())),
         ("manifest", encode(&manifest())),
         ("manifest_coded", encode(&coded_manifest())),
         ("parity_4_2", parity()),

@@ -5,8 +5,10 @@
 use fathom_protocol::codec::{Blob, Bounded, Text, decode};
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::head::VendorRecord;
-use fathom_protocol::header::Header;
-use fathom_protocol::wire::{ChunkAnswer, FetchAnswer, Gossip, Request, Response, SyncRecord};
+use fathom_protocol::header::{Header, Headers};
+use fathom_protocol::wire::{
+    ChunkAnswer, ChunkAnswers, FetchAnswer, FetchRequests, Gossip, Request, Response, SyncRecord,
+};
 
 /// Largest size of this process's address space so far, in KiB.
 fn peak_kib() -> u64 {
@@ -26,6 +28,9 @@ fn try_all(bytes: &[u8]) {
     assert!(decode::<Text<{ 1 << 40 }>>(bytes, MAX).is_err());
     assert!(decode::<Blob<{ 1 << 40 }>>(bytes, MAX).is_err());
     assert!(decode::<Header>(bytes, MAX).is_err());
+    assert!(decode::<Headers>(bytes, MAX).is_err());
+    assert!(decode::<ChunkAnswers>(bytes, MAX).is_err());
+    assert!(decode::<FetchRequests>(bytes, MAX).is_err());
     assert!(decode::<VendorRecord>(bytes, MAX).is_err());
     assert!(decode::<FinalFat>(bytes, MAX).is_err());
     assert!(decode::<Request>(bytes, MAX).is_err());

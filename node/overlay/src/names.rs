@@ -37,6 +37,15 @@ impl Proto {
             Self::Fetch => "fetch",
         }
     }
+
+    /// The version of what is said on such streams.
+    fn version(self) -> u8 {
+        match self {
+            Self::Rpc => 1,
+            // Several chunks on one stream.
+            Self::Chunk | Self::Fetch => 2,
+        }
+    }
 }
 
 impl fmt::Display for Proto {
@@ -60,7 +69,7 @@ impl Names {
         let whole = network.to_string();
         let short = &whole[..NETWORK_DIGITS];
         let stream = |proto: Proto| {
-            let name = format!("/fathom/{short}/{}/1", proto.word());
+            let name = format!("/fathom/{short}/{}/{}", proto.word(), proto.version());
             // The only refusal is of a name without the leading slash.
             let name = StreamProtocol::try_from_owned(name).unwrap_or(StreamProtocol::new("/fathom/unnamed"));
             (proto, name)
@@ -105,8 +114,8 @@ mod tests {
     fn names_carry_the_network() {
         let names = Names::of(NetworkId([0xab; 16]));
         assert_eq!(names.stream(Proto::Rpc).as_ref(), "/fathom/abababababababab/rpc/1");
-        assert_eq!(names.stream(Proto::Chunk).as_ref(), "/fathom/abababababababab/chunk/1");
-        assert_eq!(names.stream(Proto::Fetch).as_ref(), "/fathom/abababababababab/fetch/1");
+        assert_eq!(names.stream(Proto::Chunk).as_ref(), "/fathom/abababababababab/chunk/2");
+        assert_eq!(names.stream(Proto::Fetch).as_ref(), "/fathom/abababababababab/fetch/2");
         assert_eq!(names.identify, "/fathom/abababababababababababababababab/1");
         assert_eq!(names.topic.to_string(), "/fathom/abababababababab/hint/1");
         for proto in Proto::ALL {

@@ -5,6 +5,7 @@
 //! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
 mod catalogue;
+mod dirs;
 mod error;
 mod fetch;
 mod gather;
@@ -41,7 +42,7 @@ use fathom_protocol::familiar::Familiar;
 use fathom_protocol::fat::FinalFat;
 use fathom_protocol::ids::{FileId, Hash, NodeId, OwnerId};
 use fathom_protocol::keys::UserKeys;
-use fathom_protocol::limits::FILES_PER_QUERY_MAX;
+use fathom_protocol::limits::{BUNDLE_CHUNKS_MAX, FILES_PER_QUERY_MAX};
 use fathom_protocol::sign::Carried;
 use fathom_protocol::table::Verified;
 use fathom_protocol::wire::{Refusal, Response};
@@ -49,12 +50,15 @@ use fathom_protocol::wire::{Refusal, Response};
 use crate::net::Net;
 use catalogue::Local;
 pub use catalogue::{Listed, Listing, StoredFile, Version, select};
+use dirs::Dirs;
 pub use error::UserError;
+use fetch::Fetches;
 use journal::Journal;
 pub(crate) use journal::inspect;
 use lately::Lately;
 pub use path::{Explained, Way};
 pub use redundancy::Redundancy;
+use send::Errands;
 use stock::Stock;
 use together::Together;
 use turns::Turns;
@@ -115,6 +119,10 @@ pub struct User {
     /// Final FATs that mirrors showed a moment ago.
     familiar: Familiar,
     submissions: Arc<Submissions>,
+    /// Small chunks that are to be sent.
+    errands: Errands,
+    fetches: Arc<Fetches>,
+    dirs: Arc<Dirs>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -149,6 +157,9 @@ impl User {
             words: Words::default(),
             familiar: Familiar::new(FAMILIAR),
             submissions: Together::new(SUBMITTED_TOGETHER),
+            errands: Errands::new(),
+            fetches: Together::new(BUNDLE_CHUNKS_MAX),
+            dirs: Arc::default(),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))

@@ -23,6 +23,7 @@ mod expiry;
 mod forward;
 mod ingest;
 mod inspect;
+mod keep;
 mod migrate;
 mod orders;
 mod polling;

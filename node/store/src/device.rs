@@ -166,6 +166,11 @@ pub trait Device: Send + Sync {
     /// error nothing is left behind and the used bytes are as before.
     fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError>;
 
+    /// As [`Self::put`] for several parts, in their order: what can be done once for all is.
+    fn put_all(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<PartValidation, DeviceError>> {
+        parts.iter().map(|(part, bytes)| self.put(*part, bytes)).collect()
+    }
+
     /// The bytes of `part`, verified.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use crate::budget::Budget;
 use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 use crate::marker::{self, Marker, io_error};
 use crate::meter::{Meter, now};
-use crate::pack::{Packs, Published};
+use crate::pack::Packs;
 use crate::part::PART_HEADER_BYTES;
 use crate::testing::{IoHook, IoStep};
 
@@ -191,6 +191,11 @@ impl DirectoryDevice {
     /// As [`Self::present`], and no write has failed.
     fn writable(&self) -> Result<(), DeviceError> {
         self.present()?;
+        self.unfailed()
+    }
+
+    /// No write has failed so far.
+    fn unfailed(&self) -> Result<(), DeviceError> {
         let status = self.status();
         match status.state {
             DeviceState::Healthy => Ok(()),
@@ -354,6 +359,9 @@ impl Device for DirectoryDevice {
     }
 
     fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError> {
+        if bytes.len() as u64 <= self.config.pack_bytes_max {
+            return self.put_packed(&[(part, bytes)]).swap_remove(0);
+        }
         let started = now();
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.writable()?;
@@ -363,18 +371,6 @@ impl Device for DirectoryDevice {
             return Ok(validation);
         }
         let reservation = self.budget.reserve(bytes.len() as u64, self.medium_free())?;
-        if bytes.len() as u64 <= self.config.pack_bytes_max {
-            match self.pack(part, bytes)? {
-                Published::New => reservation.commit(),
-                Published::Instead(rotten) => {
-                    self.budget.removed(rotten);
-                    reservation.commit();
-                }
-                Published::Known => drop(reservation),
-            }
-            self.meter.wrote(bytes.len(), started.elapsed());
-            return Ok(validation);
-        }
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.tmp_dir().join(number.to_string());
         let written = self
@@ -393,6 +389,13 @@ impl Device for DirectoryDevice {
         written?;
         self.meter.wrote(bytes.len(), started.elapsed());
         Ok(validation)
+    }
+
+    fn put_all(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<PartValidation, DeviceError>> {
+        if parts.iter().all(|(_, bytes)| bytes.len() as u64 <= self.config.pack_bytes_max) {
+            return self.put_packed(parts);
+        }
+        parts.iter().map(|(part, bytes)| self.put(*part, bytes)).collect()
     }
 
     fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {

@@ -41,4 +41,4 @@ pub use fat::{
 };
 pub use memory::MemoryDevice;
 pub use part::{ChunkTag, PART_HEADER_BYTES};
-pub use set::{BadPart, DeviceSet, SetConfig, SplitPolicy, StoreError, StoredPart};
+pub use set::{BadPart, DeviceSet, SetConfig, SplitPolicy, StoreError, StoredPart, Whole};

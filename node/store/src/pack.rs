@@ -206,6 +206,11 @@ impl Fresh<'_> {
         self.packs.path(self.spot.key)
     }
 
+    /// Whether both are in one pack: what makes one durable makes the other so, if both were appended before.
+    pub(crate) fn beside(&self, other: &Self) -> bool {
+        self.spot.key == other.spot.key
+    }
+
     /// Makes it durable, with whatever else was appended meanwhile. After a failure the next records go into another pack.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let synced = self.file.sync();

@@ -7,10 +7,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use common::{VENDOR, bytes};
 use fathom_protocol::ids::Hash;
-use fathom_store::testing::{FailOnce, IoStep};
+use fathom_store::testing::{FailOnce, IoHook, IoStep};
 use fathom_store::{Device, DeviceError, DeviceState, DirectoryConfig, DirectoryDevice};
 
 const EIO: i32 = 5;
@@ -187,6 +188,75 @@ fn fault_12_a_full_disk_is_no_fault_and_leaves_nothing() {
     assert_eq!(device.get(part).unwrap(), content);
     let large = bytes(2, QUOTA as usize);
     assert!(matches!(device.put(Hash::of(&large), &large), Err(DeviceError::NoSpace { .. })));
+}
+
+/// Counts syncs of files, and fails those that it is told to.
+#[derive(Debug, Default)]
+struct Syncs {
+    count: AtomicU32,
+    fail: AtomicBool,
+}
+
+impl IoHook for Syncs {
+    fn before(&self, step: IoStep, _: &Path) -> std::io::Result<()> {
+        if step == IoStep::SyncFile {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            if self.fail.load(Ordering::Relaxed) {
+                return Err(std::io::Error::from_raw_os_error(EIO));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn parts_put_together_share_a_sync_and_each_has_its_own_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let syncs = Arc::new(Syncs::default());
+    let device = DirectoryDevice::open_with(config(dir.path()), VENDOR, None, Some(syncs.clone())).unwrap();
+    let contents: Vec<Vec<u8>> = (0..5).map(|n| bytes(n, 9_000)).collect();
+    let mut parts: Vec<(Hash, &[u8])> =
+        contents.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
+    // Not what its name says.
+    parts[2].0 = Hash([7; 32]);
+    let results = device.put_all(&parts);
+    assert_eq!(syncs.count.load(Ordering::Relaxed), 1);
+    for (at, ((part, content), result)) in parts.iter().zip(&results).enumerate() {
+        if at == 2 {
+            assert!(matches!(result, Err(DeviceError::Corrupt { .. })), "{result:?}");
+        } else {
+            assert_eq!(result.as_ref().unwrap().part, *part);
+            assert_eq!(device.get(*part).unwrap(), *content);
+        }
+    }
+    assert_eq!(counts(&device), (4 * 9_000, 4, 0));
+    // What is there is counted once.
+    assert!(device.put_all(&parts[..2]).iter().all(Result::is_ok));
+    assert_eq!(counts(&device), (4 * 9_000, 4, 0));
+    // Beyond the quota some of them fit.
+    let large: Vec<Vec<u8>> = (10..220).map(|n| bytes(n, 50_000)).collect();
+    let large: Vec<(Hash, &[u8])> = large.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
+    let results = device.put_all(&large);
+    assert!(results.iter().any(|result| matches!(result, Err(DeviceError::NoSpace { .. }))));
+    let fit = results.iter().filter(|result| result.is_ok()).count() as u64;
+    assert_eq!(fit, (QUOTA - 4 * 9_000) / 50_000);
+    assert_eq!(counts(&device), (4 * 9_000 + fit * 50_000, 4 + fit, 0));
+}
+
+#[test]
+fn fault_10_of_parts_put_together_none_is_there_after_a_sync_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let syncs = Arc::new(Syncs::default());
+    let device = DirectoryDevice::open_with(config(dir.path()), VENDOR, None, Some(syncs.clone())).unwrap();
+    syncs.fail.store(true, Ordering::Relaxed);
+    let contents: Vec<Vec<u8>> = (0..3).map(|n| bytes(n, 5_000)).collect();
+    let parts: Vec<(Hash, &[u8])> = contents.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
+    let results = device.put_all(&parts);
+    assert!(matches!(results[0], Err(DeviceError::Io { .. })), "{results:?}");
+    assert!(results[1..].iter().all(|result| matches!(result, Err(DeviceError::Suspended { .. }))), "{results:?}");
+    assert_eq!(syncs.count.load(Ordering::Relaxed), 1);
+    assert_eq!(counts(&device), (0, 0, 0));
+    assert!(parts.iter().all(|(part, _)| device.get(*part).is_err()));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use fathom_protocol::reconcile::{Ask, Below, Compare, Compared, Probe, Wanted};
 use fathom_protocol::table::Key;
 use fathom_protocol::table::index::Prefix;
 use fathom_protocol::wire::{
-    ChunkAnswer, FetchAnswer, FilesPage, Gossip, Location, LogCursor, Page, ProvisionalFat, Request, Response,
-    SyncRecord, TableDigest,
+    ChunkAnswer, ChunkAnswers, FetchAnswer, FilesPage, Gossip, Location, LogCursor, Numbered, Page, ProvisionalFat,
+    Request, Response, SyncRecord, TableDigest,
 };
 
 use super::*;
@@ -126,6 +126,13 @@ pub fn chunk_answers() -> Vec<(&'static str, ChunkAnswer)> {
         ("chunk_answer_failed", ChunkAnswer::Failed { vendor: node(2), refusal: refusal() }),
         ("chunk_answer_done", ChunkAnswer::Done),
     ]
+}
+
+/// A frame with every variant of [`ChunkAnswer`].
+#[must_use]
+pub(super) fn chunk_answers_frame() -> ChunkAnswers {
+    let numbered = |(number, (_, answer)): (usize, (_, ChunkAnswer))| Numbered { number: number as u8, answer };
+    list(chunk_answers().into_iter().enumerate().map(numbered).collect())
 }
 
 /// Every variant of [`FetchAnswer`], with its name.

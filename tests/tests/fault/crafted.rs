@@ -15,15 +15,15 @@ use fathom_protocol::header::{Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, NodeId, Signature};
 use fathom_protocol::keys::{Phrase, UserKeys};
 use fathom_protocol::lease::{Lease, LeaseState};
-use fathom_protocol::limits::{ANSWER_BYTES_MAX, FRAME_BYTES_MAX};
+use fathom_protocol::limits::{ANSWER_BYTES_MAX, ANSWERS_BYTES_MAX, FRAME_BYTES_MAX};
 use fathom_protocol::moves::Move;
 use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Record, Signed, sign_bytes};
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{
-    AllocateRequest, ChunkAnswer, FetchAnswer, FetchRequest, Location, OwnerQuery, Refusal, RefusalKind, Request,
-    Response, SyncRecord, Wants,
+    AllocateRequest, ChunkAnswer, ChunkAnswers, FetchAnswer, FetchRequest, Location, OwnerQuery, Refusal, RefusalKind,
+    Request, Response, SyncRecord, Wants,
 };
 use fathom_testnet::{Net, NodeHandle};
 use serde::{Deserialize, Serialize};
@@ -97,9 +97,14 @@ pub(crate) struct RawHeader {
 }
 
 impl RawHeader {
-    /// The bytes of a header of this version over `hops`.
+    /// The bytes that open a stream with a header of this version over `hops`.
     pub(crate) fn of(hops: Vec<Carried<Hop>>) -> Vec<u8> {
-        encode(&Self { version: VERSION, hops })
+        Self { version: VERSION, hops }.opening()
+    }
+
+    /// The bytes that open a stream with this header alone.
+    pub(crate) fn opening(&self) -> Vec<u8> {
+        encode(&[self])
     }
 }
 
@@ -406,14 +411,15 @@ impl Client {
         };
         let hearing = async {
             let mut said = Said::default();
-            while let Ok(answer) = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, SOON).await {
-                match decode(&answer, ANSWER_BYTES_MAX).expect("an answer") {
-                    ChunkAnswer::Alive => {}
-                    ChunkAnswer::Receipt(receipt) => said.receipts.push(receipt),
-                    ChunkAnswer::Failed { vendor, refusal } => said.failed.push((vendor, refusal)),
-                    ChunkAnswer::Done => {
-                        said.done = true;
-                        break;
+            while !said.done
+                && let Ok(frame) = frame::read_frame_within(&mut reader, ANSWERS_BYTES_MAX, SOON).await
+            {
+                for numbered in decode::<ChunkAnswers>(&frame, ANSWERS_BYTES_MAX).expect("answers") {
+                    match numbered.answer {
+                        ChunkAnswer::Alive => {}
+                        ChunkAnswer::Receipt(receipt) => said.receipts.push(receipt),
+                        ChunkAnswer::Failed { vendor, refusal } => said.failed.push((vendor, refusal)),
+                        ChunkAnswer::Done => said.done = true,
                     }
                 }
             }
@@ -453,7 +459,7 @@ impl Client {
             FetchAnswer::Refused(refusal) => Some(Err(refusal)),
             FetchAnswer::Found { chunk_length, encoded_length } => Some(Ok((chunk_length, encoded_length))),
         };
-        let (found, mut stream) = self.talk(vendor, Proto::Fetch, &encode(request), last).await;
+        let (found, mut stream) = self.talk(vendor, Proto::Fetch, &encode(&[request]), last).await;
         let (chunk_length, encoded_length) = found?;
         let mut encoded = vec![0; encoded_length as usize];
         stream.read_exact(&mut encoded).await.expect("what was announced");

@@ -268,7 +268,7 @@ fn fault_48_other_versions_of_headers_and_records_are_refused_by_kind() {
     let hop = client.hop(&chunk, 0, &room, None);
     let before = stage.held();
     for version in [0, VERSION + 1, u16::MAX] {
-        let header = encode(&RawHeader { version, hops: client.signed(std::slice::from_ref(&hop)) });
+        let header = RawHeader { version, hops: client.signed(std::slice::from_ref(&hop)) }.opening();
         let said = client.store(&stage.vendor, &header, &chunk);
         assert_eq!(said.refused(), RefusalKind::Version, "a header of version {version}");
         let header = RawHeader::of(vec![forge(&Hop { version, ..hop.clone() }, key)]);

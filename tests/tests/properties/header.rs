@@ -1,10 +1,11 @@
 //! Headers that are not the list their sender signed are refused with the reason, and nothing of them is used.
 
 use fathom_protocol::codec::{DecodeError, TooMany, decode, encode};
-use fathom_protocol::header::{Header, HeaderError, Hop, SplitPolicy, consents};
+use fathom_protocol::familiar::Familiar;
+use fathom_protocol::header::{Header, HeaderError, Headers, Hop, Looked, SplitPolicy, consents};
 use fathom_protocol::ids::{ChunkId, OwnerId};
 use fathom_protocol::lease::Lease;
-use fathom_protocol::limits::{HEADER_BYTES_MAX, HOPS_MAX, PARTS_MAX};
+use fathom_protocol::limits::{BUNDLE_CHUNKS_MAX, CHUNK_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX, PARTS_MAX};
 use fathom_protocol::sign::{RecordError, Signed};
 use fathom_protocol::time::UnixMs;
 use fathom_tests::samples::{NOW, header, hop, hops, key, lease, node, signed, user};
@@ -117,6 +118,50 @@ fn fault_34_loops_and_more_than_8_hops_are_refused() {
     bytes[at] = 0x89;
     bytes.extend(encode(nine[8].carried()));
     assert!(matches!(decode::<Header>(&bytes, 1 << 20), Err(DecodeError::Malformed(_))));
+}
+
+/// Headers of chunks of these lengths, each along its route.
+fn together(chunks: &[(&[u8], u32)]) -> Result<Looked, HeaderError> {
+    let header = |(route, length): &(&[u8], u32)| {
+        let hops = (0..route.len()).map(|position| with(route, position, |hop| hop.length = *length));
+        Header::new(hops.collect()).unwrap()
+    };
+    Looked::at(Headers::first(chunks.iter().map(header)), node(1), NOW)
+}
+
+#[test]
+fn headers_of_one_stream_go_one_way_and_announce_no_more_than_a_chunk() {
+    let most = CHUNK_BYTES_MAX as u32;
+    for (chunks, refused) in [
+        (&[][..], Some(HeaderError::NoHops)),
+        (&[(&[1, 2][..], most - 1), (&[1, 2], 1)], None),
+        (&[(&[1, 2], most), (&[1, 2], 1)], Some(HeaderError::TooMuch(u64::from(most) + 1))),
+        (&[(&[1, 2, 3], 7), (&[1, 2], 7)], None),
+        (&[(&[1, 2], 7), (&[1], 7)], Some(HeaderError::Ways)),
+        (&[(&[1, 2], 7), (&[1, 3], 7)], Some(HeaderError::Ways)),
+        (&[(&[1, 2], 7), (&[2], 7)], Some(HeaderError::NotForMe)),
+    ] {
+        let looked = together(chunks);
+        assert_eq!(looked.as_ref().err(), refused.as_ref(), "{chunks:?}");
+        let Ok(looked) = looked else { continue };
+        let arrived = looked.verify(&Familiar::new(1)).unwrap();
+        let lengths: Vec<u32> = arrived.iter().map(|arrived| arrived.mine.length).collect();
+        assert_eq!(lengths, chunks.iter().map(|(_, length)| *length).collect::<Vec<_>>());
+    }
+    assert!(Headers::new(vec![header(); BUNDLE_CHUNKS_MAX]).is_ok());
+    assert!(Headers::new(vec![header(); BUNDLE_CHUNKS_MAX + 1]).is_err());
+}
+
+#[test]
+fn one_header_of_a_stream_that_was_not_signed_spoils_all() {
+    let forged = Header::new(vec![signed(hop(&[1], 0), user().signing())]).unwrap();
+    let mut bytes = encode(&forged);
+    *bytes.last_mut().unwrap() ^= 1;
+    let forged: Header = decode(&bytes, HEADER_BYTES_MAX).unwrap();
+    let good = Header::new(hops(&[1])).unwrap();
+    let looked = Looked::at(Headers::first([good, forged]), node(1), NOW).unwrap();
+    let error = HeaderError::Hop { position: 0, error: RecordError::BadSignature };
+    assert_eq!(looked.verify(&Familiar::new(1)).unwrap_err(), error);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod erasure;
 mod fork;
 mod header;
 mod ledger;
+mod ledger_cases;
 mod manifest;
 mod messages;
 mod race;

@@ -22,7 +22,7 @@ use super::writer::Shared;
 /// Orders that wait for delivery. Beyond that they are left to the vendors' polling.
 pub(super) const ORDERS_QUEUED_MAX: usize = 4_096;
 /// Orders that come within this time are delivered together.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(250);
 /// Orders that are delivered together, at most.
 const ORDERS_AT_ONCE: usize = 128;
 /// Deliveries under way. A vendor that is slow holds up one of them.

@@ -1,7 +1,7 @@
 //! Fetching one chunk: the best source first, a slow one raced, a bad one dropped (figures 17 to 19).
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fathom_overlay::{Proto, frame};
@@ -9,7 +9,7 @@ use fathom_protocol::codec;
 use fathom_protocol::ids::{ChunkId, NodeId};
 use fathom_protocol::limits::{ANSWER_BYTES_MAX, CHUNK_BYTES_MAX};
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{FetchAnswer, FetchRequest, Refusal, RefusalKind};
+use fathom_protocol::wire::{FetchAnswer, FetchRequest, FetchRequests, Refusal, RefusalKind};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt;
 use super::gather::Pace;
 use super::path::way;
 use super::store::lock;
+use super::together::Together;
 use super::{User, UserError};
 use crate::net::{SILENCE, frame_refusal, silent};
 use crate::{bao, clock};
@@ -27,9 +28,26 @@ pub(super) const RACE_AFTER: Duration = Duration::from_millis(1_000);
 /// Bytes read from the transport at a time.
 const PIECE: usize = 256 * 1024;
 const REQUEST_SECONDS: u64 = 60;
+/// Longest chunk that is asked for together with others, in bytes. As many as go on one stream are no longer
+/// than a chunk can be.
+const SMALL: usize = 128 * 1024;
 
 /// A vendor and what it gave.
 pub(super) type Answer = (NodeId, Result<Vec<u8>, Refusal>);
+
+/// Bytes `offset..offset + length` of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    chunk: ChunkId,
+    offset: u32,
+    length: u32,
+}
+
+/// The length of a chunk, and the encoding of a range of it.
+type Encoded = (u32, Vec<u8>);
+
+/// Small chunks that are asked for together, by their vendor.
+pub(super) type Fetches = Together<Range, Result<Vec<u8>, Refusal>>;
 
 /// How the vendors served one get.
 #[derive(Debug, Default)]
@@ -98,7 +116,7 @@ impl User {
     /// # Errors
     /// What each source said.
     pub(super) async fn fetch_chunk(
-        &self,
+        self: &Arc<Self>,
         chunk: ChunkId,
         length: u32,
         holders: &[NodeId],
@@ -160,7 +178,7 @@ impl User {
     }
 
     pub(super) async fn fetch_from(
-        &self,
+        self: &Arc<Self>,
         vendor: NodeId,
         chunk: ChunkId,
         length: u32,
@@ -168,7 +186,11 @@ impl User {
     ) -> (NodeId, Result<Vec<u8>, Refusal>) {
         sources.with(vendor, |service| service.in_flight += 1);
         let _under_way = UnderWay(sources, vendor);
-        let fetched = self.fetch_range(vendor, chunk, 0, length).await;
+        let fetched = if length as usize <= SMALL {
+            self.fetch_small(vendor, chunk, length).await
+        } else {
+            self.fetch_range(vendor, chunk, 0, length).await
+        };
         match &fetched {
             Ok(bytes) => sources.with(vendor, |service| {
                 service.bytes += bytes.len() as u64;
@@ -182,6 +204,17 @@ impl User {
         (vendor, fetched)
     }
 
+    /// A small chunk, whole, together with others that are wanted from the same vendor at the same time.
+    async fn fetch_small(self: &Arc<Self>, vendor: NodeId, chunk: ChunkId, length: u32) -> Result<Vec<u8>, Refusal> {
+        let user = Arc::clone(self);
+        let range = Range { chunk, offset: 0, length };
+        let fetched = self.fetches.ask(vendor, range, move |ranges| {
+            let user = Arc::clone(&user);
+            async move { user.fetch_ranges(vendor, ranges).await }
+        });
+        fetched.await.unwrap_or_else(|| Err(Refusal::new(RefusalKind::Internal, "the fetch ended early")))
+    }
+
     /// Bytes `offset..offset + length` of a chunk from one vendor, verified against the chunk's identity alone.
     pub(super) async fn fetch_range(
         &self,
@@ -190,43 +223,76 @@ impl User {
         offset: u32,
         length: u32,
     ) -> Result<Vec<u8>, Refusal> {
-        let request = FetchRequest {
-            version: fathom_protocol::tags::VERSION,
-            owner: self.owner(),
-            vendor,
-            chunk,
-            offset,
-            length,
-            expires: clock::now().plus_seconds(REQUEST_SECONDS),
+        let fetched = self.fetch_ranges(vendor, vec![Range { chunk, offset, length }]).await.pop();
+        fetched.unwrap_or_else(|| Err(Refusal::new(RefusalKind::Internal, "nothing was asked for")))
+    }
+
+    /// Ranges of chunks from one vendor on one stream, in their order, each verified against its chunk's identity alone.
+    async fn fetch_ranges(&self, vendor: NodeId, ranges: Vec<Range>) -> Vec<Result<Vec<u8>, Refusal>> {
+        let count = ranges.len();
+        let mut encoded = Vec::with_capacity(count);
+        if let Err(refusal) = self.read_ranges(vendor, &ranges, &mut encoded).await {
+            encoded.resize_with(count, || Err(refusal.clone()));
+        }
+        let decoding = tokio::task::spawn_blocking(move || {
+            let decode = |(range, encoded): (Range, Result<Encoded, Refusal>)| {
+                let (chunk_length, encoded) = encoded?;
+                let decoded = bao::decode(range.chunk, chunk_length, range.offset, range.length, &encoded);
+                decoded.map_err(|error| {
+                    Refusal::new(RefusalKind::Corrupt, format!("{} sent something else: {error}", vendor.short()))
+                })
+            };
+            ranges.into_iter().zip(encoded).map(decode).collect()
+        });
+        decoding.await.unwrap_or_else(|error| vec![Err(Refusal::new(RefusalKind::Internal, error.to_string())); count])
+    }
+
+    /// Asks for ranges and reads what comes into `read`, in their order; the refusal of those that are missing there in the end.
+    async fn read_ranges(
+        &self,
+        vendor: NodeId,
+        ranges: &[Range],
+        read: &mut Vec<Result<Encoded, Refusal>>,
+    ) -> Result<(), Refusal> {
+        let expires = clock::now().plus_seconds(REQUEST_SECONDS);
+        let request = |&Range { chunk, offset, length }: &Range| {
+            let (version, owner) = (fathom_protocol::tags::VERSION, self.owner());
+            let request = FetchRequest { version, owner, vendor, chunk, offset, length, expires };
+            Signed::sign(request, self.signing()).map(Signed::into_carried)
         };
-        let request = Signed::sign(request, self.signing())?;
+        let requests = ranges.iter().map(request).collect::<Result<Vec<_>, _>>()?;
         let mut stream = self.net.open(vendor, Proto::Fetch).await?;
         let broke = |error| frame_refusal(vendor, &error);
-        frame::write_frame_within(&mut stream, &codec::encode(request.carried()), SILENCE).await.map_err(broke)?;
-        let (chunk_length, encoded_length) = loop {
-            let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SILENCE).await.map_err(broke)?;
-            match codec::decode(&answer, ANSWER_BYTES_MAX) {
-                Ok(FetchAnswer::Alive) => {}
-                Ok(FetchAnswer::Found { chunk_length, encoded_length }) => break (chunk_length, encoded_length),
-                Ok(FetchAnswer::Refused(refusal)) => return Err(refusal),
-                Err(error) => return Err(Refusal::new(RefusalKind::BadRequest, error.to_string())),
+        let requests = codec::encode(&FetchRequests::first(requests));
+        frame::write_frame_within(&mut stream, &requests, SILENCE).await.map_err(broke)?;
+        for range in ranges {
+            let found = loop {
+                let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SILENCE).await.map_err(broke)?;
+                match codec::decode(&answer, ANSWER_BYTES_MAX) {
+                    Ok(FetchAnswer::Alive) => {}
+                    Ok(FetchAnswer::Found { chunk_length, encoded_length }) => {
+                        break Ok((chunk_length, encoded_length));
+                    }
+                    Ok(FetchAnswer::Refused(refusal)) => break Err(refusal),
+                    Err(error) => return Err(Refusal::new(RefusalKind::BadRequest, error.to_string())),
+                }
+            };
+            let (chunk_length, encoded_length) = match found {
+                Ok(lengths) => lengths,
+                Err(refusal) => {
+                    read.push(Err(refusal));
+                    continue;
+                }
+            };
+            // The hash tree adds less than an eighth to what was asked.
+            let most = (range.length as usize).saturating_mul(9) / 8 + 64 * 1024;
+            if chunk_length as usize > CHUNK_BYTES_MAX || encoded_length as usize > most {
+                return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced more than was asked"));
             }
-        };
-        // The hash tree adds less than an eighth to what was asked.
-        let most = (length as usize).saturating_mul(9) / 8 + 64 * 1024;
-        if chunk_length as usize > CHUNK_BYTES_MAX || encoded_length as usize > most {
-            return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced more than was asked"));
+            let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
+            read.push(Ok((chunk_length, encoded)));
         }
-        let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
-        let decoded =
-            tokio::task::spawn_blocking(move || bao::decode(chunk, chunk_length, offset, length, &encoded)).await;
-        match decoded {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => {
-                Err(Refusal::new(RefusalKind::Corrupt, format!("{} sent something else: {error}", vendor.short())))
-            }
-            Err(error) => Err(Refusal::new(RefusalKind::Internal, error.to_string())),
-        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::{Asked, StoredFile};
+use super::dirs::Dirs;
 use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};
 use crate::control::results::{FailedSource, GetResult};
@@ -26,6 +27,9 @@ use stripes::stripe_room;
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
 
+/// Files that are made durable at a time.
+const FINISHING: usize = 8;
+
 /// One file on its way here.
 struct Getting {
     file: FileId,
@@ -34,6 +38,8 @@ struct Getting {
     target: PathBuf,
     /// An earlier get may have left chunks in the part.
     begun: AtomicBool,
+    /// It is all that is wanted, and one chunk long: written and done with in one go.
+    alone: bool,
 }
 
 /// What is fetched at a time.
@@ -91,7 +97,7 @@ impl User {
                 format!("{forked}: this is the newest; `fathom fat resolve NAME` shows them and keeps one")
             }));
         }
-        let files = self.prepare(name, output, &selected, version).await?;
+        let files = self.prepare(name, output, &selected, version)?;
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
         let (heads, quarantined) = self.heads_lately(holders).await?;
         self.net.probe_uncertain(heads.keys().copied()).await;
@@ -106,10 +112,7 @@ impl User {
             .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
             .into_services();
         self.tell_soon(&services);
-        for file in &files {
-            let file = Arc::clone(file);
-            blocking(move || finish(&file)).await?;
-        }
+        self.finish_all(&files).await?;
         if release {
             self.release(&selected).await?;
         }
@@ -132,8 +135,8 @@ impl User {
         })
     }
 
-    /// Decides where each file goes and makes its directories.
-    async fn prepare(
+    /// Decides where each file goes.
+    fn prepare(
         &self,
         name: &str,
         output: &Path,
@@ -162,16 +165,11 @@ impl User {
             let mut part = target.clone().into_os_string();
             part.push(PART_SUFFIX);
             let begun = AtomicBool::new(true);
-            files.push(Getting { file: stored.file, manifest, part: part.into(), target, begun });
+            files.push(Getting { file: stored.file, manifest, part: part.into(), target, begun, alone: false });
         }
-        let made: Vec<PathBuf> = files.iter().filter_map(|file| file.target.parent().map(Path::to_owned)).collect();
-        blocking(move || {
-            for dir in made {
-                std::fs::create_dir_all(&dir).map_err(UserError::io("create", &dir))?;
-            }
-            Ok(())
-        })
-        .await?;
+        if let [file] = files.as_mut_slice() {
+            file.alone = file.manifest.chunk_count() == 1 && file.manifest.code().is_none();
+        }
         Ok(files)
     }
 
@@ -208,6 +206,18 @@ impl User {
             .await
     }
 
+    /// Makes those files durable that are not, several at a time, so that they share syncs.
+    async fn finish_all(&self, files: &[Arc<Getting>]) -> Result<(), UserError> {
+        let mut finishing = Vec::with_capacity(files.len());
+        for file in files {
+            let (file, dirs) = (Arc::clone(file), Arc::clone(&self.dirs));
+            if !file.alone {
+                finishing.push(blocking(move || finish(&file, open_to_write(&file)?, &dirs)));
+            }
+        }
+        futures::stream::iter(finishing).buffer_unordered(FINISHING).try_collect().await
+    }
+
     async fn get_chunk(
         self: &Arc<Self>,
         file: &Arc<Getting>,
@@ -220,10 +230,20 @@ impl User {
         let (theirs, known) = (Arc::clone(file), chunk.clone());
         let there =
             file.begun.load(Ordering::Relaxed) && blocking(move || Ok(held(&theirs, index, &known).is_some())).await?;
-        if !there {
-            let sealed = self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?;
-            let theirs = Arc::clone(file);
-            blocking(move || write_chunk(&theirs, index, &chunk, &sealed)).await?;
+        let sealed = match there {
+            true => None,
+            false => Some(self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?),
+        };
+        let (theirs, dirs) = (Arc::clone(file), Arc::clone(&self.dirs));
+        if sealed.is_some() || theirs.alone {
+            blocking(move || {
+                let part = open_to_write(&theirs)?;
+                if let Some(sealed) = sealed {
+                    write_chunk(&theirs, &part, index, &chunk, &sealed)?;
+                }
+                if theirs.alone { finish(&theirs, part, &dirs) } else { Ok(()) }
+            })
+            .await?;
         }
         progress.add(plain_len, 1);
         Ok(())
@@ -276,7 +296,11 @@ fn safe_path(name: &str) -> Result<PathBuf, UserError> {
     }
 }
 
+/// Makes the incomplete file, and the directories on the way to it.
 fn open_part(file: &Getting) -> Result<(), UserError> {
+    if let Some(dir) = file.target.parent() {
+        std::fs::create_dir_all(dir).map_err(UserError::io("create", dir))?;
+    }
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     let part = options.open(&file.part).map_err(UserError::io("create", &file.part))?;
@@ -299,16 +323,18 @@ fn held(file: &Getting, index: usize, chunk: &ChunkRef) -> Option<Vec<u8>> {
     (ChunkId::of(&sealed) == chunk.id).then_some(sealed)
 }
 
-fn write_chunk(file: &Getting, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
+fn open_to_write(file: &Getting) -> Result<File, UserError> {
+    File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))
+}
+
+fn write_chunk(file: &Getting, part: &File, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
     let plain = open_chunk(&file.manifest.file_key, index as u64, chunk.salt, sealed)?;
-    let part = File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))?;
     part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain))
         .map_err(UserError::io("write", &file.part))
 }
 
 /// Makes the complete file durable under its own name.
-fn finish(file: &Getting) -> Result<(), UserError> {
-    let part = File::options().write(true).open(&file.part).map_err(UserError::io("open", &file.part))?;
+fn finish(file: &Getting, part: File, dirs: &Dirs) -> Result<(), UserError> {
     let modified = UNIX_EPOCH + Duration::from_millis(file.manifest.modified.0);
     let mode = std::fs::Permissions::from_mode(file.manifest.mode & 0o777);
     part.set_permissions(mode).map_err(UserError::io("set the mode of", &file.part))?;
@@ -316,5 +342,5 @@ fn finish(file: &Getting) -> Result<(), UserError> {
     part.sync_all().map_err(UserError::io("sync", &file.part))?;
     std::fs::rename(&file.part, &file.target).map_err(UserError::io("rename", &file.target))?;
     let dir = file.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(UserError::io("sync", dir))
+    dirs.sync(dir).map_err(UserError::io("sync", dir))
 }

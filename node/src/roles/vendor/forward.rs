@@ -1,21 +1,19 @@
-//! Sending a chunk to one vendor: the next hop of a chain, or the destination of a migration.
+//! Sending chunks to one vendor: the next hop of a chain, or the destination of a migration.
 
 use std::time::Duration;
 
 use fathom_overlay::{PeerStream, Proto, frame};
 use fathom_protocol::codec;
-use fathom_protocol::header::{Header, Hop};
+use fathom_protocol::header::{Headers, Hop};
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::limits::ANSWER_BYTES_MAX;
-use fathom_protocol::wire::{ChunkAnswer, Refusal, RefusalKind};
+use fathom_protocol::limits::ANSWERS_BYTES_MAX;
+use fathom_protocol::wire::{ChunkAnswer, ChunkAnswers, Numbered, Refusal, RefusalKind};
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::body::{Body, Piece};
+use super::ingest::about;
 use crate::net::{DIAL, Net, SILENCE, frame_refusal, overlay_refusal, silent};
-
-/// Answers that one hop may pass up: each vendor behind it answers once.
-const ANSWERS_MAX: usize = fathom_protocol::limits::HOPS_MAX;
 
 /// Longest time for the next hop to take a few more bytes. A slow link is no fault: whether the vendor behind it is there at all
 /// shows by its signs of life, within [`SILENCE`].
@@ -29,22 +27,47 @@ enum Sent {
     Abandoned,
 }
 
-/// Sends `header` and `body` to the vendor of `hop`, which is the header's first, and passes its answers and those of the
-/// vendors behind it to `answers`. What fails is passed as the first silent vendor's [`ChunkAnswer::Failed`].
-pub(super) async fn send(net: &Net, hop: &Hop, header: &Header, body: &Body, answers: &mpsc::Sender<ChunkAnswer>) {
-    let mut open: Vec<NodeId> = header.hops.iter().filter_map(|hop| Some(hop.peek().ok()?.vendor)).collect();
-    let all = open.len();
-    let mut result = attempt(net, hop, header, body, answers, &mut open).await;
-    if matches!(result, Err(Attempt::Lost(_))) && open.len() == all {
+/// The vendors of each chunk that have not answered.
+struct Open {
+    vendors: Vec<Vec<NodeId>>,
+    /// Whether none has.
+    untouched: bool,
+}
+
+impl Open {
+    fn of(headers: &Headers) -> Self {
+        let vendors = headers.iter().map(|header| header.hops.iter().filter_map(|hop| Some(hop.peek().ok()?.vendor)));
+        Self { vendors: vendors.map(Iterator::collect).collect(), untouched: true }
+    }
+
+    /// Takes note of an answer. Whether it is of one who still owed it.
+    fn answered(&mut self, number: u8, vendor: NodeId) -> bool {
+        let Some(vendors) = self.vendors.get_mut(usize::from(number)) else { return false };
+        let owed = vendors.len();
+        vendors.retain(|open| *open != vendor);
+        self.untouched = false;
+        vendors.len() < owed
+    }
+}
+
+/// Sends `headers` and `body` to the vendor of `hop`, which is the first of each header, and passes its answers and those of the
+/// vendors behind it to `answers`. What fails is passed as the first silent vendor's [`ChunkAnswer::Failed`], for each chunk.
+pub(super) async fn send(net: &Net, hop: &Hop, headers: &Headers, body: &Body, answers: &mpsc::Sender<Numbered>) {
+    let mut open = Open::of(headers);
+    let mut result = attempt(net, hop, headers, body, answers, &mut open).await;
+    if matches!(result, Err(Attempt::Lost(_))) && open.untouched {
         // A connection that the peer forgot in a restart shows as such when it is used; the next one is new.
         net.suspect(hop.vendor);
-        result = attempt(net, hop, header, body, answers, &mut open).await;
+        result = attempt(net, hop, headers, body, answers, &mut open).await;
     }
     if let Err(Attempt::Lost(refusal) | Attempt::Failed(refusal)) = result {
         net.suspect(hop.vendor);
-        // If the next hop has answered for itself, it is the vendors behind it of whom nothing is known.
-        if let Some(vendor) = open.first() {
-            let _ = answers.send(ChunkAnswer::Failed { vendor: *vendor, refusal }).await;
+        for (number, vendors) in open.vendors.iter().enumerate() {
+            // If the next hop has answered for itself, it is the vendors behind it of whom nothing is known.
+            if let Some(vendor) = vendors.first() {
+                let failed = ChunkAnswer::Failed { vendor: *vendor, refusal: refusal.clone() };
+                let _ = answers.send(about(number, failed)).await;
+            }
         }
     }
 }
@@ -59,13 +82,13 @@ enum Attempt {
 async fn attempt(
     net: &Net,
     hop: &Hop,
-    header: &Header,
+    headers: &Headers,
     body: &Body,
-    answers: &mpsc::Sender<ChunkAnswer>,
-    open: &mut Vec<NodeId>,
+    answers: &mpsc::Sender<Numbered>,
+    open: &mut Open,
 ) -> Result<(), Attempt> {
     let stream = dial(net, hop).await.map_err(Attempt::Failed)?;
-    exchange(net, stream, hop, header, body, answers, open).await.map_err(|refusal| match refusal.kind {
+    exchange(net, stream, hop, headers, body, answers, open).await.map_err(|refusal| match refusal.kind {
         RefusalKind::Unreachable => Attempt::Lost(refusal),
         _ => Attempt::Failed(refusal),
     })
@@ -75,15 +98,15 @@ async fn exchange(
     net: &Net,
     stream: PeerStream,
     hop: &Hop,
-    header: &Header,
+    headers: &Headers,
     body: &Body,
-    answers: &mpsc::Sender<ChunkAnswer>,
-    open: &mut Vec<NodeId>,
+    answers: &mpsc::Sender<Numbered>,
+    open: &mut Open,
 ) -> Result<(), Refusal> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (begun, begin) = oneshot::channel();
     let sending = async {
-        frame::write_frame_within(&mut writer, &codec::encode(header), STALL)
+        frame::write_frame_within(&mut writer, &codec::encode(headers), STALL)
             .await
             .map_err(|error| frame_refusal(hop.vendor, &error))?;
         let _ = begun.send(());
@@ -173,29 +196,29 @@ pub(super) async fn write_piece(
 async fn read_answers(
     reader: &mut ReadHalf<PeerStream>,
     from: NodeId,
-    answers: &mpsc::Sender<ChunkAnswer>,
-    open: &mut Vec<NodeId>,
+    answers: &mpsc::Sender<Numbered>,
+    open: &mut Open,
 ) -> Result<(), Refusal> {
     let bad = |what: &str| Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {what}", from.short()));
-    let mut passed = 0;
     loop {
-        let answer = frame::read_frame_within(reader, ANSWER_BYTES_MAX, SILENCE)
+        let frame = frame::read_frame_within(reader, ANSWERS_BYTES_MAX, SILENCE)
             .await
             .map_err(|error| frame_refusal(from, &error))?;
-        let answer: ChunkAnswer = codec::decode(&answer, ANSWER_BYTES_MAX).map_err(|error| bad(&error.to_string()))?;
-        let about = match &answer {
-            ChunkAnswer::Alive => continue,
-            ChunkAnswer::Done => return Ok(()),
-            ChunkAnswer::Receipt(receipt) => receipt.peek().map_err(|error| bad(&error.to_string()))?.vendor,
-            ChunkAnswer::Failed { vendor, .. } => *vendor,
-        };
-        open.retain(|vendor| *vendor != about);
-        passed += 1;
-        if passed > ANSWERS_MAX {
-            return Err(bad("more answers than vendors"));
-        }
-        if answers.send(answer).await.is_err() {
-            return Ok(());
+        let said: ChunkAnswers = codec::decode(&frame, ANSWERS_BYTES_MAX).map_err(|error| bad(&error.to_string()))?;
+        for numbered in said {
+            let vendor = match &numbered.answer {
+                ChunkAnswer::Alive => continue,
+                ChunkAnswer::Done => return Ok(()),
+                ChunkAnswer::Receipt(receipt) => receipt.peek().map_err(|error| bad(&error.to_string()))?.vendor,
+                ChunkAnswer::Failed { vendor, .. } => *vendor,
+            };
+            // So no more is passed up than there are vendors behind.
+            if !open.answered(numbered.number, vendor) {
+                return Err(bad("an answer that nobody owes"));
+            }
+            if answers.send(numbered).await.is_err() {
+                return Ok(());
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A chunk comes in (figures 11 to 13): its header is checked, its bytes are kept, hashed, stored and sent on, and the
-//! answers of this vendor and of those behind it go back on the same stream.
+//! Chunks come in (figures 11 to 13): their headers are checked, their bytes are kept, hashed, stored and sent on, and the
+//! answers of this vendor and of those behind it go back on the same stream. Chunks that come together are stored together; each
+//! has its own answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,24 +10,23 @@ use fathom_overlay::{PeerStream, frame};
 use fathom_protocol::clocks::Dated;
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::fat::{Fate, Tag};
-use fathom_protocol::header::{Arrived, Header, HeaderError, Hop, consents_knowing};
-use fathom_protocol::ids::{ChunkId, Hash, LeaseId};
-use fathom_protocol::limits::{ANSWER_BYTES_MAX, HEADER_BYTES_MAX, HOPS_MAX};
-use fathom_protocol::receipt::{Receipt, ValidatedPart};
+use fathom_protocol::header::{Arrived, HeaderError, Headers, Hop, Looked, consents_knowing};
+use fathom_protocol::ids::LeaseId;
+use fathom_protocol::limits::{ANSWER_BYTES_MAX, ANSWERS_BYTES_MAX, ANSWERS_MAX, FIRST_FRAME_BYTES_MAX};
+use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
-use fathom_protocol::tags;
-use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{ALIVE_EVERY_MS, ChunkAnswer, Refusal, RefusalKind};
-use fathom_store::{ChunkEntry, ChunkState, ChunkTag, FatHealth, Inserted, SplitPolicy, StoredPart};
+use fathom_protocol::wire::{ALIVE_EVERY_MS, ChunkAnswer, ChunkAnswers, Numbered, Refusal, RefusalKind};
+use fathom_store::{ChunkEntry, ChunkState, ChunkTag, FatHealth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::body::Body;
+use super::keep::Keeping;
 use super::{Vendor, fat_refusal, forward, lock, store_refusal};
 use crate::clock;
 use crate::net::SILENCE;
 
-/// Longest time for a peer to send a header (invariant 11).
+/// Longest time for a peer to send its headers (invariant 11).
 const HEADER_WAIT: Duration = Duration::from_secs(5);
 /// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -37,30 +37,50 @@ const BODY_STALL: Duration = Duration::from_secs(5);
 const BODY_BYTES_PER_S_MIN: u64 = 8 * 1024;
 /// How long a body may be slower than that.
 const SLOW_START: Duration = Duration::from_secs(10);
-/// Answers that wait for the stream: one of each vendor on the way.
-const ANSWERS_QUEUED: usize = HOPS_MAX;
+/// Answers that wait for the stream: one of each vendor on the way about each chunk.
+const ANSWERS_QUEUED: usize = ANSWERS_MAX;
 /// How long and how far a refused body is read, so that its sender hears the refusal rather than a broken stream.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
-/// What this vendor does with the chunk.
+/// What this vendor does with a chunk.
 pub(super) enum Task {
     /// It has it already.
     Known,
+    /// It does not take it. Vendors behind it may.
+    Refused,
     /// It stores it.
     Store(Admission),
+}
+
+/// A chunk on its way through: what it is, and what is done with it.
+type Taken = (Signed<Hop>, Task);
+
+/// Headers that were admitted.
+struct Admitted {
+    taken: Vec<Taken>,
+    /// What can be said at once.
+    answers: Vec<Numbered>,
+    /// The next vendor's hop, and the headers to send on.
+    next: Option<(Signed<Hop>, Headers)>,
+}
+
+/// The answer about chunk `number`.
+pub(super) fn about(number: usize, answer: ChunkAnswer) -> Numbered {
+    // A stream has fewer chunks than a byte has values.
+    Numbered { number: u8::try_from(number).unwrap_or(u8::MAX), answer }
 }
 
 /// Room taken in a lease for one chunk. Given back on drop, unless the chunk became durable.
 pub(super) struct Admission {
     vendor: Arc<Vendor>,
-    lease: LeaseId,
+    pub(super) lease: LeaseId,
     length: u64,
     open: bool,
 }
 
 impl Admission {
     /// The chunk is durable and counted. Blocks if the lease's state changed.
-    fn stored(mut self, dated: Dated) -> Result<(), Refusal> {
+    pub(super) fn stored(mut self, dated: Dated) -> Result<(), Refusal> {
         self.open = false;
         let vendor = Arc::clone(&self.vendor);
         let changed = lock(&vendor.ledger).settle(dated, self.lease, self.length, true)?;
@@ -94,32 +114,45 @@ fn header_refusal(error: &HeaderError) -> Refusal {
 }
 
 impl Vendor {
-    /// Serves one inbound chunk stream to its end.
+    /// Serves one inbound stream of chunks to its end.
     pub async fn chunk(self: &Arc<Self>, stream: PeerStream) {
         let peer = stream.peer();
         let (mut reader, writer) = tokio::io::split(stream);
-        let Ok(header) = frame::read_frame_within(&mut reader, HEADER_BYTES_MAX, HEADER_WAIT).await else { return };
+        let Ok(opening) = frame::read_frame_within(&mut reader, FIRST_FRAME_BYTES_MAX, HEADER_WAIT).await else {
+            return;
+        };
         let (answers, queue) = mpsc::channel(ANSWERS_QUEUED);
+        let mut count = 1;
         let admitted = async {
-            let header: Header = codec::decode(&header, HEADER_BYTES_MAX)
+            let headers: Headers = codec::decode(&opening, FIRST_FRAME_BYTES_MAX)
                 .map_err(|error| Refusal::new(RefusalKind::BadRequest, error.to_string()))?;
-            let arrived =
-                header.arrive_knowing(self.me, clock::now(), &self.familiar).map_err(|error| header_refusal(&error))?;
+            count = headers.len().max(1);
+            let looked = Looked::at(headers, self.me, clock::now()).map_err(|error| header_refusal(&error))?;
             let place = self.transfers.incoming(peer).await?;
             self.wait_for_step().await;
-            let (task, receipt) = self.admit(&arrived.mine).await?;
-            Ok::<_, Refusal>((arrived, place, task, receipt))
+            let admitted = self.blocking(move |vendor| vendor.admit_all(looked)).await?;
+            Ok::<_, Refusal>((admitted, place))
         };
         match admitted.await {
-            Ok((arrived, _place, task, receipt)) => {
-                if let Some(receipt) = receipt {
-                    let _ = answers.send(ChunkAnswer::Receipt(receipt)).await;
+            Ok((admitted, _place)) if admitted.taken.iter().any(|(_, task)| !matches!(task, Task::Refused)) => {
+                let Admitted { taken, answers: known, next } = admitted;
+                for answer in known {
+                    let _ = answers.send(answer).await;
                 }
-                tokio::join!(answer(writer, queue), self.take(&mut reader, arrived, task, answers));
+                tokio::join!(answer(writer, queue), self.take(&mut reader, taken, next, answers));
             }
-            Err(refusal) => {
-                tracing::debug!(peer = %peer.short(), %refusal, "chunk refused");
-                let _ = answers.send(ChunkAnswer::Failed { vendor: self.me, refusal }).await;
+            refused => {
+                let refused = match refused {
+                    Ok((admitted, _)) => admitted.answers,
+                    Err(refusal) => {
+                        let failed = || ChunkAnswer::Failed { vendor: self.me, refusal: refusal.clone() };
+                        (0..count).map(|number| about(number, failed())).collect()
+                    }
+                };
+                tracing::debug!(peer = %peer.short(), ?refused, "chunks refused");
+                for answer in refused {
+                    let _ = answers.send(answer).await;
+                }
                 drop(answers);
                 answer(writer, queue).await;
                 drain(&mut reader).await;
@@ -127,167 +160,123 @@ impl Vendor {
         }
     }
 
-    /// Finds the chunk here, or takes room for it.
-    pub(super) async fn admit(
-        self: &Arc<Self>,
-        hop: &Signed<Hop>,
-    ) -> Result<(Task, Option<Carried<Receipt>>), Refusal> {
-        let hop = hop.clone();
-        self.blocking(move |vendor| {
-            let lease = consents_knowing(&hop, &vendor.familiar).map_err(Refusal::from)?;
-            // A local FAT from a backup may name chunks that are not here, under leases that are no more.
-            vendor.in_step_or_busy()?;
-            if let Some(entry) = vendor.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
-                let receipt = vendor.receipt_of(&entry)?;
-                vendor.hold_on(&entry, is_owners(&hop))?;
-                return Ok((Task::Known, Some(receipt)));
-            }
-            let (owner, file) = (hop.owner, hop.file);
-            let known = vendor.fat.versions_of(owner, file).map_err(|error| fat_refusal(&error))?;
-            if known.iter().any(|known| known.lineage().fate(Tag(hop.seq)) == Fate::Past) {
-                return Err(Refusal::new(
-                    RefusalKind::Stale,
-                    "a newer final FAT has replaced the version of this chunk",
-                ));
-            }
-            let now = vendor.dating_clock().at;
-            lock(&vendor.ledger).admit(now, &hop, lease.id).map_err(|refusal| match refusal.kind {
-                // This vendor signed the lease, so one that is unknown by now has lapsed.
-                RefusalKind::UnknownLease if lease.room_expires < now => {
-                    Refusal::new(RefusalKind::LeaseExpired, "the lease's room has expired; ask for storage again")
+    /// Verifies headers, and finds each chunk here or takes room for it. Blocks.
+    ///
+    /// # Errors
+    /// The refusal of all: one of the headers is not what it should be.
+    fn admit_all(self: &Arc<Self>, looked: Looked) -> Result<Admitted, Refusal> {
+        let arrived = looked.verify(&self.familiar).map_err(|error| header_refusal(&error))?;
+        let mut admitted = Admitted { taken: Vec::with_capacity(arrived.len()), answers: Vec::new(), next: None };
+        let mut rests = Vec::with_capacity(arrived.len());
+        for (number, Arrived { mine, next, rest }) in arrived.into_iter().enumerate() {
+            let task = match self.admit(&mine) {
+                Ok((task, receipt)) => {
+                    let receipt = receipt.map(|receipt| about(number, ChunkAnswer::Receipt(receipt)));
+                    admitted.answers.extend(receipt);
+                    task
                 }
-                _ => refusal,
-            })?;
-            let length = u64::from(hop.length);
-            Ok((Task::Store(Admission { vendor: Arc::clone(vendor), lease: lease.id, length, open: true }), None))
-        })
-        .await
+                Err(refusal) => {
+                    admitted.answers.push(about(number, ChunkAnswer::Failed { vendor: self.me, refusal }));
+                    Task::Refused
+                }
+            };
+            admitted.taken.push((mine, task));
+            rests.push(rest);
+            if let Some(next) = next {
+                admitted.next.get_or_insert((next, Headers::default()));
+            }
+        }
+        if let Some((_, headers)) = &mut admitted.next {
+            *headers = Bounded::first(rests);
+        }
+        Ok(admitted)
     }
 
-    /// Reads the body, stores it, and sends it on.
+    /// Finds the chunk here, or takes room for it.
+    pub(super) fn admit(self: &Arc<Self>, hop: &Signed<Hop>) -> Result<(Task, Option<Carried<Receipt>>), Refusal> {
+        let lease = consents_knowing(hop, &self.familiar).map_err(Refusal::from)?;
+        // A local FAT from a backup may name chunks that are not here, under leases that are no more.
+        self.in_step_or_busy()?;
+        if let Some(entry) = self.fat.chunk(hop.owner, hop.chunk).map_err(|error| fat_refusal(&error))? {
+            let receipt = self.receipt_of(&entry)?;
+            self.hold_on(&entry, is_owners(hop))?;
+            return Ok((Task::Known, Some(receipt)));
+        }
+        let (owner, file) = (hop.owner, hop.file);
+        let known = self.fat.versions_of(owner, file).map_err(|error| fat_refusal(&error))?;
+        if known.iter().any(|known| known.lineage().fate(Tag(hop.seq)) == Fate::Past) {
+            return Err(Refusal::new(RefusalKind::Stale, "a newer final FAT has replaced the version of this chunk"));
+        }
+        let now = self.dating_clock().at;
+        lock(&self.ledger).admit(now, hop, lease.id).map_err(|refusal| match refusal.kind {
+            // This vendor signed the lease, so one that is unknown by now has lapsed.
+            RefusalKind::UnknownLease if lease.room_expires < now => {
+                Refusal::new(RefusalKind::LeaseExpired, "the lease's room has expired; ask for storage again")
+            }
+            _ => refusal,
+        })?;
+        let length = u64::from(hop.length);
+        Ok((Task::Store(Admission { vendor: Arc::clone(self), lease: lease.id, length, open: true }), None))
+    }
+
+    /// Reads the bodies, stores them, and sends them on.
     async fn take(
         self: &Arc<Self>,
         reader: &mut ReadHalf<PeerStream>,
-        arrived: Arrived,
-        task: Task,
-        answers: mpsc::Sender<ChunkAnswer>,
+        taken: Vec<Taken>,
+        next: Option<(Signed<Hop>, Headers)>,
+        answers: mpsc::Sender<Numbered>,
     ) {
-        let Arrived { mine, next, rest } = arrived;
-        let body = Body::expecting(mine.length);
+        // At most a chunk's bytes, as was seen before.
+        let length = taken.iter().map(|(hop, _)| hop.length).sum();
+        let body = Body::expecting(length);
         let own = async {
-            let stored = match read_body(reader, &body, &mine).await {
+            let said = match read_body(reader, &body, length).await {
                 Ok(bytes) => {
                     self.transfers.count(bytes.len());
-                    self.keep(task, mine, bytes).await
+                    self.keep(taken, &bytes).await
                 }
                 Err(refusal) => {
                     body.fail();
                     // A chunk that is here already stays good, whatever became of its repetition.
-                    if matches!(task, Task::Known) { Ok(None) } else { Err(refusal) }
+                    let stored = |task: &Task| matches!(task, Task::Store(_));
+                    let failed = || ChunkAnswer::Failed { vendor: self.me, refusal: refusal.clone() };
+                    let each = taken.iter().enumerate().filter(|(_, (_, task))| stored(task));
+                    each.map(|(number, _)| about(number, failed())).collect()
                 }
             };
-            let own = match stored {
-                Ok(None) => return,
-                Ok(Some(receipt)) => ChunkAnswer::Receipt(receipt),
-                Err(refusal) => ChunkAnswer::Failed { vendor: self.me, refusal },
-            };
-            let _ = answers.send(own).await;
+            for answer in said {
+                let _ = answers.send(answer).await;
+            }
         };
         let onward = async {
-            if let Some(next) = &next {
-                forward::send(&self.net, next, &rest, &body, &answers).await;
+            if let Some((next, headers)) = &next {
+                forward::send(&self.net, next, headers, &body, &answers).await;
             }
         };
         tokio::join!(own, onward);
     }
 
-    /// Stores a whole body; no receipt if it was answered before.
-    async fn keep(
-        self: &Arc<Self>,
-        task: Task,
-        hop: Signed<Hop>,
-        bytes: Bytes,
-    ) -> Result<Option<Carried<Receipt>>, Refusal> {
-        match task {
-            Task::Known => Ok(None),
-            Task::Store(admission) => {
-                self.blocking(move |vendor| vendor.store(admission, &hop, &bytes)).await.map(Some)
+    /// Stores whole bodies; nothing is said of those that were answered before.
+    async fn keep(self: &Arc<Self>, taken: Vec<Taken>, bytes: &Bytes) -> Vec<Numbered> {
+        let mut from = 0;
+        let mut keeping = Vec::with_capacity(taken.len());
+        for (number, (hop, task)) in taken.into_iter().enumerate() {
+            let to = from + hop.length as usize;
+            if let Task::Store(admission) = task {
+                keeping.push(Keeping { number, admission, hop, bytes: bytes.slice(from..to) });
             }
+            from = to;
         }
-    }
-
-    /// Makes the chunk and its place in the local FAT durable, then signs for it. Blocks.
-    pub(super) fn store(&self, admission: Admission, hop: &Hop, bytes: &[u8]) -> Result<Carried<Receipt>, Refusal> {
-        if ChunkId::of(bytes) != hop.chunk {
-            return Err(Refusal::new(RefusalKind::WrongHash, "the bytes are not the chunk that was announced"));
+        if keeping.is_empty() {
+            return Vec::new();
         }
-        let _storing = self.storing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let lease = admission.lease;
-        let tag = ChunkTag { owner: hop.owner, chunk: hop.chunk, file: hop.file, seq: hop.seq, lease };
-        let split = SplitPolicy { part_bytes_max: hop.split.part_bytes_max, parts_min: hop.split.parts_min };
-        let parts = self.devices.store_chunk(&tag, bytes, split).map_err(|error| store_refusal(&error))?;
-        let dated = self.dating_clock();
-        let insert = || {
-            let receipt = self.sign_receipt(&tag, bytes, &parts, dated.at)?;
-            let mut entry = ChunkEntry::stored(&tag, hop.length, parts.clone(), codec::encode(&receipt), dated.at);
-            entry.state = ChunkState::arrived(is_owners(hop));
-            let inserted = self.fat.insert_chunk(&entry, None, None).map_err(|error| fat_refusal(&error))?;
-            Ok::<_, Refusal>((receipt, inserted))
-        };
-        match insert() {
-            Ok((receipt, Inserted::New)) => {
-                admission.stored(dated)?;
-                Ok(receipt)
-            }
-            Ok((_, Inserted::AlreadyThere(entry))) => {
-                self.take_back(&parts);
-                self.receipt_of(&entry)
-            }
-            Err(refusal) => {
-                if self.is_without(&tag) {
-                    self.take_back(&parts);
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Whether the local FAT surely has no entry of a chunk. A commit that failed may have reached the disk all the same, and then
-    /// the entry needs its parts; parts that no entry names are removed at the next start.
-    fn is_without(&self, tag: &ChunkTag) -> bool {
-        matches!(self.fat.chunk(tag.owner, tag.chunk), Ok(None))
-    }
-
-    fn take_back(&self, parts: &[StoredPart]) {
-        for (part, error) in self.devices.remove_parts(parts) {
-            tracing::warn!(device = %part.device.short(), %error, "a part of a chunk that was not kept stays until the next start");
-        }
-    }
-
-    fn sign_receipt(
-        &self,
-        tag: &ChunkTag,
-        bytes: &[u8],
-        parts: &[StoredPart],
-        stored: UnixMs,
-    ) -> Result<Carried<Receipt>, Refusal> {
-        let validated = |part: &StoredPart| {
-            let payload = bytes.get(part.offset as usize..(part.offset + part.length) as usize).unwrap_or_default();
-            ValidatedPart { device: part.device, hash: Hash::of(payload), offset: part.offset, length: part.length }
-        };
-        let receipt = Receipt {
-            version: tags::VERSION,
-            vendor: self.me,
-            owner: tag.owner,
-            lease: tag.lease,
-            file: tag.file,
-            seq: tag.seq,
-            chunk: tag.chunk,
-            length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            parts: Bounded::first(parts.iter().map(validated)),
-            stored,
-        };
-        Ok(Signed::sign(receipt, self.net.key())?.into_carried())
+        let numbers: Vec<usize> = keeping.iter().map(|keeping| keeping.number).collect();
+        let stored = self.blocking(move |vendor| Ok(vendor.store(keeping))).await;
+        stored.unwrap_or_else(|refusal| {
+            let failed = || ChunkAnswer::Failed { vendor: self.me, refusal: refusal.clone() };
+            numbers.into_iter().map(|number| about(number, failed())).collect()
+        })
     }
 
     /// Whoever sends a chunk again relies on it again: one that no final FAT names is kept for as long as a new one. If that is its
@@ -314,7 +303,7 @@ impl Vendor {
     }
 
     /// The receipt of a chunk that is here. One that a rebuild lost is signed anew over the bytes as they are. Blocks.
-    fn receipt_of(&self, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
+    pub(super) fn receipt_of(&self, entry: &ChunkEntry) -> Result<Carried<Receipt>, Refusal> {
         // After a sync that failed, what is read may never reach the disk.
         if let FatHealth::Failed { reason } = self.fat.health() {
             let reason =
@@ -341,16 +330,15 @@ impl Vendor {
 }
 
 /// Whether a chunk comes from its owner, and not from a vendor that moves it.
-fn is_owners(hop: &Hop) -> bool {
+pub(super) fn is_owners(hop: &Hop) -> bool {
     hop.authority == SignerId::from(hop.owner)
 }
 
-/// Reads exactly the chunk. The last bytes are passed on only when it is sure that none follow them.
-async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) -> Result<Bytes, Refusal> {
-    let wrong = |what: &str| {
-        Err(Refusal::new(RefusalKind::WrongLength, format!("{} bytes were announced and {what}", hop.length)))
-    };
-    let length = hop.length as usize;
+/// Reads exactly so many bytes. The last ones are passed on only when it is sure that none follow.
+async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, length: u32) -> Result<Bytes, Refusal> {
+    let wrong =
+        |what: &str| Err(Refusal::new(RefusalKind::WrongLength, format!("{length} bytes were announced and {what}")));
+    let length = length as usize;
     let started = Instant::now();
     // Set to zero once: a stream sets what is not, and each read fills but a little of it.
     let (mut had, mut buffer) = (0, vec![0; READ_BYTES.min(length + 1)]);
@@ -382,18 +370,35 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, hop: &Hop) ->
     }
 }
 
-/// Writes answers as they come, signs of life between them, and `Done` after the last.
-async fn answer(mut writer: WriteHalf<PeerStream>, mut answers: mpsc::Receiver<ChunkAnswer>) {
-    let mut listening = true;
+/// Writes answers as they come, those that wait in one frame, signs of life between them, and `Done` after the last.
+async fn answer(mut writer: WriteHalf<PeerStream>, mut answers: mpsc::Receiver<Numbered>) {
+    let (mut listening, mut kept) = (true, None);
     loop {
-        let next = tokio::time::timeout(Duration::from_millis(ALIVE_EVERY_MS), answers.recv()).await;
-        let (answer, last) = match next {
-            Ok(Some(answer)) => (answer, false),
-            Ok(None) => (ChunkAnswer::Done, true),
-            Err(_) => (ChunkAnswer::Alive, false),
+        let next = match kept.take() {
+            Some(kept) => Ok(Some(kept)),
+            None => tokio::time::timeout(Duration::from_millis(ALIVE_EVERY_MS), answers.recv()).await,
+        };
+        let (frame, last) = match next {
+            Ok(Some(first)) => {
+                let mut length = codec::encode(&first).len();
+                let mut several = vec![first];
+                while let Ok(more) = answers.try_recv() {
+                    length += codec::encode(&more).len();
+                    // With what precedes them in the frame.
+                    if several.len() == ANSWERS_MAX || length + 16 > ANSWERS_BYTES_MAX {
+                        kept = Some(more);
+                        break;
+                    }
+                    several.push(more);
+                }
+                (several, false)
+            }
+            Ok(None) => (vec![about(0, ChunkAnswer::Done)], true),
+            Err(_) => (vec![about(0, ChunkAnswer::Alive)], false),
         };
         // Nobody may be listening any more: the chunk is stored all the same, and the queue must not fill up.
-        listening = listening && frame::write_frame_within(&mut writer, &codec::encode(&answer), SILENCE).await.is_ok();
+        let frame = codec::encode(&ChunkAnswers::first(frame));
+        listening = listening && frame::write_frame_within(&mut writer, &frame, SILENCE).await.is_ok();
         if last {
             let _ = tokio::time::timeout(SILENCE, writer.shutdown()).await;
             return;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::codec;
-use fathom_protocol::header::{Header, Hop};
+use fathom_protocol::header::{Header, Headers, Hop};
 use fathom_protocol::ids::{ChunkId, Hash, NodeId};
 use fathom_protocol::limits::HOPS_MAX;
 use fathom_protocol::moves::CarriedMove;
@@ -151,22 +151,22 @@ impl Vendor {
         let header =
             Header::new(vec![hop.clone()]).map_err(|error| Refusal::new(RefusalKind::Internal, error.to_string()))?;
         let length = bytes.len();
-        let receipt = self.send_one(&hop, &header, bytes).await?;
+        let receipt = self.send_one(&hop, &Headers::first([header]), bytes).await?;
         self.transfers.count(length);
         place.room.check(chunk, &receipt)
     }
 
-    async fn send_one(&self, hop: &Hop, header: &Header, bytes: Vec<u8>) -> Result<Signed<Receipt>, Refusal> {
+    async fn send_one(&self, hop: &Hop, headers: &Headers, bytes: Vec<u8>) -> Result<Signed<Receipt>, Refusal> {
         let body = Body::whole(bytes);
         let (answers, mut queue) = mpsc::channel(HOPS_MAX);
         let sending = async {
-            forward::send(&self.net, hop, header, &body, &answers).await;
+            forward::send(&self.net, hop, headers, &body, &answers).await;
             drop(answers);
         };
         let sent = tokio::time::timeout(SEND_WAIT, sending).await;
         sent.map_err(|_| Refusal::new(RefusalKind::Silent, "the chunk was not stored in time"))?;
         while let Ok(answer) = queue.try_recv() {
-            match answer {
+            match answer.answer {
                 ChunkAnswer::Receipt(receipt) => return Ok(receipt.verify()?),
                 ChunkAnswer::Failed { refusal, .. } => return Err(refusal),
                 ChunkAnswer::Alive | ChunkAnswer::Done => {}

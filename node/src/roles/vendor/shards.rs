@@ -11,13 +11,14 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::rebuild::{self, Accepted, Rebuild, Shard};
 use fathom_protocol::sign::Carried;
-use fathom_protocol::wire::{FetchAnswer, Refusal, RefusalKind, Response};
+use fathom_protocol::wire::{ChunkAnswer, FetchAnswer, FetchRequests, Refusal, RefusalKind, Response};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 
 use super::Vendor;
 use super::ingest::Task;
+use super::keep::Keeping;
 use crate::net::{SILENCE, frame_refusal, silent};
 use crate::{bao, clock};
 
@@ -36,7 +37,8 @@ impl Vendor {
         let accepted = rebuild::accept(order.verify()?, self.me, clock::now())?;
         let _place = self.transfers.incoming(from).await?;
         self.wait_for_step().await;
-        let (task, receipt) = self.admit(&accepted.hop).await?;
+        let hop = accepted.hop.clone();
+        let (task, receipt) = self.blocking(move |vendor| vendor.admit(&hop)).await?;
         if let Some(receipt) = receipt {
             return Ok(Response::Stored(receipt));
         }
@@ -51,7 +53,12 @@ impl Vendor {
             let shards: Vec<(usize, &[u8])> = present.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             let made = erasure::rebuild(code, &lengths, &shards, &[position])
                 .map_err(|error| Refusal::new(RefusalKind::BadRequest, error.to_string()))?;
-            vendor.store(admission, &hop, made.first().map(Vec::as_slice).unwrap_or_default())
+            let bytes = made.into_iter().next().unwrap_or_default().into();
+            match vendor.store(vec![Keeping { number: 0, admission, hop, bytes }]).pop().map(|said| said.answer) {
+                Some(ChunkAnswer::Receipt(receipt)) => Ok(receipt),
+                Some(ChunkAnswer::Failed { refusal, .. }) => Err(refusal),
+                _ => Err(Refusal::new(RefusalKind::Internal, "the shard was not stored")),
+            }
         });
         receipt.await.map(Response::Stored)
     }
@@ -92,7 +99,7 @@ impl Vendor {
         self.net.book().learn_addresses(vendor, shard.head.addresses.iter().map(ToString::to_string));
         let read = async {
             let mut stream = self.net.open(vendor, Proto::Fetch).await?;
-            let request = codec::encode(shard.fetch.carried());
+            let request = codec::encode(&FetchRequests::first([shard.fetch.carried().clone()]));
             let broke = |error| frame_refusal(vendor, &error);
             frame::write_frame_within(&mut stream, &request, SILENCE).await.map_err(broke)?;
             let (length, encoded_length) = loop {

@@ -1,6 +1,7 @@
 //! The vendor over real overlays on loopback, with a user that only knows the protocol and a mirror that only relays.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bundle;
 mod chain;
 mod disk;
 mod faults;
@@ -12,6 +13,7 @@ mod orders;
 mod readopt;
 mod rebuild;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,12 +26,14 @@ use fathom_protocol::header::{Header, Hop, SplitPolicy};
 use fathom_protocol::ids::{ChunkId, FileId, Hash, NetworkId, NodeId, OwnerId};
 use fathom_protocol::lease::Lease;
 use fathom_protocol::ledger::Terms;
-use fathom_protocol::limits::ANSWER_BYTES_MAX;
+use fathom_protocol::limits::ANSWERS_BYTES_MAX;
 use fathom_protocol::receipt::Receipt;
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
 use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{AllocateRequest, ChunkAnswer, Refusal, RefusalKind, Request, Response, Roles, Wants};
+use fathom_protocol::wire::{
+    AllocateRequest, ChunkAnswer, ChunkAnswers, Numbered, Refusal, RefusalKind, Request, Response, Roles, Wants,
+};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -197,6 +201,9 @@ impl TestVendor {
         let weak = Arc::downgrade(&vendor);
         drop(vendor);
         eventually("the vendor is dropped", || weak.upgrade().is_none()).await;
+        // Whoever dropped it last may be closing its files still.
+        let fat = std::fs::File::options().read(true).write(true).open(dir.path().join("local-fat.redb")).unwrap();
+        eventually("its files are closed", || fat.try_lock().is_ok()).await;
         (dir, settings)
     }
 
@@ -325,11 +332,25 @@ impl TestUser {
     /// Sends a header's bytes and a body, and returns what came back but for signs of life. With `end` the stream ends
     /// after the body.
     async fn send_raw(&self, to: NodeId, header: &[u8], body: &[u8], end: bool) -> Vec<ChunkAnswer> {
+        // A list of one: CBOR's array of one element is the byte 0x81 before it.
+        self.send_opening(to, &[&[0x81], header].concat(), body, end)
+            .await
+            .into_iter()
+            .map(|said| said.answer)
+            .collect()
+    }
+
+    /// Sends several chunks on one stream.
+    async fn send_many(&self, to: NodeId, headers: Vec<Header>, body: &[u8]) -> Vec<Numbered> {
+        self.send_opening(to, &codec::encode(&headers), body, false).await
+    }
+
+    async fn send_opening(&self, to: NodeId, opening: &[u8], body: &[u8], end: bool) -> Vec<Numbered> {
         let stream = self.peer.net.open(to, Proto::Chunk).await.unwrap();
         let (mut reader, mut writer) = tokio::io::split(stream);
         // In one task with the reading: before a stream's name is agreed on, its two halves share one waker.
         let sending = async {
-            frame::write_frame(&mut writer, header).await?;
+            frame::write_frame(&mut writer, opening).await?;
             writer.write_all(body).await?;
             writer.flush().await?;
             if end {
@@ -340,11 +361,13 @@ impl TestUser {
         let receiving = async {
             let mut answers = Vec::new();
             loop {
-                let answer = frame::read_frame_within(&mut reader, ANSWER_BYTES_MAX, WAIT).await.unwrap();
-                match codec::decode(&answer, ANSWER_BYTES_MAX).unwrap() {
-                    ChunkAnswer::Alive => {}
-                    ChunkAnswer::Done => return answers,
-                    answer => answers.push(answer),
+                let frame = frame::read_frame_within(&mut reader, ANSWERS_BYTES_MAX, WAIT).await.unwrap();
+                for said in codec::decode::<ChunkAnswers>(&frame, ANSWERS_BYTES_MAX).unwrap() {
+                    match said.answer {
+                        ChunkAnswer::Alive => {}
+                        ChunkAnswer::Done => return answers,
+                        _ => answers.push(said),
+                    }
                 }
             }
         };

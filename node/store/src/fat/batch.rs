@@ -2,7 +2,7 @@
 //!
 //! Whoever finds nobody writing writes for all who wait, while the next ones gather. Each insert still has its own outcome.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ struct Insert {
     head: Option<Vec<u8>>,
 }
 
-/// The inserts that wait; never more than there are threads that call.
+/// The inserts that wait; never more than the threads that call bring.
 #[derive(Default)]
 pub(crate) struct Batcher {
     state: Mutex<Gathering>,
@@ -35,7 +35,7 @@ struct Gathering {
     waiting: Vec<Insert>,
     outcomes: HashMap<u64, Outcome>,
     writing: bool,
-    /// The batch before had more than one insert in it, so that others are on their way.
+    /// The batch before had inserts of more than one caller in it, so that others are on their way.
     many: bool,
     next_ticket: u64,
 }
@@ -64,9 +64,7 @@ impl Drop for Turn<'_> {
         let mut state = self.batcher.lock();
         let mut outcomes = std::mem::take(&mut self.outcomes).into_iter();
         for ticket in &self.tickets {
-            let ended =
-                || Err(FatError::Refused("finish the transaction: the thread that wrote it has ended".to_owned()));
-            let outcome = outcomes.next().unwrap_or_else(ended);
+            let outcome = outcomes.next().unwrap_or_else(|| Err(ended()));
             state.outcomes.insert(*ticket, outcome);
         }
         state.writing = false;
@@ -82,18 +80,32 @@ impl LocalFat {
         lease_signed: Option<&[u8]>,
         head: Option<&[u8]>,
     ) -> Outcome {
+        let lease_signed = lease_signed.map(<[u8]>::to_vec);
+        let insert = (entry.clone(), lease_signed, head.map(<[u8]>::to_vec));
+        // There is one for each insert.
+        self.insert_all([insert]).pop().unwrap_or_else(|| Err(ended()))
+    }
+
+    /// Inserts together with whatever else waits; the outcome of each, in their order.
+    pub(crate) fn insert_all(
+        &self,
+        inserts: impl IntoIterator<Item = (ChunkEntry, Option<Vec<u8>>, Option<Vec<u8>>)>,
+    ) -> Vec<Outcome> {
         let mut state = self.batcher.lock();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.waiting.push(Insert {
-            ticket,
-            entry: entry.clone(),
-            lease_signed: lease_signed.map(<[u8]>::to_vec),
-            head: head.map(<[u8]>::to_vec),
-        });
+        let mut tickets = Vec::new();
+        for (entry, lease_signed, head) in inserts {
+            let ticket = state.next_ticket;
+            state.next_ticket += 1;
+            state.waiting.push(Insert { ticket, entry, lease_signed, head });
+            tickets.push(ticket);
+        }
+        let mut mine = BTreeMap::new();
         loop {
-            if let Some(outcome) = state.outcomes.remove(&ticket) {
-                return outcome;
+            for ticket in &tickets {
+                mine.extend(state.outcomes.remove(ticket).map(|outcome| (*ticket, outcome)));
+            }
+            if mine.len() == tickets.len() {
+                return mine.into_values().collect();
             }
             if state.writing {
                 state = self.batcher.written.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +119,7 @@ impl LocalFat {
             }
             let size = state.waiting.len().min(BATCH_MAX);
             let batch: Vec<Insert> = state.waiting.drain(..size).collect();
-            state.many = batch.len() > 1;
+            state.many = batch.len() > tickets.len();
             drop(state);
             let tickets = batch.iter().map(|insert| insert.ticket).collect();
             let mut turn = Turn { batcher: &self.batcher, tickets, outcomes: Vec::new() };
@@ -147,6 +159,10 @@ impl LocalFat {
             Err(error) => batch.iter().map(|_| Err(again(&error))).collect(),
         }
     }
+}
+
+fn ended() -> FatError {
+    FatError::Refused("finish the transaction: the thread that wrote it has ended".to_owned())
 }
 
 /// The same error for another insert of the same transaction.

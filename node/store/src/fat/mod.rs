@@ -414,6 +414,12 @@ impl LocalFat {
         self.insert_batched(entry, lease_signed, head)
     }
 
+    /// As [`Self::insert_chunk`] for several chunks in one transaction: what came of each, in their order. One that is refused does
+    /// not touch the others.
+    pub fn insert_chunks(&self, entries: Vec<ChunkEntry>) -> Vec<Result<Inserted, FatError>> {
+        self.insert_all(entries.into_iter().map(|entry| (entry, None, None)))
+    }
+
     /// Applies a final FAT record: see [`CommitFile`] and [`CommitOutcome`].
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use place::Slot;
 use worker::{Lane, Ticket};
 
 pub use read::BadPart;
+pub use store::Whole;
 
 /// How long [`DeviceSet::report`] waits for fresh figures before it takes the last known ones.
 const REPORT_WAIT: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Storing one chunk: all parts go out at once, each is validated by its device or placed anew.
+//! Storing chunks: all parts go out at once, those for one device as one job, and each is validated by its device or placed anew.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,19 +6,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::{DeviceId, Hash};
-use fathom_protocol::limits::{CHUNK_BYTES_MAX, DEVICES_MAX, PARTS_MAX};
+use fathom_protocol::limits::{CHUNK_BYTES_MAX, DEVICES_MAX};
 
 use super::place::{Slot, part_bytes, split};
 use super::worker::{Lane, Promise, Ticket};
 use super::{DeviceSet, SplitPolicy, StoreError, StoredPart};
+use crate::PACK_BYTES_MAX;
 use crate::device::{Device, DeviceError, PartValidation};
 use crate::meter::now;
 use crate::part::{ChunkTag, PartHeader, SALT_BYTES};
 
 /// Times that a device which answers with an error gets a part.
 const TRIES_PER_DEVICE: u32 = 2;
-/// Answers that may wait for the storing thread: every attempt of every part.
-const ANSWERS_MAX: usize = PARTS_MAX * DEVICES_MAX * TRIES_PER_DEVICE as usize;
+/// Answers about one part that may wait for the storing thread: every attempt.
+const ANSWERS_PER_PART: usize = DEVICES_MAX * TRIES_PER_DEVICE as usize;
 
 /// How long an answer may take from being given to lying in the channel.
 const GRACE: Duration = Duration::from_millis(100);
@@ -28,8 +29,21 @@ struct Answer {
     result: Result<PartValidation, DeviceError>,
 }
 
+/// A chunk that is to be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole<'a> {
+    /// What it is.
+    pub tag: ChunkTag,
+    /// Its bytes, at most [`CHUNK_BYTES_MAX`].
+    pub bytes: &'a [u8],
+    /// How far it is split.
+    pub split: SplitPolicy,
+}
+
 /// A part on its way.
 struct Flight {
+    /// Its chunk's place in the call.
+    chunk: usize,
     range: Range<u32>,
     slot: Arc<Slot>,
     ticket: Ticket,
@@ -44,11 +58,10 @@ struct Flight {
     over: bool,
 }
 
-/// One call of [`DeviceSet::store_chunk`].
+/// One call of [`DeviceSet::store_chunks`].
 struct Storing<'a> {
     set: &'a DeviceSet,
-    tag: &'a ChunkTag,
-    bytes: &'a [u8],
+    chunks: &'a [Whole<'a>],
     sender: SyncSender<Answer>,
     receiver: Receiver<Answer>,
     until: Instant,
@@ -71,16 +84,35 @@ impl DeviceSet {
         bytes: &[u8],
         policy: SplitPolicy,
     ) -> Result<Vec<StoredPart>, StoreError> {
-        if bytes.len() > CHUNK_BYTES_MAX {
-            return Err(StoreError::Length { length: bytes.len() as u64, reason: "a chunk has 1 byte to about 4 MiB" });
+        let stored = self.store_chunks(&[Whole { tag: *tag, bytes, split: policy }])?;
+        Ok(stored.into_iter().flatten().collect())
+    }
+
+    /// As [`Self::store_chunk`] for several chunks at once: all are stored, or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn store_chunks(&self, chunks: &[Whole<'_>]) -> Result<Vec<Vec<StoredPart>>, StoreError> {
+        let mut ranges = Vec::new();
+        for (chunk, Whole { bytes, split: policy, .. }) in chunks.iter().enumerate() {
+            if bytes.len() > CHUNK_BYTES_MAX {
+                let reason = "a chunk has 1 byte to about 4 MiB";
+                return Err(StoreError::Length { length: bytes.len() as u64, reason });
+            }
+            ranges.extend(split(bytes.len() as u32, *policy)?.into_iter().map(|range| (chunk, range)));
         }
-        let ranges = split(bytes.len() as u32, policy)?;
-        let (sender, receiver) = sync_channel(ANSWERS_MAX);
+        let (sender, receiver) = sync_channel(ranges.len().max(1) * ANSWERS_PER_PART);
         let until = now() + self.config.store_deadline;
         let mut storing =
-            Storing { set: self, tag, bytes, sender, receiver, until, flights: Vec::with_capacity(ranges.len()) };
-        match storing.send_all(ranges, policy).and_then(|()| storing.collect()) {
-            Ok(()) => Ok(storing.flights.iter().filter_map(|flight| flight.stored).collect()),
+            Storing { set: self, chunks, sender, receiver, until, flights: Vec::with_capacity(ranges.len()) };
+        match storing.send_all(ranges).and_then(|()| storing.collect()) {
+            Ok(()) => {
+                let mut stored = vec![Vec::new(); chunks.len()];
+                for flight in storing.flights {
+                    stored[flight.chunk].extend(flight.stored);
+                }
+                Ok(stored)
+            }
             Err(error) => {
                 storing.undo();
                 Err(error)
@@ -90,22 +122,30 @@ impl DeviceSet {
 }
 
 impl Storing<'_> {
-    fn send_all(&mut self, ranges: Vec<Range<u32>>, policy: SplitPolicy) -> Result<(), StoreError> {
-        // All places are found before anything is written, so a chunk that cannot fit costs no I/O.
-        let mut places = Vec::with_capacity(ranges.len());
-        for range in ranges {
+    fn send_all(&mut self, ranges: Vec<(usize, Range<u32>)>) -> Result<(), StoreError> {
+        // All places are found before anything is written, so what cannot fit costs no I/O.
+        let mut places: Vec<(Arc<Slot>, Promise, usize, Range<u32>)> = Vec::with_capacity(ranges.len());
+        for (chunk, range) in ranges {
             let needed = part_bytes(&range);
-            let avoid: Vec<DeviceId> = if places.len() < usize::from(policy.parts_min) {
-                places.iter().map(|(slot, _, _): &(Arc<Slot>, Promise, Range<u32>)| slot.id).collect()
-            } else {
-                Vec::new()
-            };
+            let mut avoid: Vec<DeviceId> =
+                places.iter().filter(|place| place.2 == chunk).map(|place| place.0.id).collect();
+            if avoid.len() >= usize::from(self.chunks[chunk].split.parts_min) {
+                avoid.clear();
+            }
             let (slot, promise) =
                 self.set.choose(needed, &avoid, &[]).ok_or_else(|| self.set.unplaced(needed, Vec::new(), true))?;
-            places.push((slot, promise, range));
+            places.push((slot, promise, chunk, range));
         }
-        for (slot, promise, range) in places {
+        // What goes to one device goes there as one job.
+        let mut jobs: Vec<(Arc<Slot>, Vec<(usize, Promise)>)> = Vec::new();
+        for (slot, promise, chunk, range) in places {
+            let index = self.flights.len();
+            match jobs.iter_mut().find(|(to, _)| to.id == slot.id && !alone(&range)) {
+                Some((_, parts)) => parts.push((index, promise)),
+                None => jobs.push((Arc::clone(&slot), vec![(index, promise)])),
+            }
             self.flights.push(Flight {
+                chunk,
                 range,
                 slot,
                 ticket: Ticket::default(),
@@ -116,45 +156,60 @@ impl Storing<'_> {
                 stored: None,
                 over: false,
             });
-            self.send(self.flights.len() - 1, promise)?;
         }
-        Ok(())
+        jobs.into_iter().try_for_each(|(_, parts)| self.send(parts))
     }
 
-    /// Sends part `index` to the device chosen for it.
-    fn send(&mut self, index: usize, promise: Promise) -> Result<(), StoreError> {
-        let flight = &mut self.flights[index];
-        flight.tries += 1;
-        flight.over = false;
-        flight.ticket = Ticket::default();
-        flight.deadline = (now() + self.set.config.validation_deadline).min(self.until);
-        let mut salt = [0; SALT_BYTES];
-        if let Err(error) = getrandom::fill(&mut salt) {
-            let reasons = vec![(flight.slot.id, format!("draw a random salt: {error}"))];
-            return Err(StoreError::Unavailable { needed: part_bytes(&flight.range), reasons });
+    /// Sends parts to the device that was chosen for all of them.
+    fn send(&mut self, parts: Vec<(usize, Promise)>) -> Result<(), StoreError> {
+        let deadline = (now() + self.set.config.validation_deadline).min(self.until);
+        let ticket = Ticket::default();
+        let (mut framed, mut promises, mut slot) =
+            (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()), None);
+        for (index, promise) in parts {
+            let flight = &mut self.flights[index];
+            flight.tries += 1;
+            flight.over = false;
+            flight.ticket = ticket.clone();
+            flight.deadline = deadline;
+            let mut salt = [0; SALT_BYTES];
+            if let Err(error) = getrandom::fill(&mut salt) {
+                let reasons = vec![(flight.slot.id, format!("draw a random salt: {error}"))];
+                return Err(StoreError::Unavailable { needed: part_bytes(&flight.range), reasons });
+            }
+            let Whole { tag, bytes, .. } = self.chunks[flight.chunk];
+            let header = PartHeader { tag, chunk_length: bytes.len() as u32, offset: flight.range.start };
+            let part = header.frame(salt, &bytes[flight.range.start as usize..flight.range.end as usize]);
+            framed.push((index, part));
+            promises.push(promise);
+            slot = Some(Arc::clone(&flight.slot));
         }
-        let header = PartHeader { tag: *self.tag, chunk_length: self.bytes.len() as u32, offset: flight.range.start };
-        let framed = header.frame(salt, &self.bytes[flight.range.start as usize..flight.range.end as usize]);
-        let (sender, ticket, refresh) = (self.sender.clone(), flight.ticket.clone(), flight.slot.worker.refresher());
+        let Some(slot) = slot else { return Ok(()) };
+        let (sender, theirs, refresh) = (self.sender.clone(), ticket.clone(), slot.worker.refresher());
+        let indexes: Vec<usize> = framed.iter().map(|(index, _)| *index).collect();
         let work = move |device: &dyn Device| {
-            let part = Hash::of(&framed);
-            let result = device.put(part, &framed);
-            let written = result.is_ok();
+            let named: Vec<(Hash, &[u8])> = framed.iter().map(|(_, part)| (Hash::of(part), part.as_slice())).collect();
+            let results = device.put_all(&named);
             refresh();
-            drop(promise);
-            if ticket.finish() {
-                // The channel has room for every attempt; if the receiver is gone, nobody waits.
-                let _ = sender.try_send(Answer { index, result });
-            } else if written {
-                if let Err(error) = device.remove(part) {
+            drop(promises);
+            if theirs.finish() {
+                for ((index, _), result) in framed.iter().zip(results) {
+                    // The channel has room for every attempt; if the receiver is gone, nobody waits.
+                    let _ = sender.try_send(Answer { index: *index, result });
+                }
+                return;
+            }
+            for ((part, _), _) in named.iter().zip(results).filter(|(_, result)| result.is_ok()) {
+                if let Err(error) = device.remove(*part) {
                     tracing::warn!(device = %device.id(), %part, %error, "a part that came too late stays until the next start");
                 }
-                refresh();
             }
+            refresh();
         };
-        let queued = flight.slot.worker.push(Lane::Write, flight.ticket.clone(), Box::new(work), flight.deadline);
-        if !queued {
-            flight.deadline = now();
+        if !slot.worker.push(Lane::Write, ticket, Box::new(work), deadline) {
+            for index in indexes {
+                self.flights[index].deadline = now();
+            }
         }
         Ok(())
     }
@@ -188,10 +243,11 @@ impl Storing<'_> {
                     DeviceError::NoSpace { .. } | DeviceError::Suspended { .. } | DeviceError::Refused { .. }
                 );
                 flight.only_space &= matches!(error, DeviceError::NoSpace { .. });
-                tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, %error, tries = flight.tries, "part not stored");
+                let chunk = self.chunks[flight.chunk].tag.chunk;
+                tracing::warn!(device = %flight.slot.id, %chunk, %error, tries = flight.tries, "part not stored");
                 if !lasting && flight.tries < TRIES_PER_DEVICE && now() < self.until {
                     let promise = flight.slot.worker.promise(part_bytes(&flight.range));
-                    return self.send(answer.index, promise);
+                    return self.send(vec![(answer.index, promise)]);
                 }
                 self.elsewhere(answer.index, error.to_string())
             }
@@ -213,7 +269,8 @@ impl Storing<'_> {
             }
             flight.over = true;
             flight.only_space = false;
-            tracing::warn!(device = %flight.slot.id, chunk = %self.tag.chunk, "device silent, its part goes elsewhere");
+            let chunk = self.chunks[flight.chunk].tag.chunk;
+            tracing::warn!(device = %flight.slot.id, %chunk, "device silent, its part goes elsewhere");
             self.elsewhere(index, "answer in time".to_owned())?;
         }
         Ok(())
@@ -229,16 +286,18 @@ impl Storing<'_> {
         let (refused, tries) = (flight.refused.clone(), flight.tries);
         if now() < self.until {
             let never: Vec<DeviceId> = refused.iter().map(|(device, _)| *device).collect();
-            let avoid: Vec<DeviceId> = self.flights.iter().map(|flight| flight.slot.id).collect();
+            let chunk = self.flights[index].chunk;
+            let others = self.flights.iter().filter(|flight| flight.chunk == chunk);
+            let avoid: Vec<DeviceId> = others.map(|flight| flight.slot.id).collect();
             if let Some((slot, promise)) = self.set.choose(needed, &avoid, &never) {
                 let flight = &mut self.flights[index];
                 flight.slot = slot;
                 flight.tries = 0;
-                return self.send(index, promise);
+                return self.send(vec![(index, promise)]);
             }
             if silent && tries < TRIES_PER_DEVICE {
                 let promise = from.worker.promise(needed);
-                return self.send(index, promise);
+                return self.send(vec![(index, promise)]);
             }
         }
         let only_space = self.flights[index].only_space;
@@ -273,6 +332,11 @@ impl Storing<'_> {
             tracing::warn!(device = %part.device, part = %part.part, %error, "a part of a failed store stays until the next start");
         }
     }
+}
+
+/// Whether a part is long enough to be written on its own, beside others to the same device.
+fn alone(range: &Range<u32>) -> bool {
+    part_bytes(range) > PACK_BYTES_MAX
 }
 
 impl Flight {

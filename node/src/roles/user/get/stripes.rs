@@ -8,7 +8,7 @@ use fathom_protocol::ids::{ChunkId, NodeId};
 
 use super::super::gather::{Got, Held, make, shards_of};
 use super::super::stripes::StripeRoom;
-use super::{Getting, Progress, Sources, User, UserError, blocking, held, lost, write_chunk};
+use super::{Getting, Progress, Sources, User, UserError, blocking, held, lost, open_to_write, write_chunk};
 
 /// Room for the stripes of `files`.
 pub(super) fn stripe_room(files: &[Arc<Getting>], in_flight: usize) -> StripeRoom {
@@ -110,11 +110,12 @@ fn write(
         },
     };
     let made: Got = absent.into_iter().map(|(position, _)| position).zip(made).collect();
+    let part = open_to_write(file)?;
     for (position, _) in wanted {
         let index = usize::try_from(first).unwrap_or(usize::MAX) + position;
         let sealed = got.get(position).or_else(|| made.get(position));
         if let (Some(sealed), Some(chunk)) = (sealed, file.manifest.chunk(index)) {
-            write_chunk(file, index, &chunk, sealed)?;
+            write_chunk(file, &part, index, &chunk, sealed)?;
         }
     }
     Ok(Ok(()))

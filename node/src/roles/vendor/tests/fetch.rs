@@ -1,6 +1,6 @@
 //! Chunks back to their owner (figure 19).
 
-use fathom_protocol::limits::CHUNK_BYTES_MAX;
+use fathom_protocol::limits::{ANSWER_BYTES_MAX, CHUNK_BYTES_MAX};
 use fathom_protocol::wire::{FetchAnswer, FetchRequest};
 use tokio::io::AsyncReadExt;
 
@@ -28,7 +28,8 @@ impl TestUser {
         length: u32,
     ) -> Result<Vec<u8>, Refusal> {
         let mut stream = self.peer.net.open(to, Proto::Fetch).await?;
-        frame::write_frame(&mut stream, request).await.unwrap();
+        // A list of one: CBOR's array of one element is the byte 0x81 before it.
+        frame::write_frame(&mut stream, &[&[0x81], request].concat()).await.unwrap();
         loop {
             let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, WAIT).await.unwrap();
             match codec::decode(&answer, ANSWER_BYTES_MAX).unwrap() {
@@ -56,6 +57,46 @@ async fn fig_19_a_chunk_and_its_ranges_come_back() {
         let found = user.fetch(user.wants(vendor.node(), receipt.chunk, offset, count)).await.unwrap();
         assert!(found == body[offset as usize..(offset + count) as usize], "{offset} {count}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_asked_for_together_come_in_order_and_one_that_is_not_there_holds_up_none() {
+    let user = TestUser::start(67).await;
+    let vendor = TestVendor::start(68).await;
+    let bodies = [bytes(70_000, 1), bytes(50_000, 2)];
+    for body in &bodies {
+        user.store(&vendor, body).await;
+    }
+    let ids = [ChunkId::of(&bodies[0]), ChunkId([9; 32]), ChunkId::of(&bodies[1])];
+    let lengths = [70_000, 10, 50_000];
+    let request = |(id, length): (&ChunkId, &u32)| {
+        Signed::sign(user.wants(vendor.node(), *id, 0, *length), &user.key).unwrap().into_carried()
+    };
+    let requests: Vec<_> = ids.iter().zip(&lengths).map(request).collect();
+    let mut stream = user.peer.net.open(vendor.node(), Proto::Fetch).await.unwrap();
+    frame::write_frame(&mut stream, &codec::encode(&requests)).await.unwrap();
+    let mut found = Vec::new();
+    while found.len() < 3 {
+        let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, WAIT).await.unwrap();
+        match codec::decode(&answer, ANSWER_BYTES_MAX).unwrap() {
+            FetchAnswer::Alive => {}
+            FetchAnswer::Refused(refusal) => found.push(Err(refusal.kind)),
+            FetchAnswer::Found { chunk_length, encoded_length } => {
+                let mut encoded = vec![0; encoded_length as usize];
+                stream.read_exact(&mut encoded).await.unwrap();
+                found.push(Ok(bao::decode(ids[found.len()], chunk_length, 0, chunk_length, &encoded).unwrap()));
+            }
+        }
+    }
+    assert!(found == [Ok(bodies[0].clone()), Err(RefusalKind::NotFound), Ok(bodies[1].clone())]);
+
+    // More bytes than one chunk can have are not to be had on one stream.
+    let requests = vec![requests[0].clone(), request((&ids[0], &(CHUNK_BYTES_MAX as u32 - 1)))];
+    let mut stream = user.peer.net.open(vendor.node(), Proto::Fetch).await.unwrap();
+    frame::write_frame(&mut stream, &codec::encode(&requests)).await.unwrap();
+    let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, WAIT).await.unwrap();
+    let answer: FetchAnswer = codec::decode(&answer, ANSWER_BYTES_MAX).unwrap();
+    assert!(matches!(answer, FetchAnswer::Refused(refusal) if refusal.kind == RefusalKind::BadRequest));
 }
 
 #[tokio::test(flavor = "multi_thread")]
