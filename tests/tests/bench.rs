@@ -138,7 +138,7 @@ fn a_run_is_compared_with_the_last_one() {
 fn what_cannot_be_measured_is_refused_before_anything_starts() {
     let scratch = Scratch::new();
     for (args, code) in [
-        (&["--work", "put_erasure"][..], 2),
+        (&["--work", "put_nothing"][..], 2),
         (&["--work", "everything"], 2),
         (&["--vendors", "2"], 2),
         (&["--compare", "last"], 2),
