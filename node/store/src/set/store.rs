@@ -121,6 +121,9 @@ impl DeviceSet {
     }
 }
 
+/// Parts for one device: the number of each among the flights, and the room that was promised for it.
+type Parts = Vec<(usize, Promise)>;
+
 impl Storing<'_> {
     fn send_all(&mut self, ranges: Vec<(usize, Range<u32>)>) -> Result<(), StoreError> {
         // All places are found before anything is written, so what cannot fit costs no I/O.
@@ -137,7 +140,7 @@ impl Storing<'_> {
             places.push((slot, promise, chunk, range));
         }
         // What goes to one device goes there as one job.
-        let mut jobs: Vec<(Arc<Slot>, Vec<(usize, Promise)>)> = Vec::new();
+        let mut jobs: Vec<(Arc<Slot>, Parts)> = Vec::new();
         for (slot, promise, chunk, range) in places {
             let index = self.flights.len();
             match jobs.iter_mut().find(|(to, _)| to.id == slot.id && !alone(&range)) {
@@ -161,7 +164,7 @@ impl Storing<'_> {
     }
 
     /// Sends parts to the device that was chosen for all of them.
-    fn send(&mut self, parts: Vec<(usize, Promise)>) -> Result<(), StoreError> {
+    fn send(&mut self, parts: Parts) -> Result<(), StoreError> {
         let deadline = (now() + self.set.config.validation_deadline).min(self.until);
         let ticket = Ticket::default();
         let (mut framed, mut promises, mut slot) =
