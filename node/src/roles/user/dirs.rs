@@ -103,9 +103,9 @@ mod tests {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| dirs.sync_by(dir, &held));
+            let first = scope.spawn(|| dirs.sync_by(dir, held));
             begin.recv().unwrap();
-            let rest: Vec<_> = (0..5).map(|_| scope.spawn(|| dirs.sync_by(dir, &counted))).collect();
+            let rest: Vec<_> = (0..5).map(|_| scope.spawn(|| dirs.sync_by(dir, counted))).collect();
             while lock(&dirs.syncing)[dir].waiting < 6 {
                 std::thread::yield_now();
             }
