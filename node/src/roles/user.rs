@@ -149,7 +149,7 @@ impl User {
             familiar: Familiar::new(FAMILIAR),
             submissions: Together::new(SUBMITTED_TOGETHER),
             errands: Errands::new(),
-            fetches: Together::new(BUNDLE_CHUNKS_MAX),
+            fetches: Together::at_once(BUNDLE_CHUNKS_MAX),
             dirs: Arc::default(),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),

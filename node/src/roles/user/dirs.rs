@@ -30,10 +30,10 @@ struct Syncing {
 impl Dirs {
     /// Returns once all that was done in `dir` before the call is on the disk. Blocks.
     pub(super) fn sync(&self, dir: &Path) -> io::Result<()> {
-        self.sync_by(dir, || File::open(dir)?.sync_all())
+        self.sync_by(dir, &|| File::open(dir)?.sync_all())
     }
 
-    fn sync_by(&self, dir: &Path, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    fn sync_by(&self, dir: &Path, sync: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
         let mut all = lock(&self.syncing);
         let syncing = all.entry(dir.to_owned()).or_default();
         syncing.asked += 1;
@@ -125,10 +125,10 @@ mod tests {
         let dirs = Dirs::default();
         let dir = Path::new("/somewhere");
         assert_eq!(
-            dirs.sync_by(dir, || Err(io::ErrorKind::StorageFull.into())).unwrap_err().kind(),
+            dirs.sync_by(dir, &|| Err(io::ErrorKind::StorageFull.into())).unwrap_err().kind(),
             io::ErrorKind::StorageFull
         );
-        assert!(dirs.sync_by(dir, || Ok(())).is_ok());
+        assert!(dirs.sync_by(dir, &|| Ok(())).is_ok());
         assert!(dirs.sync(Path::new("/nowhere/at/all")).is_err());
     }
 }
