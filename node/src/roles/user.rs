@@ -5,7 +5,6 @@
 //! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
 mod catalogue;
-mod dirs;
 mod error;
 mod fetch;
 mod get;
@@ -47,7 +46,6 @@ use fathom_protocol::wire::{Refusal, Response};
 use crate::net::Net;
 use catalogue::Local;
 pub use catalogue::{Listed, Listing, StoredFile, Version, select};
-use dirs::Dirs;
 pub use error::UserError;
 use fetch::Fetches;
 use journal::Journal;
@@ -113,7 +111,6 @@ pub struct User {
     /// Small chunks that are to be sent.
     errands: Errands,
     fetches: Arc<Fetches>,
-    dirs: Arc<Dirs>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -149,8 +146,7 @@ impl User {
             familiar: Familiar::new(FAMILIAR),
             submissions: Together::new(SUBMITTED_TOGETHER),
             errands: Errands::new(),
-            fetches: Together::at_once(BUNDLE_CHUNKS_MAX),
-            dirs: Arc::default(),
+            fetches: Together::new(BUNDLE_CHUNKS_MAX),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))

@@ -22,18 +22,11 @@ pub(super) struct Together<Q, A> {
     queues: Mutex<BTreeMap<NodeId, Waiting<Q, A>>>,
     /// Questions that go out as one, at most.
     most: usize,
-    /// How long questions are gathered after some went out together.
-    gather: Duration,
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { queues: Mutex::default(), most, gather: GATHER })
-    }
-
-    /// Questions that are not waited for: only what comes while others are on their way goes together.
-    pub(super) fn at_once(most: usize) -> Arc<Self> {
-        Arc::new(Self { queues: Mutex::default(), most, gather: Duration::ZERO })
+        Arc::new(Self { queues: Mutex::default(), most })
     }
 
     /// What `node` says to `question`; none if `work` came to no answer for it. `work` takes questions and returns the answers in
@@ -61,8 +54,8 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
                         let _ = asker.send(answer);
                     }
                     // Where several ask at a time, more are about to. Who asks alone waits for nobody.
-                    if many && !working.0.gather.is_zero() {
-                        tokio::time::sleep(working.0.gather).await;
+                    if many {
+                        tokio::time::sleep(GATHER).await;
                     }
                 }
             });
