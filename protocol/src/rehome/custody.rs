@@ -1,7 +1,7 @@
 //! Custody that passes on: what the destination signs, what mirrors say of the move, and when the source erases.
 
 use crate::fat::Fate;
-use crate::ids::NodeId;
+use crate::ids::{LeaseId, NodeId};
 use crate::moves::{CarriedMove, Move};
 use crate::mutations::{Line, without};
 use crate::sign::SignerId;
@@ -112,23 +112,26 @@ pub enum Open {
     Forget,
 }
 
-/// What is to be done at `me` about the move `moved` of a chunk that is here in `custody`; with each move whether it has both
-/// signatures.
+/// What is to be done at `me` about a move on disk of a chunk of which there is a copy here, in custody and under a lease; with the
+/// move whether it has both signatures.
 #[must_use]
-pub fn open(me: NodeId, custody: Option<Custody>, moved: Option<(&Move, bool)>) -> Open {
+pub fn open(me: NodeId, here: Option<(Custody, LeaseId)>, moved: Option<(&Move, bool)>) -> Open {
+    let Some((custody, lease)) = here else { return Open::Forget };
     match (custody, moved) {
-        (None, _) => Open::Forget,
-        (Some(Custody::Leaving), _) => Open::Hold,
-        (Some(Custody::Committed), Some((moved, cosigned))) if moved.from == me => {
-            if cosigned {
-                Open::Submit
-            } else {
-                Open::Propose
-            }
-        }
-        (Some(Custody::Stored), Some((moved, true))) if moved.to == me => Open::Confirm,
-        (Some(_), _) => Open::Rests,
+        (Custody::Leaving, _) => Open::Hold,
+        // A disk that was put back may have the move of a copy that was here before this one.
+        (_, Some((moved, _))) if !is_of(me, moved, lease) => Open::Forget,
+        (Custody::Committed, Some((moved, true))) if moved.from == me => Open::Submit,
+        (Custody::Committed, Some((moved, false))) if moved.from == me => Open::Propose,
+        (Custody::Stored, Some((moved, true))) if moved.to == me => Open::Confirm,
+        _ => Open::Rests,
     }
+}
+
+/// Whether a move takes the copy that `me` has under this lease away from there, or brought it.
+#[must_use]
+pub fn is_of(me: NodeId, moved: &Move, lease: LeaseId) -> bool {
+    moved.from == me && moved.from_lease == lease || moved.to == me && moved.to_lease == lease
 }
 
 /// What becomes of a chunk at the destination once mirrors were asked about its move.
@@ -168,7 +171,7 @@ pub fn is_held_long_enough(held_ms: u64, hold_ms: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ChunkId, FileId, LeaseId, OwnerId};
+    use crate::ids::{ChunkId, FileId, OwnerId};
     use crate::tags;
     use crate::time::UnixMs;
 
@@ -204,13 +207,21 @@ mod tests {
         assert!(matches!(proposed(&moved, Ok(Response::Done)), Proposed::Waits(_)));
         assert!(matches!(proposed(&moved, refused(RefusalKind::NotFound)), Proposed::Refused(_)));
         let (source, destination) = (moved.from, moved.to);
-        let at = |me, custody, cosigned| open(me, Some(custody), Some((&moved, cosigned)));
+        let (from, to) = (moved.from_lease, moved.to_lease);
+        let at = |me, custody, cosigned| {
+            let lease = if me == source { from } else { to };
+            open(me, Some((custody, lease)), Some((&moved, cosigned)))
+        };
         assert_eq!(at(source, Custody::Committed, false), Open::Propose);
         assert_eq!(at(source, Custody::Committed, true), Open::Submit);
         assert_eq!(at(source, Custody::Leaving, true), Open::Hold);
         assert_eq!(at(destination, Custody::Stored, true), Open::Confirm);
         assert_eq!(at(destination, Custody::Committed, true), Open::Rests);
         assert_eq!(open(source, None, Some((&moved, true))), Open::Forget);
+        for (me, custody) in [(source, Custody::Committed), (destination, Custody::Stored)] {
+            let another = open(me, Some((custody, LeaseId([9; 16]))), Some((&moved, true)));
+            assert_eq!(another, Open::Forget, "the chunk came again, under another lease");
+        }
     }
 
     #[test]

@@ -33,8 +33,8 @@ use crate::time::UnixMs;
 use crate::wire::{AllocateRequest, Location, Refusal, RefusalKind, Unused, Wants};
 
 pub use custody::{
-    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, may_cosign, open, proposed,
-    submitted,
+    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, is_of, may_cosign, open,
+    proposed, submitted,
 };
 
 /// Bytes of one file that one request for storage moves, at most.

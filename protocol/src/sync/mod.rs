@@ -18,14 +18,16 @@
 //! - Before anything that a peer brought by itself is verified, [`Sync::admits`] is asked. If it says yes, one
 //!   [`Event::Gossip`] or [`Event::Checked`] follows.
 
+mod event;
 mod guard;
 
 use std::collections::BTreeMap;
 
-use crate::ids::{Hash, NodeId, SessionKey};
+use crate::ids::{NodeId, SessionKey};
 use crate::reconcile::{Session, Step};
 use crate::table::Table;
 use crate::wire::{Page, Request, Response, SyncRecord};
+pub use event::{Action, Cursor, Event, Settings, Told, Verdict};
 use guard::Guard;
 pub use guard::{BAN_MS, FORGIVEN_MS};
 
@@ -45,164 +47,6 @@ const COMPARE_GAP_MS: u64 = 5_000;
 const FRUITLESS_PAGES: u32 = 64;
 /// What an answer that breaks the rules counts, in bad records.
 const BROKEN: usize = 4;
-
-/// What a mirror's operator chooses.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// This mirror.
-    pub me: NodeId,
-    /// Between two looks at another mirror's log, milliseconds.
-    pub poll_ms: u64,
-    /// Between two comparisons of tables, milliseconds, a quarter more or less.
-    pub compare_ms: u64,
-}
-
-/// How far another mirror's log was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// Which log.
-    pub log: Hash,
-    /// The last position.
-    pub position: u64,
-}
-
-impl Cursor {
-    /// Of a mirror that was never read.
-    pub const NONE: Self = Self { log: Hash([0; Hash::LEN]), position: 0 };
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// These are the mirrors that are known now. Said at least as often as one should be noticed.
-    Mirrors(Vec<NodeId>),
-    /// Time has come, see [`Action::Wake`]. More of them do no harm.
-    Tick,
-    /// The answer to an [`Action::Ask`].
-    Answered {
-        /// Who answered.
-        peer: NodeId,
-        /// Which question.
-        ask: u64,
-        /// What.
-        response: Response,
-    },
-    /// There is no answer.
-    Failed {
-        /// Who was asked.
-        peer: NodeId,
-        /// What.
-        ask: u64,
-        /// Whether the peer was there and refused.
-        refused: bool,
-    },
-    /// What became of an [`Action::Keep`].
-    Kept {
-        /// Who brought the records.
-        peer: NodeId,
-        /// By which question.
-        ask: u64,
-        /// Records that were new.
-        new: usize,
-        /// Records that did not verify, other than for their version.
-        bad: usize,
-        /// Whether everything, the cursor included, is on disk.
-        stored: bool,
-    },
-    /// What became of an admitted gossip message.
-    Gossip {
-        /// Who passed it on.
-        from: NodeId,
-        /// What it was.
-        told: Told,
-    },
-    /// An admitted request was verified.
-    Checked {
-        /// Who sent it.
-        from: NodeId,
-        /// Records in it that did not verify, other than for their version.
-        bad: usize,
-    },
-    /// This mirror answered the root question of another one's comparison.
-    Compared {
-        /// Whose.
-        by: NodeId,
-        /// Whether the tables differ.
-        differ: bool,
-    },
-}
-
-/// What a gossip message was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// No message at all, or a record that does not verify.
-    Bad,
-    /// A record of a version that is not spoken here, or one that could not be looked at.
-    Unclear,
-    /// A record that was new and is on disk.
-    New,
-    /// A record that was known, or older than what is known.
-    Known,
-    /// A hint that a mirror has news.
-    Hint {
-        /// Which mirror.
-        mirror: NodeId,
-        /// The position of the news in its log.
-        position: u64,
-    },
-}
-
-/// What becomes of a gossip message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is passed on.
-    Accept,
-    /// It is not passed on; nobody is to blame.
-    Ignore,
-    /// It is not passed on and counts against who sent it.
-    Reject,
-}
-
-/// What to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask a mirror.
-    Ask {
-        /// Whom.
-        peer: NodeId,
-        /// To be named in the event that follows.
-        ask: u64,
-        /// What.
-        request: Request,
-        /// Longest wait, milliseconds.
-        within_ms: u64,
-    },
-    /// Verify these records, keep those that are good and new, and keep the cursor with them.
-    Keep {
-        /// Who brought them.
-        peer: NodeId,
-        /// To be named in the event that follows.
-        ask: u64,
-        /// The records.
-        records: Vec<SyncRecord>,
-        /// How far the peer's log was then read.
-        cursor: Option<Cursor>,
-    },
-    /// What becomes of the gossip message.
-    Verdict(Verdict),
-    /// Close all connections to a peer and refuse it for a while.
-    Ban {
-        /// Whom.
-        peer: NodeId,
-        /// For how long, milliseconds.
-        ms: u64,
-    },
-    /// Send [`Event::Tick`] at this time; an earlier wish is void.
-    Wake {
-        /// When, on the clock of [`Sync::handle`].
-        at_ms: u64,
-    },
-}
 
 /// See the module.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ mod draw;
 mod fork;
 mod header;
 mod ledger;
+mod ledger_cases;
 mod manifest;
 mod messages;
 mod race;

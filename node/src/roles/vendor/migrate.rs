@@ -16,7 +16,7 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::moves::{CarriedMove, MOVE_BYTES_MAX};
 use fathom_protocol::rehome::{
     self, Batch, Batches, CONFIRM_AFTER_MS, Confirmed, Custody, HeldChunk, Load, Open, Pause, Proposed, Relief,
-    Submitted, confirmed, is_held_long_enough, may_leave, proposed, submitted,
+    Submitted, confirmed, is_held_long_enough, is_of, may_leave, proposed, submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
 use fathom_store::{ChunkEntry, ChunkKey, ChunkState};
@@ -236,11 +236,11 @@ impl Vendor {
 
     /// A mirror has the move: the chunk leaves. Blocks.
     pub(super) fn mark_leaving(&self, key: &ChunkKey, moved: &CarriedMove) -> Result<(), Refusal> {
-        let state = ChunkState::Leaving { moved: codec::encode(moved) };
+        let (state, body) = (ChunkState::Leaving { moved: codec::encode(moved) }, moved.proposal()?);
         let length = self.durable(|tx| {
-            let Some(entry) = tx.chunk(key)?.filter(|entry| entry.state == ChunkState::Committed) else {
-                return Ok(None);
-            };
+            let leaves =
+                |entry: &ChunkEntry| entry.state == ChunkState::Committed && is_of(self.me, &body, entry.lease);
+            let Some(entry) = tx.chunk(key)?.filter(leaves) else { return Ok(None) };
             tx.set_state(key, state)?;
             self.count_migration(tx)?;
             Ok(Some(entry.length))
@@ -355,7 +355,8 @@ impl Vendor {
             let fates: Vec<Fate> = versions.iter().map(|known| known.lineage().fate(Tag(body.seq))).collect();
             let confirmed = confirmed(&outcome, &fates);
             vendor.durable(|tx| {
-                if tx.chunk(&key)?.is_none_or(|entry| !entry.state.lapses()) {
+                let came = |entry: &ChunkEntry| entry.state.lapses() && is_of(vendor.me, &body, entry.lease);
+                if !tx.chunk(&key)?.is_some_and(|entry| came(&entry)) {
                     return Ok(());
                 }
                 match confirmed {
@@ -390,7 +391,7 @@ impl Vendor {
         let moved = stored_move(&bytes);
         let body = moved.as_ref().and_then(|moved| Some((moved.proposal().ok()?, moved.verify().is_ok())));
         let body = body.as_ref().map(|(body, cosigned)| (body, *cosigned));
-        Ok(Some((rehome::open(self.me, entry.as_ref().map(custody), body), moved)))
+        Ok(Some((rehome::open(self.me, entry.as_ref().map(|entry| (custody(entry), entry.lease)), body), moved)))
     }
 
     /// Moves away from here whose chunk has not begun to leave, with whether both sides signed; forgets those whose chunk is gone.

@@ -126,6 +126,8 @@ impl Vendor {
         // Renewals since what was read here are forgotten.
         ledger.doubt_all();
         *persisted = Persisted::of(&self.fat).map_err(failed)?;
+        // Moves of copies that are here no more are forgotten.
+        self.moves_open.store(true, Ordering::Relaxed);
         Ok(())
     }
 

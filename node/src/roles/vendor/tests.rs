@@ -201,6 +201,9 @@ impl TestVendor {
         let weak = Arc::downgrade(&vendor);
         drop(vendor);
         eventually("the vendor is dropped", || weak.upgrade().is_none()).await;
+        // Whoever dropped it last may be closing its files still.
+        let fat = std::fs::File::options().read(true).write(true).open(dir.path().join("local-fat.redb")).unwrap();
+        eventually("its files are closed", || fat.try_lock().is_ok()).await;
         (dir, settings)
     }
 

@@ -4,11 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fathom_protocol::fat::Tag;
+use fathom_protocol::fat::{Follows, Lineage, Tag};
 use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
+use fathom_protocol::limits::FOLLOWS_MAX;
 use fathom_protocol::time::UnixMs;
-use fathom_store::testing::FaultyDevice;
-use fathom_store::{ChunkEntry, ChunkTag, Device, DeviceSet, MemoryDevice, SetConfig, SplitPolicy, StoredPart};
+use fathom_store::testing::{FailingStorage, FaultyDevice};
+use fathom_store::{
+    ChunkEntry, ChunkTag, CommitFile, Device, DeviceSet, FatConfig, FatError, FatTotals, FinalEntry, Inserted,
+    LocalFat, MemoryDevice, SetConfig, SplitPolicy, StoredPart,
+};
 
 pub const VENDOR: NodeId = NodeId([1; 32]);
 pub const OWNER: OwnerId = OwnerId([2; 32]);
@@ -67,4 +71,52 @@ pub fn entry(n: u64, seq: u64, length: u32) -> ChunkEntry {
 /// Used and temporary bytes of all devices.
 pub fn taken(set: &DeviceSet) -> (u64, u64) {
     set.report().iter().fold((0, 0), |sum, report| (sum.0 + report.used, sum.1 + report.temporary))
+}
+
+pub fn config() -> FatConfig {
+    FatConfig { headroom_bytes: 0, ..FatConfig::default() }
+}
+
+pub fn open(storage: &FailingStorage) -> Result<LocalFat, FatError> {
+    LocalFat::open_in(Arc::new(storage.clone()), config())
+}
+
+/// A local FAT with one lease of 10,000 bytes and two chunks of 100.
+pub fn filled(storage: &FailingStorage) -> LocalFat {
+    let fat = open(storage).unwrap();
+    fat.put_lease(LEASE, b"lease 1", 10_000).unwrap();
+    for n in 0..2 {
+        assert_eq!(fat.insert_chunk(&entry(n, 1, 100), None, None).unwrap(), Inserted::New);
+    }
+    fat
+}
+
+pub fn commit(base: u64, seq: u64, record: &[u8]) -> CommitFile {
+    written(Tag::new(base, 0), Tag::new(seq, 0), record)
+}
+
+pub fn written(base: Tag, seq: Tag, record: &[u8]) -> CommitFile {
+    // After more versions than can be named: it follows all with a lower counter.
+    let none = Follows::default();
+    let last = (0..FOLLOWS_MAX as u16).map(|back| Tag::new(seq.counter() - 1, u16::MAX - back));
+    let follows = Follows::all_of(last.map(|seq| Lineage { base: seq, seq, follows: &none }), None);
+    of_entry(FinalEntry { seq: seq.0, base: base.0, follows, record: record.to_vec() })
+}
+
+pub fn of_entry(fat: FinalEntry) -> CommitFile {
+    CommitFile { owner: OWNER, file: FILE, fat, now: UnixMs(9_000) }
+}
+
+/// Everything that a user or mirror could see, and that indices, lease and totals agree with the chunks.
+pub fn state(fat: &LocalFat) -> (Vec<ChunkEntry>, Vec<u8>, Option<Vec<u8>>) {
+    let chunks = fat.chunks_after(None, 1000).unwrap();
+    let used: u64 = chunks.iter().map(|entry| u64::from(entry.length)).sum();
+    let lease = fat.lease(LEASE).unwrap().unwrap();
+    assert_eq!(lease.used, used);
+    assert_eq!(fat.totals().unwrap(), FatTotals { chunks: chunks.len() as u64, bytes: used });
+    assert_eq!(fat.chunks_of_lease(LEASE).unwrap(), chunks);
+    let mut of_file = fat.chunks_of_file(OWNER, FILE).unwrap();
+    of_file.sort_by_key(ChunkEntry::key);
+    assert_eq!(of_file, chunks);
+    (chunks, lease.signed, fat.kv("head").unwrap())
 }

@@ -5,11 +5,11 @@ use fathom_protocol::fat::{Fate, Tag};
 use fathom_protocol::limits::MIRRORS_TOLD_MAX;
 use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::rehome::{
-    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, may_cosign, proposed,
-    submitted,
+    CONFIRM_AFTER_MS, Confirmed, Open, Proposed, Submitted, confirmed, is_held_long_enough, is_of, may_cosign,
+    proposed, submitted,
 };
 use fathom_protocol::wire::{Refusal, RefusalKind, Request, Response};
-use fathom_store::{ChunkKey, ChunkState, FatError};
+use fathom_store::{ChunkEntry, ChunkKey, ChunkState, FatError};
 
 use super::moves::{Asked, MIRROR_MS, Of, Submission, custody, held, key_of, read_move, silent, what_of};
 use super::{Vendor, internal, refusal};
@@ -111,7 +111,7 @@ impl Vendor {
 
     /// What mirrors said of a move that brought a chunk here.
     fn confirmed(&mut self, cx: &mut Cx<'_>, key: ChunkKey, outcome: &Submitted) {
-        if matches!(outcome, Submitted::Waits(_)) {
+        if matches!(outcome, Submitted::Waits(_)) || !self.is_unconfirmed(cx.at, &key) {
             return;
         }
         let now = self.dating_clock(cx).at;
@@ -142,11 +142,10 @@ impl Vendor {
 
     /// A mirror has the move: the chunk leaves.
     fn mark_leaving(&mut self, cx: &mut Cx<'_>, key: ChunkKey, moved: &CarriedMove) -> Result<(), Refusal> {
-        let state = ChunkState::Leaving { moved: codec::encode(moved) };
+        let (state, body, me) = (ChunkState::Leaving { moved: codec::encode(moved) }, moved.proposal()?, self.id());
         let length = self.durable(|tx, _| {
-            let Some(entry) = tx.chunk(&key)?.filter(|entry| entry.state == ChunkState::Committed) else {
-                return Ok(None);
-            };
+            let leaves = |entry: &ChunkEntry| entry.state == ChunkState::Committed && is_of(me, &body, entry.lease);
+            let Some(entry) = tx.chunk(&key)?.filter(leaves) else { return Ok(None) };
             tx.set_state(&key, state)?;
             Ok(Some(entry.length))
         })?;

@@ -130,7 +130,11 @@ pub(super) fn silent() -> Refusal {
 /// What is to be done about a move on disk.
 pub(super) fn what_of(me: NodeId, entry: Option<&ChunkEntry>, moved: Option<&CarriedMove>) -> Open {
     let body = moved.and_then(|moved| Some((moved.proposal().ok()?, moved.verify().is_ok())));
-    rehome::open(me, entry.map(custody), body.as_ref().map(|(body, cosigned)| (body, *cosigned)))
+    rehome::open(
+        me,
+        entry.map(|entry| (custody(entry), entry.lease)),
+        body.as_ref().map(|(body, cosigned)| (body, *cosigned)),
+    )
 }
 
 /// What there is of moves on disk: those that are open, chunks that leave, and moves whose chunk is gone.

@@ -159,7 +159,9 @@ impl Vendor {
         let fat = &run.fat;
         let failed = |error: FatError| internal(&error);
         let entries = fat.chunks_after(None, 4_096).map_err(failed)?;
-        let gone = entries.iter().map(ChunkEntry::key).filter(|key| !self.data.contains_key(key));
+        // Each write of a part has a name of its own: bytes that came again, under another lease, are not those of an older entry.
+        let whole = |entry: &ChunkEntry| self.data.get(&entry.key()).is_some_and(|part| part.tag.lease == entry.lease);
+        let gone = entries.iter().filter(|entry| !whole(entry)).map(ChunkEntry::key);
         fat.erase_chunks(&gone.collect::<Vec<ChunkKey>>()).map_err(failed)?;
         let read = fat.kv_with_prefix(ORDERS_PREFIX).map_err(failed)?;
         fat.write(|tx| {
@@ -195,6 +197,7 @@ impl Vendor {
         run.ledger = Ledger::open(self.key.clone(), cx.known.terms, self.capacity, leases)?;
         // Renewals since what was read here are forgotten.
         run.ledger.doubt_all();
+        run.moving.open = true;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Reports to mirrors, orders from them, and migration (figures 2, 3, 15b to 15e, 22).
 
 use fathom_protocol::fat::FinalFat;
+use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::wire::FetchRequest;
 
 use super::mirror::TestMirror;
@@ -346,4 +347,38 @@ async fn fault_16_a_target_that_dies_leaves_everything_at_the_source() {
     assert_eq!((scene.source.counts().0, scene.readable(&scene.source).await), (8, 8));
     assert!(mirror.moves.lock().unwrap().is_empty());
     assert_eq!(scene.source.vendor.status()["migrations"], 0);
+}
+
+/// Keeps away: a vendor whose disk was put back finds the move of a copy that it gave away, and lets go by it the copy that came to it
+/// since, under another lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_24_a_move_of_an_earlier_copy_takes_no_later_one_away() {
+    let (user, vendor, other) =
+        (TestUser::start(138).await, TestVendor::start(139).await, TestVendor::start(140).await);
+    let mirror = TestMirror::start(141).await;
+    let receipt = user.store(&vendor, &bytes(300_000, 1)).await;
+    let stored = user.sealed(user.fat(1, 1, vec![user.uses(&receipt, 0)], Vec::new()));
+    assert_eq!(vendor.vendor.order(vec![stored]), [Ok(())]);
+    let earlier = fathom_protocol::moves::Move {
+        version: fathom_protocol::tags::VERSION,
+        owner: receipt.owner,
+        file: receipt.file,
+        seq: receipt.seq,
+        chunk: receipt.chunk,
+        length: receipt.length,
+        from: vendor.node(),
+        from_lease: fathom_protocol::ids::LeaseId([9; 16]),
+        to: other.node(),
+        to_lease: fathom_protocol::ids::LeaseId([8; 16]),
+        at: clock::now(),
+    };
+    let moved = CarriedMove::propose(&earlier, vendor.peer.net.key()).unwrap().cosign(other.peer.net.key());
+    let key = fathom_store::ChunkKey { owner: receipt.owner, chunk: receipt.chunk };
+    vendor.vendor.fat.write(|tx| tx.put_move(&key, &codec::encode(&moved))).unwrap();
+    vendor.run();
+    introduce(&vendor, &mirror.0).await;
+    eventually("the move is forgotten", || vendor.vendor.fat.moves().unwrap().is_empty()).await;
+    let entry = vendor.vendor.fat.chunk(receipt.owner, receipt.chunk).unwrap().unwrap();
+    assert_eq!(entry.state, fathom_store::ChunkState::Committed);
+    assert!(mirror.1.moves.lock().unwrap().is_empty(), "nobody is told of it again");
 }
