@@ -5,7 +5,6 @@
 //! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
 mod catalogue;
-mod dirs;
 mod error;
 mod fetch;
 mod gather;
@@ -50,7 +49,6 @@ use fathom_protocol::wire::{Refusal, Response};
 use crate::net::Net;
 use catalogue::Local;
 pub use catalogue::{Listed, Listing, StoredFile, Version, select};
-use dirs::Dirs;
 pub use error::UserError;
 use fetch::Fetches;
 use journal::Journal;
@@ -122,7 +120,6 @@ pub struct User {
     /// Small chunks that are to be sent.
     errands: Errands,
     fetches: Arc<Fetches>,
-    dirs: Arc<Dirs>,
     /// One repair runs at a time.
     mending: tokio::sync::Mutex<()>,
     /// Vendors that commands used since they were last looked at, and the epochs of their heads then.
@@ -159,7 +156,6 @@ impl User {
             submissions: Together::new(SUBMITTED_TOGETHER),
             errands: Errands::new(),
             fetches: Together::new(BUNDLE_CHUNKS_MAX),
-            dirs: Arc::default(),
             mending: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         }))

@@ -17,7 +17,6 @@ use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::{Asked, StoredFile};
-use super::dirs::Dirs;
 use super::fetch::{Service, Sources, lost};
 use super::{User, UserError, blocking};
 use crate::control::results::{FailedSource, GetResult};
@@ -112,7 +111,7 @@ impl User {
             .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
             .into_services();
         self.tell_soon(&services);
-        self.finish_all(&files).await?;
+        Self::finish_all(&files).await?;
         if release {
             self.release(&selected).await?;
         }
@@ -206,13 +205,13 @@ impl User {
             .await
     }
 
-    /// Makes those files durable that are not, several at a time, so that they share syncs.
-    async fn finish_all(&self, files: &[Arc<Getting>]) -> Result<(), UserError> {
+    /// Makes those files durable that are not, several at a time.
+    async fn finish_all(files: &[Arc<Getting>]) -> Result<(), UserError> {
         let mut finishing = Vec::with_capacity(files.len());
         for file in files {
-            let (file, dirs) = (Arc::clone(file), Arc::clone(&self.dirs));
+            let file = Arc::clone(file);
             if !file.alone {
-                finishing.push(blocking(move || finish(&file, open_to_write(&file)?, &dirs)));
+                finishing.push(blocking(move || finish(&file, open_to_write(&file)?)));
             }
         }
         futures::stream::iter(finishing).buffer_unordered(FINISHING).try_collect().await
@@ -234,14 +233,14 @@ impl User {
             true => None,
             false => Some(self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?),
         };
-        let (theirs, dirs) = (Arc::clone(file), Arc::clone(&self.dirs));
+        let theirs = Arc::clone(file);
         if sealed.is_some() || theirs.alone {
             blocking(move || {
                 let part = open_to_write(&theirs)?;
                 if let Some(sealed) = sealed {
                     write_chunk(&theirs, &part, index, &chunk, &sealed)?;
                 }
-                if theirs.alone { finish(&theirs, part, &dirs) } else { Ok(()) }
+                if theirs.alone { finish(&theirs, part) } else { Ok(()) }
             })
             .await?;
         }
@@ -334,7 +333,7 @@ fn write_chunk(file: &Getting, part: &File, index: usize, chunk: &ChunkRef, seal
 }
 
 /// Makes the complete file durable under its own name.
-fn finish(file: &Getting, part: File, dirs: &Dirs) -> Result<(), UserError> {
+fn finish(file: &Getting, part: File) -> Result<(), UserError> {
     let modified = UNIX_EPOCH + Duration::from_millis(file.manifest.modified.0);
     let mode = std::fs::Permissions::from_mode(file.manifest.mode & 0o777);
     part.set_permissions(mode).map_err(UserError::io("set the mode of", &file.part))?;
@@ -342,5 +341,5 @@ fn finish(file: &Getting, part: File, dirs: &Dirs) -> Result<(), UserError> {
     part.sync_all().map_err(UserError::io("sync", &file.part))?;
     std::fs::rename(&file.part, &file.target).map_err(UserError::io("rename", &file.target))?;
     let dir = file.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    dirs.sync(dir).map_err(UserError::io("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(UserError::io("sync", dir))
 }

@@ -40,6 +40,9 @@ pub struct Whole<'a> {
     pub split: SplitPolicy,
 }
 
+/// Parts that go to one device together, with the room that each was promised.
+type Job = Vec<(usize, Promise)>;
+
 /// A part on its way.
 struct Flight {
     /// Its chunk's place in the call.
@@ -121,9 +124,6 @@ impl DeviceSet {
     }
 }
 
-/// Parts for one device: the number of each among the flights, and the room that was promised for it.
-type Parts = Vec<(usize, Promise)>;
-
 impl Storing<'_> {
     fn send_all(&mut self, ranges: Vec<(usize, Range<u32>)>) -> Result<(), StoreError> {
         // All places are found before anything is written, so what cannot fit costs no I/O.
@@ -140,7 +140,7 @@ impl Storing<'_> {
             places.push((slot, promise, chunk, range));
         }
         // What goes to one device goes there as one job.
-        let mut jobs: Vec<(Arc<Slot>, Parts)> = Vec::new();
+        let mut jobs: Vec<(Arc<Slot>, Job)> = Vec::new();
         for (slot, promise, chunk, range) in places {
             let index = self.flights.len();
             match jobs.iter_mut().find(|(to, _)| to.id == slot.id && !alone(&range)) {
@@ -164,7 +164,7 @@ impl Storing<'_> {
     }
 
     /// Sends parts to the device that was chosen for all of them.
-    fn send(&mut self, parts: Parts) -> Result<(), StoreError> {
+    fn send(&mut self, parts: Job) -> Result<(), StoreError> {
         let deadline = (now() + self.set.config.validation_deadline).min(self.until);
         let ticket = Ticket::default();
         let (mut framed, mut promises, mut slot) =
