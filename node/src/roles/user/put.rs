@@ -254,9 +254,15 @@ impl User {
     /// Locks what is still needed (figures 5 and 6), or takes it from what is locked ahead. If vendors let nobody hold so much that
     /// is not filled, a part of it is locked, and the rest as that fills.
     async fn lock_storage(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {
-        let needed: u64 = put.files.iter().map(|file| file.needed(put.copies)).sum();
-        let short = (0..put.copies).any(|column| lock(&put.placement).room(column) < needed);
-        if needed == 0 || !short {
+        let needs = (0..put.copies).map(|column| (column, put.needed(column)));
+        let short = needs.filter(|(column, needed)| lock(&put.placement).room(*column) < *needed);
+        let short: Vec<(u8, u64)> = short.collect();
+        let Some(needed) = short.iter().map(|(_, needed)| *needed).max() else { return Ok(()) };
+        if !lock(&put.placement).slots().is_empty() {
+            // Columns that an earlier run began keep to vendors of their own.
+            for (column, _) in short {
+                self.replenish(put, 0, column, u64::from(put.unit), &[]).await?;
+            }
             return Ok(());
         }
         if let Some((drawn, slots)) = self.draw(put, needed).await {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use fathom_protocol::erasure::{Code, Stripes, parity_len};
+use fathom_protocol::erasure::{Code, Stripes};
 use fathom_protocol::limits::COPIES_MAX;
 use fathom_protocol::seal::sealed_len;
 
@@ -93,21 +93,17 @@ impl PutFile {
         self.stripes().map_or(self.chunk_count(), |stripes| stripes.count())
     }
 
-    /// Bytes for which each of so many columns still needs room, at most.
-    pub(super) fn needed(&self, columns: u8) -> u64 {
+    /// Bytes of pieces that column `column`, of `columns` in all, lacks.
+    pub(super) fn needed(&self, column: u8, columns: u8) -> u64 {
         let chunks = lock(&self.chunks);
-        let lacks =
-            |index: u64| chunks.get(&index).is_none_or(|chunk| chunk.copies.len() < self.columns(index, columns).len());
-        match self.stripes() {
-            None => (0..self.chunk_count())
-                .filter(|index| lacks(*index))
-                .map(|index| u64::from(self.piece_len(index)))
-                .sum(),
-            Some(stripes) => (0..stripes.count())
-                .filter(|stripe| stripes.members(*stripe).into_iter().any(|(_, piece)| lacks(piece)))
-                .map(|stripe| u64::from(parity_len(&stripes.lengths(stripe))))
-                .sum(),
-        }
+        let pieces = self.stripes().map_or(self.chunk_count(), |stripes| stripes.pieces());
+        let has = |index: &u64| {
+            chunks.get(index).is_some_and(|chunk| chunk.copies.iter().any(|copy| copy.column == column))
+        };
+        (0..pieces)
+            .filter(|index| self.columns(*index, columns).contains(&column) && !has(index))
+            .map(|index| u64::from(self.piece_len(index)))
+            .sum()
     }
 
     /// The columns of piece `index`, of `columns` in all: every one has a copy of a chunk, or one a shard, where the stripes take turns so that

@@ -138,6 +138,11 @@ impl Putting {
         if self.code.is_some() { WIDTH_OF_SHARDS } else { WIDTH }
     }
 
+    /// Bytes of pieces that a column lacks.
+    pub(super) fn needed(&self, column: u8) -> u64 {
+        self.files.iter().map(|file| file.needed(column, self.copies)).sum()
+    }
+
     /// Whether it has a single chunk, of which there is nothing to go on from before its receipts are there.
     pub(super) fn is_one_chunk(&self) -> bool {
         self.code.is_none() && self.files.iter().map(PutFile::chunk_count).sum::<u64>() <= 1
@@ -356,8 +361,8 @@ impl User {
         round
     }
 
-    /// Locks more room for a column whose vendors failed or are full.
-    async fn replenish(
+    /// Locks more room for a column whose vendors failed or are full, for a piece of `length` bytes and those that follow it.
+    pub(super) async fn replenish(
         &self,
         put: &Arc<Putting>,
         at: usize,
@@ -382,7 +387,9 @@ impl User {
         exclude.sort_unstable();
         exclude.dedup();
         // What failed vendors held is wanted elsewhere; it is asked for once, since a growing room makes `now` exceed it.
-        let wanted = lost.saturating_sub(now).max(put.round.load(Ordering::Relaxed));
+        let round = put.round.load(Ordering::Relaxed);
+        let needed = if round == 0 { put.needed(column) } else { 0 };
+        let wanted = lost.max(needed).saturating_sub(now).max(round);
         let mut bytes = wanted.clamp(length, length.max(REPLENISH_MAX));
         let provisional = loop {
             let request = self.request(put, (1, 1), bytes, exclude.clone(), zones.clone())?;
