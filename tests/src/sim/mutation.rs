@@ -88,12 +88,8 @@ impl Mutation {
             Self::AnyLease => 5,
             Self::LocalClockAlone => 6,
             Self::TimeOrders => 7,
-            Self::OneAcknowledgement => 8,
-            Self::SweepCommitted
-            | Self::LostAtOnce
-            | Self::ErasedWithoutMirror
-            | Self::NoHoldTime
-            | Self::UnseenOvertaken => 9,
+            Self::OneAcknowledgement | Self::UnseenOvertaken => 8,
+            Self::SweepCommitted | Self::LostAtOnce | Self::ErasedWithoutMirror | Self::NoHoldTime => 9,
             Self::TwinsOverlooked | Self::DropsOverlooked => 10,
             Self::StrangersUnbounded => 11,
             Self::OneSalt => 12,

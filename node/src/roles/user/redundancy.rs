@@ -97,9 +97,8 @@ impl PutFile {
     pub(super) fn needed(&self, column: u8, columns: u8) -> u64 {
         let chunks = lock(&self.chunks);
         let pieces = self.stripes().map_or(self.chunk_count(), |stripes| stripes.pieces());
-        let has = |index: &u64| {
-            chunks.get(index).is_some_and(|chunk| chunk.copies.iter().any(|copy| copy.column == column))
-        };
+        let has =
+            |index: &u64| chunks.get(index).is_some_and(|chunk| chunk.copies.iter().any(|copy| copy.column == column));
         (0..pieces)
             .filter(|index| self.columns(*index, columns).contains(&column) && !has(index))
             .map(|index| u64::from(self.piece_len(index)))

@@ -32,6 +32,7 @@ pub(in crate::sim) enum After {
 impl Oracle {
     pub(in crate::sim) fn check_mirror(&mut self, me: usize, mirror: &Mirror, after: After, known: &Known) {
         self.mirror_durable(me, mirror, after);
+        self.gives_way_only_to_followers(me, mirror);
         self.heads_only_grow(me, mirror);
         self.time_orders_nothing(me, mirror);
         self.twins_are_proven(me, mirror);
@@ -73,6 +74,17 @@ impl Oracle {
         }
         for what in lost {
             self.broken(4, what);
+        }
+    }
+
+    /// Invariant 8, at a mirror: what it acknowledged gives way to no version whose author had not seen it.
+    fn gives_way_only_to_followers(&mut self, me: usize, mirror: &Mirror) {
+        for (node, key) in std::mem::take(&mut self.mirror_took) {
+            let said = self.mirror_finals.get(&(me, key)).into_iter().flatten();
+            let gone = said.filter(|seq| !self.stands(mirror, key, **seq)).min().copied();
+            if let Some(seq) = gone.filter(|_| node == me) {
+                self.broken(8, format!("final FAT {} of {} gave way unseen at mirror {me}", seq.0, key.1.short()));
+            }
         }
     }
 

@@ -121,6 +121,8 @@ pub(super) struct Oracle {
     heads: BTreeMap<(usize, NodeId), (u64, u64)>,
     best: BTreeMap<(usize, NodeId), (u64, u64, Hash)>,
     mirror_finals: BTreeMap<(usize, FileKey), BTreeSet<Tag>>,
+    /// The files of which a mirror took final FATs since it was looked at last.
+    mirror_took: BTreeSet<(usize, FileKey)>,
     said_leases: BTreeMap<(usize, LeaseId), u64>,
     renewed: BTreeMap<(usize, LeaseId), u64>,
     stored_at: BTreeMap<(usize, ChunkKey), u64>,
@@ -239,7 +241,10 @@ impl Oracle {
                 }
                 hash
             }
-            Verified::Fat(fat) => fat.hash(),
+            Verified::Fat(fat) => {
+                self.mirror_took.insert((mirror, (fat.owner, fat.file)));
+                fat.hash()
+            }
             _ => return,
         };
         if !self.signed.contains(&hash) {
