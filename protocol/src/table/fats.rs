@@ -155,8 +155,11 @@ impl Table {
             return stale("final FAT, which frees this chunk,");
         }
         let before = self.moves.insert(key, (hash, moved.clone()));
-        self.reclaim_move(&key, before.as_ref().map(|(_, before)| before), moved);
-        Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell: vec![moved.to] })
+        let before = before.map(|(_, before)| before);
+        self.reclaim_move(&key, before.as_ref(), moved);
+        // Who took the chunk by the move that went has it all the same, and no record names it any more.
+        let tell = std::iter::once(moved.to).chain(before.map(|before| before.to)).collect();
+        Ok(Merged::New { drops: self.clear_proofs(moved.owner, moved.file), tell })
     }
 
     /// Where a record that was kept is: a final FAT may be one of several versions.

@@ -311,10 +311,14 @@ impl Task {
                             state.heard.insert(vendor.head.vendor, now);
                             state.market.note(&vendor.head);
                         }
-                        if let Verified::Fat(fat) = record {
-                            let named = fat.vendors();
+                        let named = match record {
+                            Verified::Fat(fat) => Some(((fat.owner, fat.file), fat.vendors())),
+                            Verified::Move(moved, _) => Some(((moved.owner, moved.file), vec![moved.to])),
+                            _ => None,
+                        };
+                        if let Some((file, named)) = named {
                             let others = tell.iter().copied().filter(|vendor| !named.contains(vendor)).collect();
-                            steps.extend(also(&mut state, (fat.owner, fat.file), others, false));
+                            steps.extend(also(&mut state, file, others, false));
                         }
                         for key in drops.iter() {
                             if let Key::Vendor(vendor) = key {
@@ -326,8 +330,9 @@ impl Task {
                         let (key, demoted) = fork.unwrap_or((record.key(), None));
                         steps.push(Step::Keep { job, at, key, demoted, drops, tell });
                     }
-                    Err(refusal) if refusal.kind == RefusalKind::Stale => {
-                        // The chunk was freed while it moved: its new holder must see the final FAT that freed it.
+                    Err(refusal) if matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict) => {
+                        // The chunk was freed while it moved, or another mirror takes this move until it knows the other one: who
+                        // has the chunk by it must see the final FAT that freed it, or that will.
                         if let Verified::Move(moved, _) = record {
                             steps.extend(also(&mut state, (moved.owner, moved.file), vec![moved.to], true));
                         }

@@ -291,6 +291,8 @@ impl Mirror {
                 Ok(Merged::New { drops, tell } | Merged::Twin { drops, tell, .. }) => {
                     if let Verified::Move(moved, carried) = &record {
                         cx.oracle.mirror_has_move(moved, carried.hash());
+                        let others = tell.iter().copied().filter(|vendor| *vendor != moved.to).collect();
+                        changes.push(Change::Also(Key::Fat(moved.owner, moved.file), others, false));
                     }
                     changes.extend(drops.into_iter().map(Change::Drop));
                     changes.extend(demoted.map(|to| Change::Demote(record.key(), to)));
@@ -302,14 +304,21 @@ impl Mirror {
                         let named = fat.vendors();
                         let others: BTreeSet<NodeId> =
                             tell.iter().copied().filter(|vendor| !named.contains(vendor)).collect();
-                        changes.push(Change::Also(record.key(), others));
+                        changes.push(Change::Also(record.key(), others, false));
                         orders.push((fat.carried().clone(), tell));
                     }
                     fresh.push(record.to_record());
                     results.extend(asked.then_some(Ok(true)));
                 }
                 Ok(Merged::Known) => results.extend(asked.then_some(Ok(false))),
-                Err(refusal) => results.extend(asked.then_some(Err(refusal))),
+                Err(refusal) => {
+                    let void = matches!(refusal.kind, RefusalKind::Stale | RefusalKind::Conflict);
+                    if let (Verified::Move(moved, _), true) = (&record, void) {
+                        let file = Key::Fat(moved.owner, moved.file);
+                        changes.push(Change::Also(file, [moved.to].into(), true));
+                    }
+                    results.extend(asked.then_some(Err(refusal)));
+                }
             }
         }
         if let Some((mirror, log, next)) = cursor {

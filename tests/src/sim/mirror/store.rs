@@ -16,7 +16,8 @@ pub(in crate::sim) enum Change {
     Put(Key, SyncRecord),
     Drop(Key),
     Demote(Key, Key),
-    Also(Key, BTreeSet<NodeId>),
+    /// Whom else to show the final FATs of a file, and whether those that there are count as new.
+    Also(Key, BTreeSet<NodeId>, bool),
     Cursor(NodeId, Hash, u64),
     Suspect(Box<Suspicion>),
     LookedAt(UnixMs),
@@ -74,7 +75,14 @@ impl Store {
                         self.place(to);
                     }
                 }
-                Change::Also(key, vendors) => self.also.entry(key).or_default().extend(vendors),
+                Change::Also(key, vendors, again) => {
+                    let known = self.also.entry(key).or_default();
+                    let before = known.len();
+                    known.extend(vendors);
+                    if again && known.len() > before && self.records.contains_key(&key) {
+                        self.place(key);
+                    }
+                }
                 Change::Cursor(mirror, log, next) => {
                     self.cursors.insert(mirror, (log, next));
                 }

@@ -3,6 +3,7 @@
 use fathom_protocol::codec::{Blob, Bounded};
 use fathom_protocol::ids::{ChunkId, FileId, Hash};
 use fathom_protocol::limits::SYNC_RECORDS_MAX;
+use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::table::Key;
 use fathom_protocol::tags::VERSION;
@@ -193,6 +194,32 @@ async fn a_vendor_is_told_and_can_ask_for_what_concerns_it() {
     let late = moved(&user, 1, 0, 6, &key(1), &key(3));
     assert_eq!(kind(&mirror.ask(Request::SubmitMove(late)).await), Some(RefusalKind::Stale));
     assert_eq!(orders(three, log, cursor).await.0, [1]);
+}
+
+/// A vendor that was put back to a backup moves a chunk out of a lease again. Mirrors keep one of the two moves, whichever comes first;
+/// what is said of the file reaches both destinations, since both have the chunk.
+#[tokio::test]
+async fn fault_24_who_took_a_chunk_by_a_move_that_is_not_kept_sees_its_release() {
+    let mirror = TestMirror::start(152, 3600, false).await;
+    let user = key(50);
+    for (file, kept_first) in [(1, true), (2, false)] {
+        assert_eq!(mirror.submit(fat(&user, file, 1, 1, &[node(&key(1))], 10)).await, None);
+        let mut moves = [key(2), key(3)].map(|to| moved(&user, file, 1, 5, &key(1), &to));
+        // The one with the smaller hash is kept.
+        moves.sort_by_key(CarriedMove::hash);
+        if !kept_first {
+            moves.reverse();
+        }
+        let second = kept_first.then_some(RefusalKind::Conflict);
+        for (moved, answer) in moves.into_iter().zip([None, second]) {
+            assert_eq!(kind(&mirror.ask(Request::SubmitMove(moved)).await), answer);
+        }
+        assert_eq!(mirror.submit(fat(&user, file, 2, 2, &[], 0)).await, None);
+        for vendor in [node(&key(2)), node(&key(3))] {
+            let orders = records(mirror.ask(Request::Orders { vendor, log: NO_LOG, cursor: 0 }).await);
+            assert!(files(&orders).contains(&file), "{vendor} has the chunk and does not see the release");
+        }
+    }
 }
 
 #[tokio::test]
