@@ -4,6 +4,7 @@
 //! here ends, so a peer that is stopped costs its callers about two seconds once, and then nothing.
 
 pub mod book;
+mod fetch;
 mod probe;
 mod serve;
 
@@ -22,6 +23,7 @@ use futures::future::BoxFuture;
 
 use crate::clock;
 use book::PeerBook;
+pub use fetch::{Encoded, Fetching};
 pub use serve::{Handler, serve_rpc};
 
 /// Longest wait for a connection and a stream to a peer.

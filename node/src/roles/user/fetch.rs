@@ -4,29 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fathom_overlay::{Proto, frame};
-use fathom_protocol::codec;
 use fathom_protocol::ids::{ChunkId, NodeId};
-use fathom_protocol::limits::{ANSWER_BYTES_MAX, CHUNK_BYTES_MAX};
 use fathom_protocol::sign::Signed;
-use fathom_protocol::wire::{FetchAnswer, FetchRequest, FetchRequests, Refusal, RefusalKind};
+use fathom_protocol::wire::{FetchRequest, Refusal, RefusalKind};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::io::AsyncReadExt;
 
 use super::gather::Pace;
 use super::path::way;
 use super::store::lock;
 use super::together::Together;
 use super::{User, UserError};
-use crate::net::{SILENCE, frame_refusal, silent};
+use crate::net::Encoded;
 use crate::{bao, clock};
 
 /// After this long without the chunk, the next source is asked as well.
 pub(super) const RACE_AFTER: Duration = Duration::from_millis(1_000);
-/// Bytes read from the transport at a time.
-const PIECE: usize = 256 * 1024;
 const REQUEST_SECONDS: u64 = 60;
 /// Longest chunk that is asked for together with others, in bytes. As many as go on one stream are no longer
 /// than a chunk can be.
@@ -42,9 +36,6 @@ pub(super) struct Range {
     offset: u32,
     length: u32,
 }
-
-/// The length of a chunk, and the encoding of a range of it.
-type Encoded = (u32, Vec<u8>);
 
 /// Small chunks that are asked for together, by their vendor.
 pub(super) type Fetches = Together<Range, Result<Vec<u8>, Refusal>>;
@@ -236,8 +227,8 @@ impl User {
         }
         let decoding = tokio::task::spawn_blocking(move || {
             let decode = |(range, encoded): (Range, Result<Encoded, Refusal>)| {
-                let (chunk_length, encoded) = encoded?;
-                let decoded = bao::decode(range.chunk, chunk_length, range.offset, range.length, &encoded);
+                let Encoded { chunk_length, bytes } = encoded?;
+                let decoded = bao::decode(range.chunk, chunk_length, range.offset, range.length, &bytes);
                 decoded.map_err(|error| {
                     Refusal::new(RefusalKind::Corrupt, format!("{} sent something else: {error}", vendor.short()))
                 })
@@ -261,67 +252,12 @@ impl User {
             Signed::sign(request, self.signing()).map(Signed::into_carried)
         };
         let requests = ranges.iter().map(request).collect::<Result<Vec<_>, _>>()?;
-        let mut stream = self.net.open(vendor, Proto::Fetch).await?;
-        let broke = |error| frame_refusal(vendor, &error);
-        let requests = codec::encode(&FetchRequests::first(requests));
-        frame::write_frame_within(&mut stream, &requests, SILENCE).await.map_err(broke)?;
+        let mut fetching = self.net.fetch(vendor, requests).await?;
         for range in ranges {
-            let found = loop {
-                let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SILENCE).await.map_err(broke)?;
-                match codec::decode(&answer, ANSWER_BYTES_MAX) {
-                    Ok(FetchAnswer::Alive) => {}
-                    Ok(FetchAnswer::Found { chunk_length, encoded_length }) => {
-                        break Ok((chunk_length, encoded_length));
-                    }
-                    Ok(FetchAnswer::Refused(refusal)) => break Err(refusal),
-                    Err(error) => return Err(Refusal::new(RefusalKind::BadRequest, error.to_string())),
-                }
-            };
-            let (chunk_length, encoded_length) = match found {
-                Ok(lengths) => lengths,
-                Err(refusal) => {
-                    read.push(Err(refusal));
-                    continue;
-                }
-            };
-            // The hash tree adds less than an eighth to what was asked.
-            let most = (range.length as usize).saturating_mul(9) / 8 + 64 * 1024;
-            if chunk_length as usize > CHUNK_BYTES_MAX || encoded_length as usize > most {
-                return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced more than was asked"));
-            }
-            let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
-            read.push(Ok((chunk_length, encoded)));
+            read.push(fetching.next(range.length).await?);
         }
         Ok(())
     }
-}
-
-/// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory grows with what arrives.
-async fn read_encoded(
-    stream: &mut fathom_overlay::PeerStream,
-    vendor: NodeId,
-    length: usize,
-) -> Result<Vec<u8>, Refusal> {
-    let (mut encoded, mut filled) = (Vec::new(), 0);
-    while filled < length {
-        if filled == encoded.len() {
-            encoded.resize(length.min(filled + PIECE), 0);
-        }
-        match tokio::time::timeout(SILENCE, stream.read(&mut encoded[filled..])).await {
-            Ok(Ok(0)) => {
-                return Err(Refusal::new(
-                    RefusalKind::WrongLength,
-                    format!("{} stopped in the middle", vendor.short()),
-                ));
-            }
-            Ok(Ok(read)) => filled += read,
-            Ok(Err(error)) => {
-                return Err(Refusal::new(RefusalKind::Unreachable, format!("{} broke off: {error}", vendor.short())));
-            }
-            Err(_) => return Err(silent(vendor)),
-        }
-    }
-    Ok(encoded)
 }
 
 /// The error for a chunk that no source gave.

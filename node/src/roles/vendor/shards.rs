@@ -4,26 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fathom_overlay::{PeerStream, Proto, frame};
-use fathom_protocol::codec;
 use fathom_protocol::erasure;
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::limits::ANSWER_BYTES_MAX;
 use fathom_protocol::rebuild::{self, Accepted, Rebuild, Shard};
 use fathom_protocol::sign::Carried;
-use fathom_protocol::wire::{ChunkAnswer, FetchAnswer, FetchRequests, Refusal, RefusalKind, Response};
+use fathom_protocol::wire::{ChunkAnswer, Refusal, RefusalKind, Response};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::io::AsyncReadExt;
 
 use super::Vendor;
 use super::ingest::Task;
 use super::keep::Keeping;
-use crate::net::{SILENCE, frame_refusal, silent};
+use crate::net::{Encoded, silent};
 use crate::{bao, clock};
 
-/// Bytes read at once.
-const PIECE: usize = 256 * 1024;
 /// Longest time for one shard to come in: a slow link is no fault, but room is held for it.
 const SHARD_WAIT: Duration = Duration::from_secs(60);
 
@@ -98,47 +92,17 @@ impl Vendor {
         // By its own signature that vendor offers storage there.
         self.net.book().learn_addresses(vendor, shard.head.addresses.iter().map(ToString::to_string));
         let read = async {
-            let mut stream = self.net.open(vendor, Proto::Fetch).await?;
-            let request = codec::encode(&FetchRequests::first([shard.fetch.carried().clone()]));
-            let broke = |error| frame_refusal(vendor, &error);
-            frame::write_frame_within(&mut stream, &request, SILENCE).await.map_err(broke)?;
-            let (length, encoded_length) = loop {
-                let answer = frame::read_frame_within(&mut stream, ANSWER_BYTES_MAX, SILENCE).await.map_err(broke)?;
-                match codec::decode(&answer, ANSWER_BYTES_MAX) {
-                    Ok(FetchAnswer::Alive) => {}
-                    Ok(FetchAnswer::Found { chunk_length, encoded_length }) => break (chunk_length, encoded_length),
-                    Ok(FetchAnswer::Refused(refusal)) => return Err(refusal),
-                    Err(error) => return Err(Refusal::new(RefusalKind::BadRequest, error.to_string())),
-                }
-            };
-            // The hash tree adds less than an eighth.
-            if length != shard.fetch.length || encoded_length as usize > length as usize * 9 / 8 + 64 * 1024 {
+            let mut fetching = self.net.fetch(vendor, [shard.fetch.carried().clone()]).await?;
+            let length = shard.fetch.length;
+            let Encoded { chunk_length, bytes } = fetching.next(length).await??;
+            if chunk_length != length {
                 return Err(Refusal::new(RefusalKind::WrongLength, "the vendor announced another length"));
             }
-            let encoded = read_encoded(&mut stream, vendor, encoded_length as usize).await?;
             let chunk = shard.fetch.chunk;
-            let decoding = tokio::task::spawn_blocking(move || bao::decode(chunk, length, 0, length, &encoded));
+            let decoding = tokio::task::spawn_blocking(move || bao::decode(chunk, length, 0, length, &bytes));
             let decoded = decoding.await.map_err(|error| super::join_refusal(&error))?;
             decoded.map_err(|error| Refusal::new(RefusalKind::Corrupt, error.to_string()))
         };
         tokio::time::timeout(SHARD_WAIT, read).await.unwrap_or_else(|_| Err(silent(vendor)))
     }
-}
-
-/// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory grows with what arrives.
-async fn read_encoded(stream: &mut PeerStream, vendor: NodeId, length: usize) -> Result<Vec<u8>, Refusal> {
-    let (mut encoded, mut filled) = (Vec::new(), 0);
-    while filled < length {
-        if filled == encoded.len() {
-            encoded.resize(length.min(filled + PIECE), 0);
-        }
-        let broke = |what: &str| Refusal::new(RefusalKind::Unreachable, format!("{} {what}", vendor.short()));
-        match tokio::time::timeout(SILENCE, stream.read(&mut encoded[filled..])).await {
-            Ok(Ok(0)) => return Err(broke("stopped in the middle")),
-            Ok(Ok(read)) => filled += read,
-            Ok(Err(error)) => return Err(broke(&format!("broke off: {error}"))),
-            Err(_) => return Err(silent(vendor)),
-        }
-    }
-    Ok(encoded)
 }

@@ -251,10 +251,11 @@ impl Oracle {
         let chosen_here = self.lives_at(me, file, tag);
         let let_go = lost.is_some_and(|since| past(since, terms.lock_ms)) && !chosen_here;
         let names = |acked: &Acked| {
-            // Where it is by now, and where it was until it was let go there.
+            // Where it is by now, and where it was until it was let go there: the copy under that lease, and no other one that came
+            // later to a vendor which lost it.
             let was = !self.ever_left.contains(&(me, *key));
-            let now = |place: &Place| self.place_now(file, key.chunk, *place).vendor;
-            let here = |place: &Place| place.vendor == id && was || now(place) == id;
+            let this = Place { vendor: id, lease: held.lease };
+            let here = |place: &Place| *place == this && was || self.place_now(file, key.chunk, *place) == this;
             acked.lineage().fate(tag) == Fate::Live
                 && acked.stored.iter().flatten().any(|(chunk, _, at)| *chunk == key.chunk && at.iter().any(here))
         };
