@@ -12,10 +12,11 @@
 //!
 //! What is used is counted by a scan when the device is opened and kept exact from then on.
 
+mod files;
 mod packed;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,6 +31,7 @@ use crate::meter::{Meter, now};
 use crate::pack::Packs;
 use crate::part::PART_HEADER_BYTES;
 use crate::testing::{IoHook, IoStep};
+use files::{hash_file, scan_dir, sync_dir};
 
 /// Largest part that is read into memory, in bytes: a whole chunk in one part.
 const PART_BYTES_MAX: u64 = CHUNK_BYTES_MAX as u64 + PART_HEADER_BYTES as u64;
@@ -231,22 +233,6 @@ impl DirectoryDevice {
         durable().unwrap_or(false)
     }
 
-    /// Writes, syncs and reads back a temporary file.
-    fn write_temporary(&self, path: &Path, part: Hash, bytes: &[u8]) -> Result<(), DeviceError> {
-        let write = || -> io::Result<File> {
-            self.step(IoStep::Write, path)?;
-            let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-            file.write_all(bytes)?;
-            Ok(file)
-        };
-        let file = write().map_err(|error| self.write_error("write", path, error, bytes.len()))?;
-        self.step(IoStep::SyncFile, path)
-            .and_then(|()| file.sync_data())
-            .map_err(|error| self.write_error("sync", path, error, bytes.len()))?;
-        let found = hash_file(path).map_err(|error| io_error("read back", path, error))?;
-        if found == part { Ok(()) } else { Err(DeviceError::Corrupt { part, found }) }
-    }
-
     /// Sorts a failed write: no space is not the device's fault, all else is.
     fn write_error(&self, operation: &'static str, path: &Path, error: io::Error, needed: usize) -> DeviceError {
         if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
@@ -260,37 +246,6 @@ impl DirectoryDevice {
             }
             Err(gone) => gone,
         }
-    }
-
-    /// Gives the temporary file its name; false if an intact part of that name was there already.
-    fn publish(&self, temporary: &Path, part: Hash, length: u64) -> Result<bool, DeviceError> {
-        let path = self.part_path(part);
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = match fs::metadata(&path) {
-            Ok(there) => Some(there.len()),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(io_error("look at", &path, error)),
-        };
-        if there.is_some() && hash_file(&path).is_ok_and(|found| found == part) {
-            return Ok(false);
-        }
-        self.step(IoStep::Rename, &path)
-            .and_then(|()| fs::rename(temporary, &path))
-            .map_err(|error| self.write_error("rename to", &path, error, 0))?;
-        if let Some(rotten) = there {
-            self.budget.removed(rotten);
-        }
-        let parent = path.parent().unwrap_or(&self.config.path);
-        if let Err(error) = self.step(IoStep::SyncDir, parent).and_then(|()| sync_dir(parent)) {
-            let error = self.write_error("sync", parent, error, 0);
-            if fs::remove_file(&path).is_err() {
-                // It stays and takes space, so it is counted; the next scan finds it an orphan.
-                tracing::warn!(device = %self.id, %part, "a part that could not be made durable could not be removed either");
-                self.budget.added(length);
-            }
-            return Err(error);
-        }
-        Ok(true)
     }
 
     /// Empties `tmp`, makes every directory, and counts what is there.
@@ -505,38 +460,4 @@ fn check_marker(path: &Path, found: Marker, vendor: NodeId, device: DeviceId) ->
 
 fn absent(path: &Path) -> String {
     format!("{} has no {}: is the disk mounted?", path.display(), marker::MARKER_NAME)
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn hash_file(path: &Path) -> io::Result<Hash> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Hash(*hasher.finalize().as_bytes())),
-            read => {
-                hasher.update(&buffer[..read]);
-            }
-        }
-    }
-}
-
-fn scan_dir(dir: &Path, found: &mut Vec<PartEntry>) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let Some(part) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        match entry.metadata() {
-            Ok(metadata) => found.push(PartEntry { part, length: metadata.len() }),
-            // Removed since the directory was read.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -15,7 +15,7 @@ use fathom_tests::{
 };
 
 use crate::crafted::{Client, Said, id};
-use crate::world::{check, figure, parts, temporary, typed_output};
+use crate::world::{assert_fetched, await_fetched, check, figure, parts, temporary, typed_output};
 
 /// Flips one bit in the middle of a file.
 fn flip(path: &Path) {
@@ -64,11 +64,7 @@ fn fault_08_a_flipped_bit_is_never_served_and_the_get_names_its_source() {
     assert_eq!(typed_output(&output), "integrity", "{}", output.stdout);
     assert!(!copy.exists());
     net.cont("vendor-2").unwrap();
-    wait_for("the good copy is fetched again", || {
-        let output = user.cli(&["get", "file", "-o", copy.to_str().unwrap()]);
-        if output.code == 0 { Ok(()) } else { Err(output.stdout) }
-    });
-    assert_same_bytes(&file, &copy);
+    await_fetched("the good copy is fetched again", &user, "file", &copy, &file);
     check(&net);
 }
 
@@ -147,8 +143,6 @@ fn fault_12_a_full_device_is_passed_over_and_a_full_network_is_exit_4() {
     assert_eq!((output.code, typed_output(&output).as_str()), (4, "no_space"), "{}", output.stdout);
     wait_until("no temporary file is left", || temporary(&vendor).is_empty());
     assert_eq!(parts(&vendor).len(), 8);
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&file, &copy);
+    assert_fetched(&net, &user, "file", &file);
     check(&net);
 }

@@ -18,7 +18,7 @@ use fathom_tests::{
 use serde_json::Value;
 
 use crate::crafted::{Client, Trap, bounded, forge, id, now};
-use crate::world::{check, figure, parts, parts_held};
+use crate::world::{assert_fetched, await_fetched, check, figure, parts, parts_held, used_by_all};
 
 const MIB: usize = 1 << 20;
 /// What a silent vendor may cost on top; the promise is about 3 s on an idle machine.
@@ -30,8 +30,13 @@ fn network(vendors: usize) -> Spec {
     Spec { devices: 1, user_set: set(&user), ..small(1, vendors) }
 }
 
-fn stored(net: &Network) -> u64 {
-    net.vendors().iter().map(|vendor| figure(net, &vendor.name, "used")).sum()
+/// Such a network, in which a user has stored one file of `length` bytes, called `file`, whose bytes follow from `seed`.
+fn network_with_file(vendors: usize, seed: &str, length: usize) -> (Network, User, PathBuf) {
+    let net = Network::up(network(vendors));
+    let user = net.user("user-1");
+    let source = random_file(net.scratch().join("source"), seed, length);
+    user.put(&source, "file");
+    (net, user, source)
 }
 
 fn vendors(net: &Network) -> Vec<NodeHandle> {
@@ -69,7 +74,7 @@ fn erasure_any_four_of_six_vendors_give_files_of_any_size_back() {
     assert!(list(&listed, "/files").iter().all(|file| file["erasure"] == "4+2"), "{listed}");
     // Shards and not copies: half as much again as the files, and for each file tags and whole units of parity.
     let bytes: u64 = sizes.iter().map(|size| *size as u64).sum();
-    let used = wait_for("the vendors have counted", || match stored(&net) {
+    let used = wait_for("the vendors have counted", || match used_by_all(&net) {
         used if used >= bytes * 3 / 2 => Ok(used),
         used => Err(used.to_string()),
     });
@@ -92,11 +97,7 @@ fn erasure_any_four_of_six_vendors_give_files_of_any_size_back() {
     let lost = user.fails(7, &["get", name, "-o", target.to_str().unwrap()]);
     assert!(text(&lost, "/message").contains("3 of the 4 shards that its stripe needs are left"), "{lost}");
     net.start("vendor-4").unwrap();
-    wait_for("four vendors are back", || {
-        let output = user.cli(&["get", name, "-o", target.to_str().unwrap()]);
-        if output.code == 0 { Ok(()) } else { Err(output.stdout) }
-    });
-    assert_same_bytes(source, &target);
+    await_fetched("four vendors are back", &user, name, &target, source);
     check(&net);
 }
 
@@ -115,13 +116,11 @@ fn erasure_space_is_given_back_and_too_few_vendors_are_named() {
     for args in [vec![], vec!["--erasure", "2+1"], vec!["--copies", "2"], vec!["--erasure", "3+3"]] {
         let put = [&["put", path, "--as", "file"], &args[..]].concat();
         user.ok(&put);
-        let copy = net.scratch().join("copy");
-        user.get("file", &copy);
-        assert_same_bytes(&source, &copy);
+        assert_fetched(&net, &user, "file", &source);
     }
     let listed = user.ok(&["ls"]);
     assert_eq!(text(&listed, "/files/0/erasure"), "3+3", "{listed}");
-    wait_for("what was replaced is erased", || match stored(&net) {
+    wait_for("what was replaced is erased", || match used_by_all(&net) {
         used if used < 13 * MIB as u64 => Ok(()),
         used => Err(used.to_string()),
     });
@@ -148,9 +147,7 @@ fn erasure_a_vendor_killed_in_the_middle_of_a_put_is_replaced() {
     let left: Vec<NodeHandle> = vendors(&net).into_iter().filter(|vendor| vendor.name != victim).collect();
     let holding: Vec<&NodeHandle> = left.iter().filter(|vendor| figure(&net, &vendor.name, "chunks") > 0).collect();
     holding.iter().take(2).for_each(|vendor| net.kill(&vendor.name).unwrap());
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&source, &copy);
+    assert_fetched(&net, &user, "file", &source);
     check(&net);
 }
 
@@ -185,10 +182,7 @@ fn erasure_an_interrupted_put_and_get_go_on_where_they_were() {
 
 #[test]
 fn erasure_vendors_that_hang_in_the_middle_of_a_get_cost_little_time() {
-    let net = Network::up(network(6));
-    let user = net.user("user-1");
-    let source = random_file(net.scratch().join("source"), "erasure hang", 48 * MIB);
-    user.put(&source, "file");
+    let (net, user, source) = network_with_file(6, "erasure hang", 48 * MIB);
     let copy = net.scratch().join("copy");
     let watch = Stopwatch::start();
     user.get("file", &copy);
@@ -210,10 +204,7 @@ fn erasure_vendors_that_hang_in_the_middle_of_a_get_cost_little_time() {
 /// Keeps away: a shard that is not what was stored goes into the code, and what comes out is taken for the file.
 #[test]
 fn erasure_damaged_shards_are_made_up_for() {
-    let net = Network::up(network(6));
-    let user = net.user("user-1");
-    let source = random_file(net.scratch().join("source"), "erasure damage", 12 * MIB + 1);
-    user.put(&source, "file");
+    let (net, user, source) = network_with_file(6, "erasure damage", 12 * MIB + 1);
     for vendor in vendors(&net).iter().take(2) {
         wait_until("the vendor has shards", || parts_held(vendor) > 0);
         for part in parts(vendor) {
@@ -223,10 +214,8 @@ fn erasure_damaged_shards_are_made_up_for() {
             std::fs::write(&part, bytes).unwrap();
         }
     }
-    let copy = net.scratch().join("copy");
-    let answer = user.get("file", &copy);
+    let answer = assert_fetched(&net, &user, "file", &source);
     assert!(!list(&answer, "/failed_sources").is_empty(), "{answer}");
-    assert_same_bytes(&source, &copy);
     check(&net);
 }
 
@@ -234,10 +223,7 @@ fn erasure_damaged_shards_are_made_up_for() {
 /// again, since only the owner could make shards.
 #[test]
 fn erasure_lost_shards_are_made_again_by_vendors_that_have_no_key() {
-    let net = Network::up(network(8));
-    let user = net.user("user-1");
-    let source = random_file(net.scratch().join("source"), "erasure repair", 24 * MIB + 1);
-    user.put(&source, "file");
+    let (net, user, source) = network_with_file(8, "erasure repair", 24 * MIB + 1);
     let shadow = Client::of_user(&net, "user-1");
     let whole = shadow.read_every_copy(&net);
     let sound = user.ok(&["repair"]);
@@ -256,9 +242,7 @@ fn erasure_lost_shards_are_made_again_by_vendors_that_have_no_key() {
     for (_, vendor) in by_fullness(&net, &[&first.name, &second.name]).iter().take(2) {
         net.kill(&vendor.name).unwrap();
     }
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&source, &copy);
+    assert_fetched(&net, &user, "file", &source);
     user.ok(&["ls"]);
     check(&net);
 }
@@ -287,9 +271,7 @@ fn erasure_shards_of_a_vendor_that_lost_its_disk_are_made_again_without_being_as
         shards if shards == whole => Ok(()),
         shards => Err(format!("{shards} of {whole} shards")),
     });
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&source, &copy);
+    assert_fetched(&net, &user, "file", &source);
     check(&net);
 }
 

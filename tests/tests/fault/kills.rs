@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fathom_testnet::{Spec, Stopwatch};
-use fathom_tests::{Network, assert_same_bytes, list, number, random_file, set, small, text, wait_for, wait_until};
+use fathom_tests::{Network, list, number, random_file, set, small, text, wait_for, wait_until};
 use rustix::process::Signal;
 
 use crate::crafted::Client;
-use crate::world::{Dice, check, figure, parts, pid, seeds, typed};
+use crate::world::{Dice, assert_fetched, await_fetched, check, figure, parts, pid, seeds, typed};
 
 /// Plaintext bytes of a chunk of a file below 64 MiB.
 const CHUNK: usize = 1 << 20;
@@ -73,9 +73,7 @@ fn fault_01_a_vendor_killed_at_any_moment_of_a_put_costs_no_receipted_chunk() {
         // Each copy that the final FAT names is served by its own vendor, the killed one included.
         names.push(name.clone());
         assert_eq!(shadow.read_every_copy(&net), names.len() * CHUNKS * 2, "seed {seed}");
-        let copy = net.scratch().join("copy");
-        user.get(&name, &copy);
-        assert_same_bytes(&file, &copy);
+        assert_fetched(&net, &user, &name, &file);
         check(&net);
     }
     for name in &names {
@@ -128,9 +126,7 @@ fn fault_02_a_vendor_killed_around_its_commits_counts_each_chunk_once() {
     assert_eq!(figure(&net, "vendor-1", "chunks"), CHUNKS as u64);
     assert_eq!(parts(&vendor).len(), 2 * CHUNKS, "parts that no chunk has");
     assert_eq!(Client::of_user(&net, "user-1").read_every_copy(&net), CHUNKS);
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&file, &copy);
+    assert_fetched(&net, &user, "file", &file);
     check(&net);
 }
 
@@ -162,9 +158,7 @@ fn fault_03_a_user_killed_in_mid_put_resumes_with_what_has_no_receipt() {
     assert!((CHUNKS * COPIES..=CHUNKS * COPIES + replaced).contains(&(sent + resumed)), "{answer}");
     await_used(&net, CHUNKS * COPIES * SEALED);
     assert_eq!(Client::of_user(&net, "user-1").read_every_copy(&net) as u64, CHUNKS * COPIES);
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&file, &copy);
+    assert_fetched(&net, &user, "file", &file);
     check(&net);
 }
 
@@ -201,11 +195,7 @@ fn fault_05_a_vendor_killed_twice_during_its_recovery_opens_and_has_every_lease(
         }
         net.start("vendor-1").unwrap();
         let copy = net.scratch().join(format!("copy-{seed}"));
-        wait_for("the file is there", || {
-            let output = user.cli(&["get", "kept", "-o", copy.to_str().unwrap()]);
-            if output.code == 0 { Ok(()) } else { Err(output.stdout) }
-        });
-        assert_same_bytes(&kept, &copy);
+        await_fetched("the file is there", &user, "kept", &copy, &kept);
         wait_for("the mirror lists the committed leases", || {
             let now = leases_of(&net, None);
             if leases.iter().all(|lease| now.contains(lease)) { Ok(()) } else { Err(format!("{now:?}")) }
@@ -258,11 +248,7 @@ fn fault_04_mirrors_killed_after_they_acknowledged_have_the_final_fat() {
         assert_eq!(number(&digest, "/files"), 1, "{up} lost what it acknowledged while {down} is down");
         assert_eq!(list(&net.fat(up), "/vendors").len(), 1);
         let copy = net.scratch().join(up);
-        wait_for("the user reaches the mirror again", || {
-            let output = user.cli(&["get", "file", "-o", copy.to_str().unwrap()]);
-            if output.code == 0 { Ok(()) } else { Err(output.stdout) }
-        });
-        assert_same_bytes(&file, &copy);
+        await_fetched("the user reaches the mirror again", &user, "file", &copy, &file);
         net.kill(up).unwrap();
     }
     net.start("mirror-1").unwrap();

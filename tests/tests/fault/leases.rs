@@ -3,10 +3,10 @@
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{RefusalKind, Request, Response};
 use fathom_testnet::Spec;
-use fathom_tests::{Network, assert_same_bytes, list, number, random_file, set, small, wait_for};
+use fathom_tests::{Network, list, number, random_file, set, small, wait_for};
 
 use crate::crafted::{Client, now, seed};
-use crate::world::{check, figure, typed};
+use crate::world::{assert_fetched, check, figure, typed, used_by_all};
 
 /// Room at all vendors that is locked and holds nothing.
 fn locked_and_empty(net: &Network) -> u64 {
@@ -39,9 +39,9 @@ fn fault_22_a_user_stopped_past_its_leases_stores_everything_or_ends_typed() {
     });
     check(&net);
     // And what no final FAT ever named is erased.
-    wait_for("what was stored is erased", || {
-        let used: u64 = net.vendors().iter().map(|vendor| figure(&net, &vendor.name, "used")).sum();
-        if used == 0 { Ok(()) } else { Err(format!("{used} bytes are held")) }
+    wait_for("what was stored is erased", || match used_by_all(&net) {
+        0 => Ok(()),
+        used => Err(format!("{used} bytes are held")),
     });
     net.cont("user-1").unwrap();
     let (code, _, answer) = put.finish();
@@ -56,9 +56,7 @@ fn fault_22_a_user_stopped_past_its_leases_stores_everything_or_ends_typed() {
     }
     // Whatever the final FAT names is there.
     assert_eq!(Client::of_user(&net, "user-1").read_every_copy(&net), CHUNKS * 2);
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&file, &copy);
+    assert_fetched(&net, &user, "file", &file);
     check(&net);
 }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use fathom_testnet::{Spec, Stopwatch, VendorSpec};
-use fathom_tests::{LONG, Network, assert_same_bytes, number, random_file, set, small, wait_for};
+use fathom_tests::{LONG, Network, number, random_file, set, small, wait_for};
 
 use crate::crafted::Client;
-use crate::world::{check, figure, parts, temporary};
+use crate::world::{assert_fetched, check, figure, parts, temporary};
 
 const CHUNKS: usize = 24;
 const BYTES: usize = CHUNKS << 20;
@@ -82,9 +82,7 @@ fn fault_16_a_migration_whose_target_stops_and_dies_loses_nothing() {
     });
     assert!(number(&net.fat("mirror-1"), "/moves") > 0);
     assert_eq!(shadow.read_every_copy(&net), CHUNKS);
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(&file, &copy);
+    assert_fetched(&net, &user, "file", &file);
     check(&net);
     user.ok(&["rm", "file"]);
     wait_for("every copy is erased with the file, those that nobody heard of too", || {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use fathom_testnet::Spec;
-use fathom_tests::{Network, User, assert_same_bytes, list, number, random_file, set, small, text, wait_for};
+use fathom_tests::{Network, User, list, number, random_file, set, small, text, wait_for};
 
-use crate::world::check;
+use crate::world::{assert_fetched, check};
 
 /// Keeps away: files that are whole at their vendors and that nobody finds any more.
 #[test]
@@ -57,9 +57,7 @@ fn fault_46_all_mirrors_lost_are_rebuilt_from_vendors() {
     let names: Vec<&str> = list(&listed, "/files").iter().map(|file| text(file, "/name")).collect();
     assert_eq!(names, files.keys().copied().collect::<Vec<_>>(), "{listed}");
     for (name, file) in &files {
-        let copy = net.scratch().join("copy");
-        fresh.get(name, &copy);
-        assert_same_bytes(file, &copy);
+        assert_fetched(&net, &fresh, name, file);
     }
     net.agree(&MIRRORS);
     println!("before {digest}");

@@ -5,10 +5,10 @@ use fathom_protocol::head::VendorHead;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 use fathom_testnet::{NodeHandle, Spec};
-use fathom_tests::{Network, User, assert_same_bytes, list, number, random_file, set, small, text, wait_for};
+use fathom_tests::{Network, User, list, number, random_file, set, small, text, wait_for};
 
 use crate::crafted::{Client, id};
-use crate::world::{check, figure, parts};
+use crate::world::{assert_fetched, check, figure, parts};
 
 /// Plaintext bytes of a chunk of a file below 64 MiB.
 const CHUNK: usize = 1 << 20;
@@ -47,9 +47,7 @@ fn await_whole(net: &Network, user: &User, source: &std::path::Path) {
         copies if copies == COPIES * CHUNKS => Ok(()),
         copies => Err(format!("{copies} copies")),
     });
-    let copy = net.scratch().join("copy");
-    user.get("file", &copy);
-    assert_same_bytes(source, &copy);
+    assert_fetched(net, user, "file", source);
 }
 
 /// Keeps away: a vendor's disk dies, nobody makes its copies again, and the next disk that dies takes the last ones along.

@@ -1,10 +1,12 @@
 //! What holds after every fault, and small helpers of several tests.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fathom_testnet::{CliOutput, Net, NodeHandle, ProcessState};
-use fathom_tests::{User, list, number, part_count, part_files, temporary_files, text};
+use fathom_tests::{
+    Network, User, assert_same_bytes, list, number, part_count, part_files, temporary_files, text, wait_for,
+};
 use serde_json::Value;
 
 /// What no node may ever take, in KiB.
@@ -63,6 +65,31 @@ pub(crate) fn pid(net: &Net, name: &str) -> u32 {
 #[track_caller]
 pub(crate) fn figure(net: &Net, vendor: &str, key: &str) -> u64 {
     number(&User::of(net, vendor).ok(&["status"]), &format!("/vendor/{key}"))
+}
+
+/// Bytes that all vendors have in use together.
+#[track_caller]
+pub(crate) fn used_by_all(net: &Network) -> u64 {
+    net.vendors().iter().map(|vendor| figure(net, &vendor.name, "used")).sum()
+}
+
+/// Fetches `name`, which must succeed and give the bytes of `source`. Returns what the command answered.
+#[track_caller]
+pub(crate) fn assert_fetched(net: &Network, user: &User, name: &str, source: &Path) -> Value {
+    let copy = net.scratch().join("copy");
+    let answer = user.get(name, &copy);
+    assert_same_bytes(source, &copy);
+    answer
+}
+
+/// Fetches `name` to `copy` until that succeeds, as `what` says; then it has the bytes of `source`.
+#[track_caller]
+pub(crate) fn await_fetched(what: &str, user: &User, name: &str, copy: &Path, source: &Path) {
+    wait_for(what, || {
+        let output = user.cli(&["get", name, "-o", copy.to_str().unwrap()]);
+        if output.code == 0 { Ok(()) } else { Err(output.stdout) }
+    });
+    assert_same_bytes(source, copy);
 }
 
 /// All part files of a vendor, by path.

@@ -1,157 +1,20 @@
 //! Mirrors that saw the same records hold the same table, whatever the order.
 
+mod authors;
+mod submit;
+
 use std::collections::BTreeMap;
 
-use fathom_protocol::codec::{Blob, Bounded};
-use fathom_protocol::fat::{Fate, FinalFat, Follows, Lineage, Tag, Use};
-use fathom_protocol::head::{VendorHead, VendorRecord};
-use fathom_protocol::ids::{ChunkId, FileId, LeaseId, NodeId, OwnerId};
-use fathom_protocol::limits::{
-    FAT_BODY_BYTES_MAX, FILE_LEASED_BYTES, FILES_FREE, KEY_BYTES_MAX, STRANGER_BYTES_PER_HOUR, STRANGER_FILES_MAX,
-    VERSIONS_MAX,
-};
-use fathom_protocol::moves::{CarriedMove, Move};
+use fathom_protocol::fat::{Fate, FinalFat, Follows, Lineage, Tag};
+use fathom_protocol::ids::{LeaseId, NodeId, OwnerId};
+use fathom_protocol::limits::{KEY_BYTES_MAX, VERSIONS_MAX};
 use fathom_protocol::table::index::Index;
-use fathom_protocol::table::{FatEntry, Key, Merged, Strangers, Submission, Table, Verified, verify};
-use fathom_protocol::time::UnixMs;
-use fathom_protocol::wire::{RefusalKind, SyncRecord};
-use fathom_tests::samples::{self, key, node, signed};
+use fathom_protocol::table::{FatEntry, Key, Merged, Table, Verified, verify};
+use fathom_protocol::wire::RefusalKind;
+use fathom_tests::samples::{self, node, signed};
 use proptest::prelude::*;
 
-#[derive(Clone, Debug)]
-enum What {
-    /// Different `variant`s of one `(epoch, seq)` are two heads that contradict each other.
-    Vendor {
-        vendor: u8,
-        epoch: u64,
-        seq: u64,
-        variant: u8,
-    },
-    /// By a device that saw those of the last versions whose bits are set in `sees`, and with `keeps` chose one of them. Or the last
-    /// one `again`, signed anew.
-    Fat {
-        owner: u8,
-        file: u8,
-        sees: u8,
-        keeps: Option<usize>,
-        again: bool,
-    },
-    Move {
-        file: u8,
-        chunk: u8,
-        lease: u8,
-        tag: (u64, u16),
-        to: u8,
-    },
-}
-
-fn what() -> impl Strategy<Value = What> {
-    prop_oneof![
-        2 => (1..4u8, 0..2u64, 0..3u64, 0..2u8)
-            .prop_map(|(vendor, epoch, seq, variant)| What::Vendor { vendor, epoch, seq, variant }),
-        4 => fat(1..3, 255),
-        // Files of which more versions are written at once than are kept.
-        2 => fat(3..4, 0),
-        // Of the versions under which a vendor has had one chunk, a mirror keeps the newest move: which it had before the others
-        // became void depends on the order.
-        3 => (1..3u8, 1..4u8, 1..3u8, 5..8u8).prop_map(|(file, chunk, lease, to)| {
-            What::Move { file, chunk, lease, tag: (u64::from(chunk), u16::from(lease)), to }
-        }),
-    ]
-}
-
-fn fat(owners: std::ops::Range<u8>, sees: u8) -> impl Strategy<Value = What> {
-    (owners, 1..3u8, 0..=sees, prop::option::weighted(0.4, 0..3usize), prop::bool::weighted(0.1))
-        .prop_map(|(owner, file, sees, keeps, again)| What::Fat { owner, file, sees, keeps, again })
-}
-
-fn owner(number: u8) -> OwnerId {
-    OwnerId(node(40 + number).0)
-}
-
-fn file(number: u8) -> FileId {
-    FileId([number; 16])
-}
-
-/// What devices, vendors and movers sign one after the other.
-#[derive(Default)]
-struct Authors {
-    written: BTreeMap<(u8, u8), Vec<FinalFat>>,
-}
-
-impl Authors {
-    fn record(&mut self, what: &What) -> Verified {
-        let record = match *what {
-            What::Vendor { vendor, epoch, seq, variant } => {
-                let record = samples::vendor_record(vendor, seq);
-                let head = record.head.peek().unwrap();
-                let head = VendorHead { epoch, used: u64::from(variant), ..head };
-                SyncRecord::Vendor(VendorRecord { head: signed(head, &key(vendor)).into_carried(), ..record })
-            }
-            What::Fat { owner: number, .. } => {
-                SyncRecord::Fat(signed(self.write(what), &key(40 + number)).into_carried())
-            }
-            What::Move { file: at, chunk, lease, tag: (counter, writer), to } => {
-                let body = Move {
-                    owner: owner(1),
-                    file: file(at),
-                    seq: Tag::new(counter, writer).0,
-                    chunk: ChunkId([chunk; 32]),
-                    from_lease: LeaseId([lease; 16]),
-                    to: node(to),
-                    ..samples::move_body()
-                };
-                SyncRecord::Move(CarriedMove::propose(&body, &key(1)).unwrap().cosign(&key(to)))
-            }
-        };
-        verify(record).unwrap()
-    }
-
-    /// A device reads some of the last versions, and replaces what it sees or keeps one of them. Or it hands the last one in again.
-    fn write(&mut self, what: &What) -> FinalFat {
-        let What::Fat { owner: number, file: at, sees, keeps, again } = *what else {
-            panic!("{what:?} is no final FAT")
-        };
-        let written = self.written.entry((number, at)).or_default();
-        let sample = FinalFat { owner: owner(number), file: file(at), ..samples::final_fat() };
-        let fat = match written.last() {
-            Some(last) if again => FinalFat { issued: last.issued.plus_ms(1), ..last.clone() },
-            _ => {
-                let (mut all, mut view) = (Table::default(), Table::default());
-                for (age, fat) in written.iter().rev().enumerate() {
-                    let fat = Verified::Fat(signed(fat.clone(), &key(40 + number)));
-                    let _ = all.merge(&fat);
-                    if age < 8 && sees >> age & 1 == 1 {
-                        let _ = view.merge(&fat);
-                    }
-                }
-                // Which of more than are kept a mirror has had depends on when it saw them: mirrors then agree after a sync.
-                let many = all.versions(owner(number), file(at)).count() + 1 >= VERSIONS_MAX;
-                let view = if many && sees > 0 { all } else { view };
-                let versions: Vec<&FatEntry> = view.versions(owner(number), file(at)).collect();
-                // Nobody chooses what another version has replaced.
-                let replaced = |version: &FatEntry| {
-                    versions.iter().any(|other| other.lineage().fate(Tag(version.base)) == Fate::Past)
-                };
-                let open: Vec<&FatEntry> = versions.iter().copied().filter(|version| !replaced(version)).collect();
-                let kept = keeps.filter(|_| !open.is_empty()).map(|keeps| open[keeps % open.len()]);
-                let counter = versions.iter().map(|version| Tag(version.seq).counter()).max().unwrap_or(0) + 1;
-                let seq = Tag::new(counter, written.len() as u16).0;
-                let claim = |used: &Use| Use { bytes: seq, ..*used };
-                FinalFat {
-                    seq,
-                    base: kept.map_or(seq, |kept| kept.base),
-                    follows: Follows::all_of(versions.iter().map(|it| it.lineage()), kept.map(|kept| Tag(kept.seq))),
-                    uses: Bounded::first(sample.uses.iter().map(claim)),
-                    issued: UnixMs(0),
-                    ..sample
-                }
-            }
-        };
-        written.push(fat.clone());
-        fat
-    }
-}
+use authors::{Authors, FIRST, What, fat, file, owner, what};
 
 /// A mirror: the table, and the store that its answers keep.
 #[derive(Default)]
@@ -401,9 +264,6 @@ fn merge(table: &mut Table, what: &What) -> Result<Merged, RefusalKind> {
     table.merge(&Authors::default().record(what)).map_err(|refusal| refusal.kind)
 }
 
-/// The first final FAT of a file.
-const FIRST: What = What::Fat { owner: 1, file: 1, sees: 0, keeps: None, again: false };
-
 #[test]
 fn a_lower_head_never_replaces_a_higher() {
     let at = |epoch, seq| What::Vendor { vendor: 1, epoch, seq, variant: 0 };
@@ -429,106 +289,4 @@ fn everybody_who_holds_a_chunk_is_told() {
     for number in [1, 2, 3, 7] {
         assert!(tell.contains(&node(number)), "vendor {number} was not told");
     }
-}
-
-fn admit(table: &Table, fat: &FinalFat) -> Result<(), RefusalKind> {
-    table.admit(fat, &mut Submission::default(), &mut Strangers::default(), UnixMs(1)).map_err(|refusal| refusal.kind)
-}
-
-/// Once, a mirror that knew the lease refused a record that a mirror without it had kept, and the two never agreed again.
-#[test]
-fn a_foreign_lease_is_refused_at_submission_and_not_in_a_merge() {
-    let mut table = Table::default();
-    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
-    // The sample vendor's leases are the sample user's, not those of owner 1.
-    let Verified::Fat(fat) = Authors::default().record(&FIRST) else { panic!("a final FAT") };
-    assert_eq!(admit(&table, &fat), Err(RefusalKind::NotAuthorised));
-    assert!(matches!(merge(&mut table, &FIRST), Ok(Merged::New { .. })));
-    assert_eq!(admit(&table, &samples::final_fat()), Ok(()));
-}
-
-/// A final FAT that claims more than the leases it names have is refused where it is handed in, its parts added up.
-#[test]
-fn a_final_fat_that_claims_more_than_its_leases_have_is_refused() {
-    let mut table = Table::default();
-    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
-    let fat = samples::final_fat();
-    let own = fat.uses.iter().find(|used| used.vendor == node(1)).copied().unwrap();
-    let extent = table.vendor(node(1)).unwrap().leases.iter().find(|lease| lease.id == own.lease).unwrap().bytes;
-    let claims = |bytes: &[u64]| {
-        let uses = Bounded::first(bytes.iter().map(|bytes| Use { bytes: *bytes, ..own }));
-        admit(&table, &FinalFat { uses, ..fat.clone() })
-    };
-    assert_eq!(claims(&[extent]), Ok(()));
-    assert_eq!(claims(&[extent + 1]), Err(RefusalKind::OverLease));
-    assert_eq!(claims(&[extent, 1]), Err(RefusalKind::OverLease));
-    assert_eq!(claims(&[u64::MAX, u64::MAX]), Err(RefusalKind::OverLease), "sums do not wrap");
-    // Of a lease that is not known here the vendor is the judge.
-    let elsewhere = Use { vendor: node(9), bytes: u64::MAX, ..own };
-    assert_eq!(admit(&table, &FinalFat { uses: Bounded::first([elsewhere]), ..fat }), Ok(()));
-}
-
-/// Who leases nothing cannot fill a mirror; who leases may have as many files as that warrants, and may always release one.
-#[test]
-fn final_fats_are_taken_in_proportion_to_what_their_owner_leases() {
-    let mut table = Table::default();
-    let (mut strangers, now) = (Strangers::default(), UnixMs(1));
-    let nth = |number: u64| {
-        let mut file = [0; 16];
-        file[..8].copy_from_slice(&number.to_be_bytes());
-        let fat = samples::final_fat();
-        let uses = Bounded::first(fat.uses.iter().map(|used| Use { bytes: 1, ..*used }));
-        FinalFat { file: FileId(file), uses, ..fat }
-    };
-    let keep = |table: &mut Table, fat: &FinalFat| {
-        let fat = signed(fat.clone(), samples::user().signing()).into_carried();
-        table.merge(&verify(SyncRecord::Fat(fat)).unwrap()).unwrap();
-    };
-    for number in 0..STRANGER_FILES_MAX {
-        assert_eq!(table.admit(&nth(number), &mut Submission::default(), &mut strangers, now), Ok(()));
-        keep(&mut table, &nth(number));
-    }
-    let refused = |table: &Table, fat: &FinalFat, strangers: &mut Strangers| {
-        table.admit(fat, &mut Submission::default(), strangers, now).map_err(|refusal| refusal.kind)
-    };
-    assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Err(RefusalKind::Busy));
-    // A release of what is here is taken from anybody.
-    let release = FinalFat { file: nth(0).file, ..samples::release() };
-    assert_eq!(refused(&table, &release, &mut strangers), Ok(()));
-    // All strangers together have an hourly share.
-    let large = |number: u8| FinalFat {
-        owner: owner(number),
-        body: Blob::new(vec![0; FAT_BODY_BYTES_MAX]).unwrap(),
-        ..samples::final_fat()
-    };
-    let mut taken = 0;
-    while refused(&table, &large(taken), &mut strangers) == Ok(()) {
-        taken += 1;
-    }
-    assert!(usize::from(taken) < STRANGER_BYTES_PER_HOUR as usize / FAT_BODY_BYTES_MAX + 1, "{taken}");
-    let later = UnixMs(now.0 + 3_600_000);
-    assert_eq!(table.admit(&large(99), &mut Submission::default(), &mut strangers, later), Ok(()));
-
-    // Its vendor's head arrives: now it is known to lease something, and the free share is larger.
-    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 1, variant: 0 }).unwrap();
-    assert_eq!(refused(&table, &nth(STRANGER_FILES_MAX), &mut strangers), Ok(()));
-    // As many as its lease warrants, in one submission, and no more.
-    let leased = table.vendor(node(1)).unwrap().leases.iter().map(|lease| lease.bytes).sum::<u64>();
-    let room = FILES_FREE + leased / FILE_LEASED_BYTES - STRANGER_FILES_MAX;
-    let mut submission = Submission::default();
-    let mut fat = FinalFat { uses: Bounded::default(), body: Blob::default(), ..nth(0) };
-    for number in 0..room {
-        fat.file.0[..8].copy_from_slice(&(1_000 + number).to_be_bytes());
-        assert_eq!(table.admit(&fat, &mut submission, &mut strangers, now), Ok(()), "{number}");
-    }
-    let beyond = |table: &Table, strangers: &mut Strangers| {
-        table.admit(&nth(900), &mut submission.clone(), strangers, now).map_err(|refusal| refusal.kind)
-    };
-    assert_eq!(beyond(&table, &mut strangers), Err(RefusalKind::Busy));
-    // The same leases under a newer head warrant no more.
-    merge(&mut table, &What::Vendor { vendor: 1, epoch: 0, seq: 2, variant: 0 }).unwrap();
-    assert_eq!(beyond(&table, &mut strangers), Err(RefusalKind::Busy));
-    // Another vendor's do.
-    merge(&mut table, &What::Vendor { vendor: 2, epoch: 0, seq: 1, variant: 0 }).unwrap();
-    assert_eq!(beyond(&table, &mut strangers), Ok(()));
 }

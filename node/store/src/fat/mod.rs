@@ -10,26 +10,29 @@
 mod batch;
 mod codec;
 mod engine;
+mod entry;
+mod error;
 mod inspect;
 mod read;
 mod recover;
 mod tx;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use fathom_protocol::fat::{Follows, Lineage, Tag};
-use fathom_protocol::ids::{ChunkId, DeviceId, FileId, LeaseId, NodeId, OwnerId};
-use fathom_protocol::time::UnixMs;
+use fathom_protocol::ids::{DeviceId, LeaseId, NodeId};
 
-use crate::device::{Device, DeviceError};
+use crate::device::Device;
 use crate::directory::{DirectoryConfig, DirectoryDevice};
-use crate::part::ChunkTag;
-use crate::set::StoredPart;
 use crate::storage::{FatStorage, FileStorage};
 use batch::Batcher;
 use engine::Engine;
 
+pub use entry::{
+    ChunkEntry, ChunkKey, ChunkState, CommitFile, CommitOutcome, ErasedChunk, FatTotals, FinalEntry, Inserted,
+    LeaseEntry,
+};
+pub use error::{FatError, OpenDeviceError};
 pub use inspect::{FatRow, Finding, Inspector, inspect, inspect_in};
 pub use recover::{EraseReport, MissingPart, RebuildReport, RecoverReport};
 pub use tx::FatTx;
@@ -60,187 +63,6 @@ impl Default for FatConfig {
     }
 }
 
-/// A chunk of a user. Stored at most once, whatever is replayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChunkKey {
-    /// The user.
-    pub owner: OwnerId,
-    /// The chunk.
-    pub chunk: ChunkId,
-}
-
-/// Where a stored chunk is in its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChunkState {
-    /// Received from its owner and acknowledged; no final FAT names it yet.
-    Stored,
-    /// Received from another vendor and acknowledged; whether a mirror has its move is not known yet. No final FAT commits it: one that
-    /// names its version may mean the copy that stayed with the source.
-    Sent,
-    /// A final FAT names it.
-    Committed,
-    /// It was moved to another vendor; kept until the hold time is over.
-    Leaving {
-        /// The signed move.
-        moved: Vec<u8>,
-    },
-}
-
-impl ChunkState {
-    /// That of a chunk that has just come, from its owner or from another vendor.
-    #[must_use]
-    pub fn arrived(from_owner: bool) -> Self {
-        if from_owner { Self::Stored } else { Self::Sent }
-    }
-
-    /// Whether the chunk lapses if nothing is heard that keeps it.
-    #[must_use]
-    pub fn lapses(&self) -> bool {
-        matches!(self, Self::Stored | Self::Sent)
-    }
-}
-
-/// What the local FAT knows of a chunk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkEntry {
-    /// The user.
-    pub owner: OwnerId,
-    /// The chunk.
-    pub chunk: ChunkId,
-    /// The user's file.
-    pub file: FileId,
-    /// The file's sequence number that the put was for.
-    pub seq: u64,
-    /// The lease whose room it takes.
-    pub lease: LeaseId,
-    /// Length, in bytes.
-    pub length: u32,
-    /// Where its parts are, in order.
-    pub parts: Vec<StoredPart>,
-    /// Where it is in its life.
-    pub state: ChunkState,
-    /// The signed receipt; empty after a rebuild.
-    pub receipt: Vec<u8>,
-    /// When it was stored.
-    pub stored_at: UnixMs,
-}
-
-impl ChunkEntry {
-    /// The key that it is stored under.
-    #[must_use]
-    pub fn key(&self) -> ChunkKey {
-        ChunkKey { owner: self.owner, chunk: self.chunk }
-    }
-
-    /// A new entry for a chunk that was stored with `tag`.
-    #[must_use]
-    pub fn stored(tag: &ChunkTag, length: u32, parts: Vec<StoredPart>, receipt: Vec<u8>, stored_at: UnixMs) -> Self {
-        let ChunkTag { owner, chunk, file, seq, lease } = *tag;
-        Self { owner, chunk, file, seq, lease, length, parts, state: ChunkState::Stored, receipt, stored_at }
-    }
-}
-
-/// A lease that this vendor granted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseEntry {
-    /// The signed lease.
-    pub signed: Vec<u8>,
-    /// Its extent, in bytes.
-    pub bytes: u64,
-    /// Bytes of chunks stored under it; kept by the local FAT itself.
-    pub used: u64,
-}
-
-/// A final FAT record of a file that this vendor was shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FinalEntry {
-    /// Its sequence number, a [`Tag`].
-    pub seq: u64,
-    /// The oldest tag that lives.
-    pub base: u64,
-    /// The versions that it follows.
-    pub follows: Follows,
-    /// The signed record.
-    pub record: Vec<u8>,
-}
-
-impl FinalEntry {
-    /// What it says of the versions of its file.
-    #[must_use]
-    pub fn lineage(&self) -> Lineage<'_> {
-        Lineage { base: Tag(self.base), seq: Tag(self.seq), follows: &self.follows }
-    }
-}
-
-/// Sums over all chunks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FatTotals {
-    /// How many chunks are stored.
-    pub chunks: u64,
-    /// Their bytes, without part headers.
-    pub bytes: u64,
-}
-
-/// What became of an insert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Inserted {
-    /// It is stored now.
-    New,
-    /// It was stored before: answer with this entry's receipt. Nothing was changed or counted.
-    AlreadyThere(Box<ChunkEntry>),
-}
-
-/// A final FAT record as it concerns this vendor's chunks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitFile {
-    /// The user.
-    pub owner: OwnerId,
-    /// The file.
-    pub file: FileId,
-    /// What it says, which decides what becomes of each chunk of the file; kept and given back by [`LocalFat::versions_of`].
-    pub fat: FinalEntry,
-    /// The time from which chunks of a version that was not chosen are held on.
-    pub now: UnixMs,
-}
-
-/// What became of a final FAT record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommitOutcome {
-    /// It holds now.
-    Applied {
-        /// Chunks that went from stored to committed.
-        committed: u64,
-        /// Chunks that were erased. Their parts await [`LocalFat::finish_erases`].
-        erased: Vec<ErasedChunk>,
-    },
-    /// One that follows it holds; nothing changed.
-    Stale {
-        /// The newer one's sequence number.
-        seq: u64,
-    },
-    /// There are others, none of which follows it or is followed by it. All are kept, what each names is committed, and nothing was
-    /// erased but what none of them wants.
-    Forked {
-        /// Chunks that went from stored to committed.
-        committed: u64,
-        /// Chunks that were erased, as above.
-        erased: Vec<ErasedChunk>,
-    },
-    /// As many were written at once as are kept; nothing changed.
-    Full,
-}
-
-/// A chunk that the local FAT has forgotten.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErasedChunk {
-    /// The chunk.
-    pub key: ChunkKey,
-    /// The lease whose room it took.
-    pub lease: LeaseId,
-    /// The bytes that the lease has free again.
-    pub length: u32,
-}
-
 /// Whether the local FAT can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FatHealth {
@@ -253,102 +75,6 @@ pub enum FatHealth {
         /// What happened.
         reason: String,
     },
-}
-
-/// Why the local FAT did not do what was asked. Texts follow "the local FAT failed to".
-#[derive(Debug, thiserror::Error)]
-pub enum FatError {
-    /// The file is of another format.
-    #[error("open {}: its format is {found}, this release knows {FORMAT}; run the release that wrote it, or a newer one", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// The format of the file.
-        found: u64,
-    },
-    /// The file is damaged.
-    #[error(
-        "read {}: {detail}; stop the vendor, move the file aside and start it again: it rebuilds the local FAT from a scan of its devices, and its mirrors return leases and final FATs",
-        path.display()
-    )]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        detail: String,
-    },
-    /// Another process has it open.
-    #[error("open {}: another process has it open; stop that one first", path.display())]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file system of the file is full. Nothing changed, and reads go on.
-    #[error("write {}: its file system is full; free some space there", path.display())]
-    NoSpace {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A write failed earlier, and what is on the disk is unknown. Reads go on.
-    #[error("write {}: {reason}; check the disk, then restart the vendor", path.display())]
-    Failed {
-        /// The file.
-        path: PathBuf,
-        /// What happened.
-        reason: String,
-    },
-    /// An operation of the file or the database failed.
-    #[error("use {}: {detail}", path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// What happened.
-        detail: String,
-    },
-    /// The lease has no room for the chunk. Nothing changed.
-    #[error("take {length} bytes under lease {lease}: {free} bytes are free there")]
-    OverLease {
-        /// The lease.
-        lease: LeaseId,
-        /// Bytes of the chunk.
-        length: u32,
-        /// Bytes free under the lease.
-        free: u64,
-    },
-    /// There is no such lease.
-    #[error("find lease {lease}")]
-    NoLease {
-        /// The lease.
-        lease: LeaseId,
-    },
-    /// The lease still holds chunks.
-    #[error("forget lease {lease}: it still holds {used} bytes")]
-    LeaseInUse {
-        /// The lease.
-        lease: LeaseId,
-        /// Bytes stored under it.
-        used: u64,
-    },
-    /// There is no such chunk.
-    #[error("find chunk {}", key.chunk)]
-    NoChunk {
-        /// The chunk.
-        key: ChunkKey,
-    },
-    /// The caller's own check in a transaction failed. Nothing changed.
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// Why a directory could not be opened as a device.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenDeviceError {
-    /// The device's own reason.
-    #[error("the device failed to {0}")]
-    Device(#[from] DeviceError),
-    /// The local FAT could not be asked or told.
-    #[error("the local FAT failed to {0}")]
-    Fat(#[from] FatError),
 }
 
 /// The vendor's local FAT. Methods block; each that changes something is one durable transaction.
