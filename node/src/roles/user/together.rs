@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::store::lock;
 
 /// How long questions are gathered after some went out together.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Questions, each with whom to tell its answer.
 type Waiting<Q, A> = VecDeque<(Q, oneshot::Sender<A>)>;
