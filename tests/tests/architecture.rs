@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Lines of the longest source file. 500 is the aim; past this a file has to be taken apart.
-const LINES_MAX: usize = 700;
+/// Lines of the longest source file; past this a file has to be taken apart.
+const LINES_MAX: usize = 500;
 const FOLDERS: [&str; 5] = ["bootstrap", "node", "protocol", "testnet", "tests"];
 /// Text and pictures for people; no code.
 const DOCS: &str = "docs";
