@@ -11,6 +11,7 @@
 pub mod allocate;
 pub mod allocation;
 pub mod catalogue;
+pub mod caught_up;
 pub mod clocks;
 pub mod codec;
 pub mod delta;

@@ -45,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use fathom_protocol::caught_up::CaughtUp;
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::delta::HeadId;
@@ -154,8 +155,8 @@ pub struct Vendor {
     /// What the mirrors say the time is; it goes on by `started`.
     clocks: Mutex<Clocks>,
     started: std::time::Instant,
-    /// When a mirror's orders were last read to their end, milliseconds since `started`; 0 if never.
-    caught_up: AtomicU64,
+    /// When each mirror's orders were read to their end, by `started`.
+    caught_up: Mutex<CaughtUp>,
     /// Chunks whose bytes were found damaged in this run.
     damaged: Mutex<BTreeSet<ChunkKey>>,
     /// Whether a device is away: its capacity is missing, and its data is not.
@@ -281,7 +282,7 @@ impl Vendor {
             transfers: Transfers::new(),
             clocks: Mutex::default(),
             started: std::time::Instant::now(),
-            caught_up: AtomicU64::new(0),
+            caught_up: Mutex::default(),
             damaged: Mutex::default(),
             device_away: AtomicBool::new(false),
             held_at: Mutex::default(),

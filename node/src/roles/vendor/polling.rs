@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fathom_protocol::clocks::Dated;
@@ -20,8 +19,6 @@ use super::returns::Return;
 use super::{Vendor, fat_refusal, lock};
 use crate::clock;
 
-/// Orders read so long ago are news no more, milliseconds.
-const CAUGHT_UP_MS: u64 = 10_000;
 /// How often mirrors are asked.
 const POLL: Duration = Duration::from_secs(3);
 /// How often a mirror is looked for while none is known.
@@ -90,7 +87,7 @@ impl Vendor {
                 }
             }
             if !more || next == cursor {
-                self.caught_up.store(self.elapsed_ms().max(1), Ordering::Relaxed);
+                self.note_caught_up(mirror);
                 return;
             }
         }
@@ -126,11 +123,16 @@ impl Vendor {
         lock(&self.clocks).heard(mirror, theirs, elapsed);
     }
 
-    /// Whether a mirror's orders were read to their end a moment ago: before that, a chunk may be named by a final FAT that is
+    /// Notes that a mirror's orders were read to their end.
+    pub(super) fn note_caught_up(&self, mirror: NodeId) {
+        let elapsed = self.elapsed_ms();
+        lock(&self.caught_up).heard(mirror, elapsed);
+    }
+
+    /// Whether enough mirrors' orders were read to their end a moment ago: before that, a chunk may be named by a final FAT that is
     /// not known here yet.
     pub(super) fn has_caught_up(&self) -> bool {
-        let at = self.caught_up.load(Ordering::Relaxed);
-        at > 0 && self.elapsed_ms().saturating_sub(at) <= CAUGHT_UP_MS
+        lock(&self.caught_up).is_enough(self.net.book().mirrors().len(), self.elapsed_ms())
     }
 
     /// Milliseconds that this vendor has been running, by a clock that nobody can set.

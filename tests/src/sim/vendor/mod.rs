@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
+use fathom_protocol::caught_up::CaughtUp;
 use fathom_protocol::clocks::Clocks;
 use fathom_protocol::codec;
 use fathom_protocol::ids::{Hash, LeaseId, NodeId};
@@ -101,8 +102,8 @@ pub(super) struct Running {
     polls: BTreeMap<u64, usize>,
     chains: BTreeMap<u64, Upstream>,
     turn: usize,
-    /// When a mirror's orders were last read to their end.
-    caught_up: Option<u64>,
+    /// When each mirror's orders were read to their end.
+    caught_up: CaughtUp,
     dirty: bool,
     /// Mirrors may know more than this disk: they were not asked yet, or leases are being taken back.
     out_of_step: bool,
@@ -159,7 +160,7 @@ impl Vendor {
             polls: BTreeMap::new(),
             chains: BTreeMap::new(),
             turn: 0,
-            caught_up: None,
+            caught_up: CaughtUp::default(),
             dirty: false,
             out_of_step: false,
             moving: Moving::default(),

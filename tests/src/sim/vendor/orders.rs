@@ -16,9 +16,6 @@ use super::{Vendor, refusal};
 use crate::sim::mutation::Mutation;
 use crate::sim::node::Cx;
 
-/// Orders read so long ago are news no more, milliseconds.
-const CAUGHT_UP_MS: u64 = 10_000;
-
 fn store_refusal(error: &FatError) -> Refusal {
     refusal(RefusalKind::Internal, &error.to_string())
 }
@@ -186,8 +183,8 @@ impl Vendor {
 
     /// Erases chunks that no final FAT named within the time that a lease is locked, by the clocks here and at the mirrors.
     pub(super) fn sweep(&mut self, cx: &mut Cx<'_>) -> Result<(), Refusal> {
-        let caught_up = self.running.as_ref().and_then(|run| run.caught_up);
-        let caught_up = caught_up.is_some_and(|at| cx.at - at <= CAUGHT_UP_MS);
+        let mirrors = cx.known.mirrors.len();
+        let caught_up = self.running.as_ref().is_some_and(|run| run.caught_up.is_enough(mirrors, cx.at - run.started));
         let Some(agreed) = self.agreed_clock(cx).filter(|_| caught_up) else { return Ok(()) };
         if self.running.as_ref().is_some_and(|run| run.ledger.doubts()) {
             return Ok(());

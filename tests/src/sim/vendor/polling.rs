@@ -52,7 +52,7 @@ impl Vendor {
             }
         }
         if next == before && page.records.is_empty() {
-            self.caught_up(cx);
+            self.caught_up(cx, mirror);
             return;
         }
         for record in page.records {
@@ -67,13 +67,13 @@ impl Vendor {
         if kept.is_ok() && page.more && next != before {
             self.poll_one(cx, mirror);
         } else if kept.is_ok() {
-            self.caught_up(cx);
+            self.caught_up(cx, mirror);
         }
     }
 
-    fn caught_up(&mut self, cx: &Cx<'_>) {
+    fn caught_up(&mut self, cx: &Cx<'_>, mirror: usize) {
         if let Some(run) = &mut self.running {
-            run.caught_up = Some(cx.at);
+            run.caught_up.heard(cx.known.ids[mirror], cx.at - run.started);
         }
     }
 
