@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::NodeId;
 
-/// Orders read so long ago are news no more, milliseconds. Long enough to ask [`MIRRORS_MAX`] mirrors in turn, and far less than the time
+/// Orders read so long ago are news no more, milliseconds. Long enough to ask enough mirrors in turn, and far less than the time
 /// between the last moment at which a user relies on a receipt and the one at which its chunk lapses.
 pub const NEWS_MS: u64 = 20_000;
 /// Mirrors that are enough, however many there are.
