@@ -141,7 +141,8 @@ pub enum Confirmed {
     Keep,
     /// The move is void, and forgotten: the chunk has the time of one that was just stored and that no final FAT names.
     Lapse,
-    /// A final FAT let it go meanwhile: the move is forgotten, and the chunk's time goes on.
+    /// A final FAT let it go meanwhile: the move is forgotten, and the chunk has the time of one that is let go now, which whoever
+    /// chose its version at the same moment counts on. When the final FAT came, nothing was known of this copy's right to be here.
     Lapses,
     /// Mirrors are asked again.
     Waits,

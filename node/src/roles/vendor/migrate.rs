@@ -363,7 +363,10 @@ impl Vendor {
                     Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
                     Confirmed::Lapse => tx.set_stored_at(&key, now)?,
                     // Should the version be chosen after all, that commits it.
-                    Confirmed::Lapses => tx.set_state(&key, ChunkState::Stored)?,
+                    Confirmed::Lapses => {
+                        tx.set_state(&key, ChunkState::Stored)?;
+                        tx.set_stored_at(&key, now)?;
+                    }
                     Confirmed::Waits => {}
                 }
                 tx.remove_move(&key).map(drop)

@@ -129,7 +129,10 @@ impl Vendor {
             match what {
                 Confirmed::Keep => return tx.set_state(&key, ChunkState::Committed),
                 Confirmed::Lapse => tx.set_stored_at(&key, now)?,
-                Confirmed::Lapses => tx.set_state(&key, ChunkState::Stored)?,
+                Confirmed::Lapses => {
+                    tx.set_state(&key, ChunkState::Stored)?;
+                    tx.set_stored_at(&key, now)?;
+                }
                 Confirmed::Waits => {}
             }
             tx.remove_move(&key).map(drop)

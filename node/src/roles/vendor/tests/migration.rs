@@ -1,6 +1,6 @@
 //! Reports to mirrors, orders from them, and migration (figures 2, 3, 15b to 15e, 22).
 
-use fathom_protocol::fat::FinalFat;
+use fathom_protocol::fat::{FinalFat, Follows, Lineage, Tag, Use};
 use fathom_protocol::moves::CarriedMove;
 use fathom_protocol::wire::FetchRequest;
 
@@ -309,6 +309,30 @@ async fn what_came_by_a_move_that_a_mirror_has_stays() {
     scene.target.vendor.redate().unwrap();
     scene.target.vendor.sweep(late, Some(late)).unwrap();
     assert_eq!((scene.target.counts().0, scene.mirror.1.moves.lock().unwrap().len()), (3, 3));
+}
+
+/// Keeps away: another device that chooses this version at the same moment finds nothing of it, since the copy that had just moved
+/// had only the rest of the time of a copy that was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_47_a_version_that_was_given_up_while_it_moved_has_the_time_of_one_that_is_let_go() {
+    let scene = Move::new(134).await;
+    scene.begin().await;
+    let waiting = || super::super::lock(&scene.target.vendor.unconfirmed).len();
+    eventually("chunks arrive at the target", || waiting() == 3).await;
+    eventually("the source hands the moves in", || scene.mirror.1.moves.lock().unwrap().len() == 3).await;
+    // The user chooses what another device stored meanwhile.
+    let (first, other, none) = (scene.fat.clone().verify().unwrap(), Tag::new(1, 1), Follows::default());
+    let version = |tag| Lineage { base: tag, seq: tag, follows: &none };
+    let follows = Follows::all_of([version(first.tag()), version(other)], Some(other));
+    let elsewhere = Use { vendor: NodeId([9; 32]), ..first.uses[0] };
+    let choice = FinalFat { base: other.0, follows, ..scene.user.fat(2, 2, vec![elsewhere], Vec::new()) };
+    let fats = vec![scene.fat.clone(), scene.user.sealed(choice)];
+    assert_eq!(scene.target.vendor.order(fats), [Ok(()), Ok(())]);
+    let before = clock::now();
+    scene.confirm().await;
+    let chunks = scene.target.vendor.fat.chunks_after(None, 64).unwrap();
+    assert_eq!(chunks.len(), 3);
+    assert!(chunks.iter().all(|chunk| chunk.state == fathom_store::ChunkState::Stored && chunk.stored_at >= before));
 }
 
 #[tokio::test(flavor = "multi_thread")]
