@@ -210,6 +210,33 @@ impl Move {
     }
 }
 
+/// Keeps away: a vendor that is cut off with one mirror of three erases what a final FAT names that the two others have.
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_18_a_vendor_that_sees_one_mirror_of_three_erases_nothing_for_want_of_a_name() {
+    let user = TestUser::start(145).await;
+    let vendor = TestVendor::start(146).await;
+    user.store(&vendor, &bytes(300_000, 1)).await;
+    let (seen, _mirror) = TestMirror::start(147).await;
+    let (other, _other) = TestMirror::start(148).await;
+    let (third, _third) = TestMirror::start(149).await;
+    introduce(&vendor, &other).await;
+    introduce(&vendor, &third).await;
+    introduce(&vendor, &seen).await;
+    let late = clock::now().plus_seconds(400 * 24 * 3_600);
+    let sweep = || {
+        vendor.vendor.redate().unwrap();
+        vendor.vendor.sweep(late, Some(late)).unwrap();
+        vendor.counts().0
+    };
+    vendor.vendor.note_clock(seen.net.me(), clock::now());
+    vendor.vendor.note_clock(other.net.me(), clock::now());
+    vendor.vendor.note_caught_up(seen.net.me());
+    vendor.vendor.note_caught_up(seen.net.me());
+    assert_eq!(sweep(), 1, "the two others may have its name");
+    vendor.vendor.note_caught_up(other.net.me());
+    assert_eq!(sweep(), 0, "the third one alone is too few for a final FAT that is stored");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fig_15_an_overloaded_vendor_moves_chunks_away_and_erases_them_after_the_hold() {
     let scene = Move::new(91).await;
