@@ -1,6 +1,7 @@
 //! Puts the swarm together from a configuration. All tuning of libp2p is here, the numbers in `config`.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::ids::Hash;
@@ -18,6 +19,7 @@ use crate::error::OverlayError;
 use crate::names::{AGENT, Names};
 use crate::quic::{Settings, Transport};
 use crate::streams;
+use crate::traffic::Traffic;
 
 /// Connection tasks' events and commands that wait for the other side, each.
 const CONNECTION_BUFFER: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
@@ -30,6 +32,7 @@ pub(crate) fn swarm(
     names: &Names,
     config: &OverlayConfig,
     tuning: Tuning,
+    traffic: Arc<Traffic>,
     streams: streams::Behaviour,
 ) -> Result<Swarm<Behaviour>, OverlayError> {
     let behaviour = Behaviour {
@@ -43,7 +46,7 @@ pub(crate) fn swarm(
         gossip: gossip(names, keypair, config.gossip)?,
     };
     let start = |error: &dyn std::fmt::Display| OverlayError::Start { reason: error.to_string() };
-    let settings = Settings::new(keypair, &config.limits, tuning).map_err(|error| start(&error))?;
+    let settings = Settings::new(keypair, &config.limits, tuning).map_err(|error| start(&error))?.shaped(traffic);
     let builder = || {
         let settings = settings.clone();
         SwarmBuilder::with_existing_identity(keypair.clone())

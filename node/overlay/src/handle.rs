@@ -20,6 +20,7 @@ use crate::names::{Names, Proto};
 use crate::stream::PeerStream;
 use crate::streams::{self, Counters, InboundStream, OpenRequest};
 use crate::swarm::{Command, Peers, Task, Then};
+use crate::traffic::{RateCaps, Rates, Traffic};
 
 /// What peers begin. Both queues are bounded; a full stream queue makes openers wait, a full gossip queue drops hints.
 #[derive(Debug)]
@@ -48,6 +49,7 @@ struct Shared {
     cancel: CancellationToken,
     stopped: CancellationToken,
     counters: Arc<Counters>,
+    traffic: Arc<Traffic>,
 }
 
 /// Starts an overlay: binds the listen addresses and spawns the task that owns all connections. Must be called within
@@ -78,7 +80,8 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     let (commands, command_receiver) = mpsc::channel(COMMANDS_QUEUED_MAX);
     let (address_sender, addresses) = watch::channel(Vec::new());
     let behaviour = streams::Behaviour::new(Arc::clone(&names), config.limits, stream_sender, Arc::clone(&counters));
-    let mut swarm = build::swarm(&keypair, &names, config, tuning, behaviour)?;
+    let traffic = Arc::new(Traffic::default());
+    let mut swarm = build::swarm(&keypair, &names, config, tuning, Arc::clone(&traffic), behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen { address: text.clone(), reason };
@@ -104,7 +107,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     };
     tokio::spawn(task.run());
     let listens = !config.listen.is_empty();
-    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters };
+    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters, traffic };
     Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
 
@@ -125,6 +128,24 @@ impl Overlay {
     #[must_use]
     pub fn inbound_reset(&self) -> u64 {
         self.shared.counters.inbound_reset()
+    }
+
+    /// From now on the node sends and receives no more than this. Without a call there is no cap.
+    pub fn limit(&self, caps: RateCaps) {
+        self.shared.traffic.limit(caps);
+    }
+
+    /// What goes over the node's sockets.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        self.shared.traffic.rates()
+    }
+
+    /// Makes `stream` one of background work, in both directions: it keeps to the background's share of the caps, and to less of
+    /// it while others use the line.
+    #[must_use]
+    pub fn in_background(&self, stream: PeerStream) -> PeerStream {
+        stream.paced(&self.shared.traffic)
     }
 
     /// The addresses of this node, external ones first, each with `/p2p/` and the peer id. Waits up to 5 s for the

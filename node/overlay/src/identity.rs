@@ -1,5 +1,7 @@
 //! Between Fathom's names for peers and addresses and libp2p's.
 
+use std::net::IpAddr;
+
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::limits::ADDRESS_BYTES_MAX;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
@@ -63,6 +65,15 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
         address.pop();
     }
     address
+}
+
+/// The IP address in a multiaddress; none if there is a name instead.
+pub(crate) fn ip_of(address: &str) -> Option<IpAddr> {
+    address.parse::<Multiaddr>().ok()?.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    })
 }
 
 /// `address` as text that names `peer` at its end.

@@ -28,6 +28,7 @@ mod quic;
 mod stream;
 mod streams;
 mod swarm;
+mod traffic;
 
 pub use config::{Cipher, Congestion, ConnectionCaps, OverlayConfig, Tuning};
 pub use error::OverlayError;
@@ -38,3 +39,4 @@ pub use handle::{Incoming, Overlay, start, start_tuned};
 pub use names::Proto;
 pub use stream::PeerStream;
 pub use streams::InboundStream;
+pub use traffic::{RateCaps, Rates};

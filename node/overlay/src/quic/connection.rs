@@ -1,6 +1,7 @@
 //! A QUIC connection as libp2p's muxer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::stream::Stream;
 use super::tls;
+use super::window::Window;
 
 /// libp2p gives no reasons when it closes a connection.
 pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0);
@@ -27,6 +29,7 @@ pub(crate) struct Connection {
     inbound: Streams,
     outbound: Streams,
     closing: Option<BoxFuture<'static, ConnectionError>>,
+    window: Arc<Window>,
 }
 
 impl Connection {
@@ -41,7 +44,7 @@ impl Connection {
                 connection.clone(),
                 |connection| async move { Some((connection.open_bi().await, connection)) },
             );
-        Self { connection, inbound: inbound.boxed(), outbound: outbound.boxed(), closing: None }
+        Self { connection, inbound: inbound.boxed(), outbound: outbound.boxed(), closing: None, window: Arc::default() }
     }
 }
 
@@ -57,11 +60,13 @@ impl StreamMuxer for Connection {
     type Error = Error;
 
     fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
-        next(&mut self.inbound, cx)
+        let window = Arc::clone(&self.window);
+        next(&mut self.inbound, &window, cx)
     }
 
     fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
-        next(&mut self.outbound, cx)
+        let window = Arc::clone(&self.window);
+        next(&mut self.outbound, &window, cx)
     }
 
     fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Error>> {
@@ -83,9 +88,9 @@ impl StreamMuxer for Connection {
     }
 }
 
-fn next(streams: &mut Streams, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
+fn next(streams: &mut Streams, window: &Arc<Window>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
     match ready!(streams.poll_next_unpin(cx)) {
-        Some(Ok(stream)) => Poll::Ready(Ok(Stream::new(stream))),
+        Some(Ok(stream)) => Poll::Ready(Ok(Stream::new(stream, Arc::clone(window)))),
         Some(Err(error)) => Poll::Ready(Err(error.into())),
         // Neither ends: each failure is followed by the next.
         None => Poll::Pending,

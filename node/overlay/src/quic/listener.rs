@@ -58,12 +58,8 @@ impl Listener {
         let bound = socket.local_addr()?;
         let copy = socket.try_clone()?;
         let interfaces = if bound.ip().is_unspecified() { Some(IfWatcher::new()?) } else { None };
-        let endpoint = quinn::Endpoint::new(
-            settings.endpoint.clone(),
-            Some(settings.server.clone()),
-            socket,
-            Arc::new(quinn::TokioRuntime),
-        )?;
+        let endpoint =
+            quinn::Endpoint::new(settings.endpoint.clone(), Some(settings.server.clone()), socket, settings.runtime())?;
         let arriving = stream::unfold(endpoint.clone(), |endpoint| async move {
             let incoming = endpoint.accept().await?;
             Some((incoming, endpoint))

@@ -23,6 +23,7 @@ mod socket;
 mod stream;
 mod tls;
 mod transport;
+mod window;
 
 pub(crate) use settings::Settings;
 pub(crate) use transport::Transport;

@@ -12,8 +12,10 @@ use ring::hmac;
 
 use super::congestion::SoundingConfig;
 use super::error::Error;
+use super::socket::Paced;
 use super::tls;
 use crate::config::{self, Congestion, ConnectionCaps, Tuning};
+use crate::traffic::Traffic;
 
 /// Separates the key of stateless resets from everything else that is derived from the node's key.
 const RESET_LABEL: &[u8] = b"fathom quic stateless reset";
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(super) endpoint: quinn::EndpointConfig,
     /// How long a handshake, or the wait for a peer behind a hole, may take.
     pub(super) handshake_max: Duration,
+    /// What all sockets together may send and receive.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Settings {
@@ -64,7 +68,19 @@ impl Settings {
             endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         }
         endpoint.supported_versions(vec![1]);
-        Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX })
+        Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX, traffic: Arc::default() })
+    }
+}
+
+impl Settings {
+    /// The same with these caps and counts.
+    pub(crate) fn shaped(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..self }
+    }
+
+    /// What drives quinn's sockets.
+    pub(super) fn runtime(&self) -> Arc<Paced> {
+        Arc::new(Paced(Arc::clone(&self.traffic)))
     }
 }
 

@@ -1,9 +1,14 @@
-//! UDP sockets with room for what arrives while the node is busy.
+//! UDP sockets with room for what arrives while the node is busy, and through which goes no more than the caps allow.
+
+mod inbox;
+mod paced;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+pub(super) use paced::Paced;
 
 /// Asked of the system for each direction of a socket; it may give less. The usual 208 KiB lost 2.4 % of all packets
 /// on loopback, this none.

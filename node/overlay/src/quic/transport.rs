@@ -83,9 +83,7 @@ impl Transport {
 
     fn new_endpoint(&self, remote: IpAddr) -> Result<quinn::Endpoint, Error> {
         let socket = socket::towards(remote)?;
-        let endpoint =
-            quinn::Endpoint::new(self.settings.endpoint.clone(), None, socket, Arc::new(quinn::TokioRuntime))?;
-        Ok(endpoint)
+        Ok(quinn::Endpoint::new(self.settings.endpoint.clone(), None, socket, self.settings.runtime())?)
     }
 
     /// Opens the way in for a peer at `remote`, and waits for its connection.
@@ -98,11 +96,11 @@ impl Transport {
         }
         let (sender, arrival) = oneshot::channel();
         self.expected.insert(remote, sender);
-        let within = self.settings.handshake_max;
+        let (within, traffic) = (self.settings.handshake_max, Arc::clone(&self.settings.traffic));
         let wait = async move {
             let arrival = tokio::select! {
                 arrival = arrival => arrival.map_err(|_| Error::NotListening)?,
-                error = punch::knock(&socket, remote) => return Err(error),
+                error = punch::knock(&socket, remote, &traffic) => return Err(error),
             };
             arrival.await
         };
