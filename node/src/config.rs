@@ -8,8 +8,10 @@
 
 mod device;
 mod keys;
+mod rate;
 mod read;
 mod render;
+mod schedule;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +20,10 @@ use fathom_protocol::erasure::Code;
 use serde::{Deserialize, Serialize};
 
 pub use device::DeviceConfig;
+pub use rate::format_rate;
 pub use render::render_commented;
+pub use schedule::{Caps, ScheduleEntry};
+use schedule::{caps_at, next_change};
 pub use size::{SizeError, format_size, parse_size};
 
 /// Length of a configuration file, in bytes.
@@ -84,6 +89,28 @@ pub struct NodeConfig {
     pub listen: Vec<String>,
     /// Multiaddresses under which others reach this node, if they differ from `listen` (a forwarded port).
     pub external: Vec<String>,
+    /// How much it may send and receive while no entry of `schedule` says otherwise.
+    pub caps: Caps,
+    /// What background work may have of each cap at most, in percent.
+    pub background_percent: u8,
+    /// Whether traffic with the local network is capped like any other.
+    pub cap_local: bool,
+    /// Other caps at some times of the week; the first entry whose time it is counts.
+    pub schedule: Vec<ScheduleEntry>,
+}
+
+impl NodeConfig {
+    /// The caps in force at `minute` of the week.
+    #[must_use]
+    pub fn caps_at(&self, minute: u16) -> Caps {
+        caps_at(self.caps, &self.schedule, minute)
+    }
+
+    /// In how many minutes other caps are in force; none if never.
+    #[must_use]
+    pub fn next_change(&self, minute: u16) -> Option<u16> {
+        next_change(self.caps, &self.schedule, minute)
+    }
 }
 
 /// `[vendor]`
@@ -149,7 +176,15 @@ pub struct UserConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { roles: vec![Role::User], listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()], external: Vec::new() }
+        Self {
+            roles: vec![Role::User],
+            listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()],
+            external: Vec::new(),
+            caps: Caps::default(),
+            background_percent: 25,
+            cap_local: false,
+            schedule: Vec::new(),
+        }
     }
 }
 
@@ -263,7 +298,7 @@ impl Config {
     }
 
     /// Sets one key from text, as `init --set KEY=VALUE` does: `vendor.hold_seconds` and `60`; lists with commas;
-    /// `vendor.device` and `PATH:QUOTA[:RESERVE]` adds a device. What several keys must agree on is left to
+    /// `vendor.device` and `PATH:QUOTA[:RESERVE]` adds a device, `node.schedule` and `DAYS FROM-TO upload=RATE` an entry. What several keys must agree on is left to
     /// [`Config::check`], since they are set one after another.
     ///
     /// # Errors

@@ -33,7 +33,17 @@ pub const SILENCE: Duration = Duration::from_millis(SILENCE_MS);
 
 /// The network as one node sees it. Cheap to clone.
 #[derive(Clone)]
-pub struct Net(Arc<Inner>);
+pub struct Net(Arc<Inner>, Class);
+
+/// For what streams are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Class {
+    /// Somebody waits for it: put, get, and all that nodes ask each other.
+    #[default]
+    Foreground,
+    /// Data that moves and copies that are made again: such streams have a share of the caps, and give way.
+    Background,
+}
 
 struct Inner {
     overlay: Overlay,
@@ -58,7 +68,22 @@ impl Net {
     #[must_use]
     pub fn new(overlay: Overlay, key: SigningKey, roles: Roles, book: PeerBook) -> Self {
         let me = NodeId(key.verifying_key().to_bytes());
-        Self(Arc::new(Inner { overlay, key, me, roles, book, local: OnceLock::new() }))
+        Self(Arc::new(Inner { overlay, key, me, roles, book, local: OnceLock::new() }), Class::Foreground)
+    }
+
+    /// The same network, whose streams are opened for work of this class.
+    #[must_use]
+    pub fn class(&self, class: Class) -> Self {
+        Self(Arc::clone(&self.0), class)
+    }
+
+    /// `stream`, which was opened without [`Net::open`], in the class of this view.
+    #[must_use]
+    pub fn classed(&self, stream: PeerStream) -> PeerStream {
+        match self.1 {
+            Class::Foreground => stream,
+            Class::Background => self.0.overlay.in_background(stream),
+        }
     }
 
     /// Sets what answers calls of this node to itself. Only the first setting counts.
@@ -116,7 +141,7 @@ impl Net {
     pub async fn open(&self, to: NodeId, proto: Proto) -> Result<PeerStream, Refusal> {
         let addresses = self.0.book.addresses(to);
         match self.0.overlay.open(to, &addresses, proto, DIAL).await {
-            Ok(stream) => Ok(stream),
+            Ok(stream) => Ok(self.classed(stream)),
             Err(error) => {
                 self.suspect(to);
                 Err(overlay_refusal(to, &error))

@@ -1,5 +1,6 @@
 //! A node: its directory, its roles and its control socket, from start to shutdown.
 
+mod caps;
 mod commands;
 mod discovery;
 mod dispatch;
@@ -118,6 +119,7 @@ pub async fn start(home: &Home, config: Config, options: StartOptions) -> Result
         limits: ConnectionCaps::default(),
     })
     .await?;
+    caps::apply(&overlay, &config.node);
     let book = PeerBook::open(home.dir().join("peers.cbor"));
     let net = Net::new(overlay.clone(), key.signing_key(), wire_roles(&config), book);
     let roles = Arc::new(open_roles(home, &config, &net).await?);
@@ -127,6 +129,7 @@ pub async fn start(home: &Home, config: Config, options: StartOptions) -> Result
     dispatch.answer_locally();
     tasks.spawn(Arc::clone(&dispatch).serve(incoming, cancel.clone(), tasks.clone()));
     tasks.spawn(discovery::run(net.clone(), descriptor.peers().to_vec(), cancel.clone()));
+    tasks.spawn(caps::follow(overlay.clone(), config.node.clone(), cancel.clone()));
     if let Some(mirror) = &roles.mirror {
         tasks.spawn(Arc::clone(mirror).run(cancel.clone()));
     }

@@ -6,10 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use fathom_protocol::erasure::Code;
+use fathom_protocol::time::UnixMs;
 
+use crate::clock;
+use crate::config::format_rate;
 use crate::control::results::{
     DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RepairResult, ResolveResult,
-    RmResult, StatusResult, UserStatus, VendorStatus,
+    RmResult, StatusResult, TrafficStatus, UserStatus, VendorStatus, WayStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
 
@@ -188,6 +191,7 @@ pub(super) fn repair(result: &RepairResult) -> String {
 pub(super) fn status(result: &StatusResult) -> String {
     let mut text =
         format!("node    {}\nroles   {}\npeers   {} connected\n", result.node, result.roles.join(", "), result.peers);
+    text.push_str(&traffic(&result.traffic));
     for mirror in &result.mirrors {
         let reach = match (mirror.reachable, mirror.rtt_ms) {
             (true, Some(rtt)) => format!("reachable, {rtt:.1} ms"),
@@ -219,6 +223,16 @@ pub(super) fn status(result: &StatusResult) -> String {
         }
     }
     text
+}
+
+/// Two lines: what goes, and how much may.
+fn traffic(traffic: &TrafficStatus) -> String {
+    let until = traffic.until.map(|until| format!(" until {}", clock::local_text(UnixMs(until)))).unwrap_or_default();
+    let way = |name: &str, way: &WayStatus| {
+        let cap = way.cap.map_or_else(|| "no cap".to_owned(), |cap| format!("cap {}", format_rate(cap)));
+        format!("{name:8}{}/s, {cap}{until}\n", human_bytes(way.rate))
+    };
+    way("up", &traffic.upload) + &way("down", &traffic.download)
 }
 
 fn vendor_status(vendor: &VendorStatus) -> String {

@@ -34,6 +34,10 @@ pub(super) enum Rule {
     Roles,
     /// How many shards, as in "4+2"; or nothing.
     Code,
+    /// Bytes per second, as in "5 Mbit/s"; or nothing.
+    Rate,
+    /// True or false.
+    Flag,
 }
 
 /// A borrowed value of a [`Config`].
@@ -42,6 +46,8 @@ pub(super) enum Slot<'a> {
     Texts(&'a mut Vec<String>),
     Roles(&'a mut Vec<Role>),
     Code(&'a mut Option<Code>),
+    Rate(&'a mut Option<u64>),
+    Flag(&'a mut bool),
     U8(&'a mut u8),
     U32(&'a mut u32),
     U64(&'a mut u64),
@@ -61,6 +67,11 @@ pub(super) const SECTIONS: [(&str, &str); 5] = [
 pub(super) const DEVICE_SECTION: &str = "vendor.device";
 /// Keys of a device.
 pub(super) const DEVICE_KEYS: [&str; 3] = ["path", "quota", "reserve"];
+
+/// The section of the schedule of caps, another list of tables.
+pub(super) const SCHEDULE_SECTION: &str = "node.schedule";
+/// Keys of its entries.
+pub(super) const SCHEDULE_KEYS: [&str; 5] = ["days", "from", "to", "upload", "download"];
 
 const DAY: u64 = 86_400;
 const TEN_YEARS: u64 = 3_660 * DAY;
@@ -95,6 +106,42 @@ pub(super) const KEYS: &[Key] = &[
         ],
         rule: Rule::Addresses,
         slot: |c| Slot::Texts(&mut c.node.external),
+    },
+    Key {
+        section: "node",
+        name: "upload",
+        meaning: &[
+            "How much this node sends at most, such as \"5 Mbit/s\" or \"600 KiB/s\". Empty: as much as there is.",
+            "A little less than what the line has keeps it usable for others.",
+        ],
+        rule: Rule::Rate,
+        slot: |c| Slot::Rate(&mut c.node.caps.upload),
+    },
+    Key {
+        section: "node",
+        name: "download",
+        meaning: &["How much it receives at most."],
+        rule: Rule::Rate,
+        slot: |c| Slot::Rate(&mut c.node.caps.download),
+    },
+    Key {
+        section: "node",
+        name: "background_percent",
+        meaning: &[
+            "Share of each cap that work in the background (data that moves, repairs) may have at most. It has less",
+            "while files are stored and fetched.",
+        ],
+        rule: Rule::Number(1, 90),
+        slot: |c| Slot::U8(&mut c.node.background_percent),
+    },
+    Key {
+        section: "node",
+        name: "cap_local",
+        meaning: &[
+            "Whether the caps are about the local network (private, link-local and loopback addresses) as well.",
+        ],
+        rule: Rule::Flag,
+        slot: |c| Slot::Flag(&mut c.node.cap_local),
     },
     Key {
         section: "vendor",
@@ -269,6 +316,8 @@ impl Rule {
             Self::Code => format!(
                 "k+m such as \"4+2\", with k from 2 and together at most {SHARDS_MAX}, or empty for whole copies"
             ),
+            Self::Rate => super::schedule::expectation(""),
+            Self::Flag => "true or false".to_owned(),
             Self::Roles => "a list with one or more of user, vendor, mirror and bootstrap".to_owned(),
         }
     }

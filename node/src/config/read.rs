@@ -7,8 +7,8 @@ use fathom_protocol::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LAB
 use toml::{Table, Value};
 
 use super::device::RESERVE_DEFAULT;
-use super::keys::{DEVICE_KEYS, DEVICE_SECTION, KEYS, Key, Rule, SECTIONS, Slot};
-use super::{CONFIG_BYTES_MAX, Config, ConfigError, DeviceConfig, Role, parse_size};
+use super::keys::{DEVICE_KEYS, DEVICE_SECTION, KEYS, Key, Rule, SCHEDULE_KEYS, SCHEDULE_SECTION, SECTIONS, Slot};
+use super::{CONFIG_BYTES_MAX, Config, ConfigError, DeviceConfig, Role, ScheduleEntry, parse_size, schedule};
 
 /// How alike a known key must be to be suggested (0 to 1, Jaro-Winkler).
 const SUGGEST_FROM: f64 = 0.7;
@@ -36,6 +36,10 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
                 config.vendor.devices = devices(value)?;
                 continue;
             }
+            if path == SCHEDULE_SECTION {
+                config.node.schedule = schedule_entries(value)?;
+                continue;
+            }
             let key = find(&path)?;
             put(&mut config, key, value)?;
         }
@@ -50,6 +54,11 @@ pub(super) fn set(config: &mut Config, path: &str, text: &str) -> Result<(), Con
         config.vendor.devices.push(device);
         return Ok(());
     }
+    if path == SCHEDULE_SECTION {
+        let entry = text.parse().map_err(|problem| ConfigError::Value { key: path.to_owned(), problem })?;
+        config.node.schedule.push(entry);
+        return Ok(());
+    }
     let key = find(path)?;
     let list = || {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -58,7 +67,8 @@ pub(super) fn set(config: &mut Config, path: &str, text: &str) -> Result<(), Con
     let value = match key.rule {
         // A number that does not read as one is passed on as text and refused below with what is expected.
         Rule::Number(..) => text.trim().parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-        Rule::Size(..) | Rule::Label | Rule::Code => Value::String(text.to_owned()),
+        Rule::Flag => text.trim().parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
+        Rule::Size(..) | Rule::Label | Rule::Code | Rule::Rate => Value::String(text.to_owned()),
         Rule::Addresses | Rule::Roles => list(),
     };
     put(config, key, value)
@@ -78,6 +88,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.vendor.devices.len() > DEVICES_MAX {
         return wrong(DEVICE_SECTION, format!("at most {DEVICES_MAX} devices; add a second node for more"));
     }
+    if config.node.schedule.len() > schedule::ENTRIES_MAX {
+        return wrong(SCHEDULE_SECTION, format!("at most {} entries", schedule::ENTRIES_MAX));
+    }
     for (index, device) in config.vendor.devices.iter().enumerate() {
         let rest = &config.vendor.devices[index + 1..];
         if rest.iter().any(|other| other.path == device.path) {
@@ -90,7 +103,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 
 fn find(path: &str) -> Result<&'static Key, ConfigError> {
     KEYS.iter().find(|key| key.path() == path).ok_or_else(|| {
-        let known = KEYS.iter().map(Key::path).chain([DEVICE_SECTION.to_owned()]);
+        let known = KEYS.iter().map(Key::path).chain([DEVICE_SECTION.to_owned(), SCHEDULE_SECTION.to_owned()]);
         unknown(path.to_owned(), known)
     })
 }
@@ -120,6 +133,8 @@ fn store(slot: Slot<'_>, rule: Rule, value: Value) -> Option<()> {
         Slot::Texts(slot) => *slot = addresses(value)?,
         Slot::Roles(slot) => *slot = roles(value)?,
         Slot::Code(slot) => *slot = code(&value)?,
+        Slot::Rate(slot) => *slot = schedule::cap(value.as_str()?)?,
+        Slot::Flag(slot) => *slot = value.as_bool()?,
         Slot::U8(slot) => *slot = number(rule, &value)?.try_into().ok()?,
         Slot::U32(slot) => *slot = number(rule, &value)?.try_into().ok()?,
         Slot::U64(slot) => *slot = number(rule, &value)?,
@@ -132,7 +147,7 @@ fn number(rule: Rule, value: &Value) -> Option<u64> {
     let (number, min, max) = match rule {
         Rule::Number(min, max) => (value.as_integer()?.try_into().ok()?, min, max),
         Rule::Size(min, max) => (size(value)?, min, max),
-        Rule::Label | Rule::Addresses | Rule::Roles | Rule::Code => return None,
+        Rule::Label | Rule::Addresses | Rule::Roles | Rule::Code | Rule::Rate | Rule::Flag => return None,
     };
     (min..=max).contains(&number).then_some(number)
 }
@@ -209,6 +224,35 @@ fn devices(value: Value) -> Result<Vec<DeviceConfig>, ConfigError> {
         });
     };
     items.into_iter().enumerate().map(|(index, item)| device(index + 1, item)).collect()
+}
+
+fn schedule_entries(value: Value) -> Result<Vec<ScheduleEntry>, ConfigError> {
+    let Value::Array(items) = value else {
+        return Err(ConfigError::Value {
+            key: SCHEDULE_SECTION.to_owned(),
+            problem: "write each entry as a section of its own, [[node.schedule]]".to_owned(),
+        });
+    };
+    items.into_iter().enumerate().map(|(index, item)| schedule_entry(index + 1, item)).collect()
+}
+
+/// The `position`-th entry of the schedule, counted from 1.
+fn schedule_entry(position: usize, item: Value) -> Result<ScheduleEntry, ConfigError> {
+    let at = |name: &str| format!("{SCHEDULE_SECTION} {position}: {name}");
+    let wrong = |name: &str, problem: String| ConfigError::Value { key: at(name), problem };
+    let Value::Table(entries) = item else {
+        return Err(wrong("", "write it as a section, [[node.schedule]]".to_owned()));
+    };
+    let mut entry = ScheduleEntry::default();
+    for (name, value) in entries {
+        if !SCHEDULE_KEYS.contains(&name.as_str()) {
+            return Err(unknown(name, SCHEDULE_KEYS.into_iter().map(str::to_owned)));
+        }
+        let text = value.as_str().ok_or_else(|| wrong(&name, "must be a text in quotes".to_owned()))?;
+        entry.set(&name, text).map_err(|problem| wrong(&name, problem))?;
+    }
+    entry.check().map_err(|problem| wrong("", problem))?;
+    Ok(entry)
 }
 
 /// The `position`-th device of the file, counted from 1.

@@ -6,13 +6,22 @@ use toml::Value;
 
 use super::device::RESERVE_DEFAULT;
 use super::keys::{KEYS, Key, SECTIONS, Slot};
-use super::{Config, format_size};
+use super::{Config, format_rate, format_size};
 
 const PREAMBLE: &str = "\
 # Configuration of a Fathom node. `fathom run` reads it when it starts.
 #
 # A line that begins with #key = shows a default; remove the # and change the value to override it.
 # Sizes are bytes or texts such as \"10 GiB\"; times are whole seconds.
+";
+
+const SCHEDULE_EXAMPLE: &str = "\
+# [[node.schedule]]
+# days = \"mon-fri\"
+# from = \"08:00\"
+# to = \"18:00\"
+# upload = \"2 Mbit/s\"
+# download = \"none\"
 ";
 
 const DEVICE_EXAMPLE: &str = "\
@@ -32,6 +41,9 @@ pub fn render_commented(config: &Config) -> String {
         for key in KEYS.iter().filter(|key| key.section == section) {
             render_key(&mut out, key, config);
         }
+        if section == "node" {
+            render_schedule(&mut out, config);
+        }
         if section == "vendor" {
             render_devices(&mut out, config);
         }
@@ -50,6 +62,22 @@ fn render_key(out: &mut String, key: &Key, config: &Config) {
         let _ = writeln!(out, "#{} = {value}", key.name);
     } else {
         let _ = writeln!(out, "# Default: {default}\n{} = {value}", key.name);
+    }
+}
+
+fn render_schedule(out: &mut String, config: &Config) {
+    out.push_str(
+        "\n# Other caps at some times of the week, by the local clock: one [[node.schedule]] section for each; the first whose\n\
+         # time it is counts. What it leaves out is as at other times.\n",
+    );
+    if config.node.schedule.is_empty() {
+        out.push_str(SCHEDULE_EXAMPLE);
+    }
+    for entry in &config.node.schedule {
+        out.push_str("\n[[node.schedule]]\n");
+        for (key, value) in entry.shown() {
+            let _ = writeln!(out, "{key} = {}", Value::String(value));
+        }
     }
 }
 
@@ -84,6 +112,8 @@ fn literal(slot: Slot<'_>) -> String {
         Slot::Texts(texts) => list(texts.clone()),
         Slot::Roles(roles) => list(roles.iter().map(|role| role.name().to_owned()).collect()),
         Slot::Code(code) => Value::String(code.map(|code| code.to_string()).unwrap_or_default()).to_string(),
+        Slot::Rate(rate) => Value::String(rate.map(format_rate).unwrap_or_default()).to_string(),
+        Slot::Flag(flag) => flag.to_string(),
         Slot::U8(number) => number.to_string(),
         Slot::U32(bytes) => format!("\"{}\"", format_size(u64::from(*bytes))),
         Slot::U64(number) => number.to_string(),

@@ -46,6 +46,12 @@ fn a_changed_configuration_reads_back() {
         ("node.roles", "vendor, mirror"),
         ("node.listen", "/ip4/127.0.0.1/udp/0/quic-v1,/ip6/::/udp/4600/quic-v1"),
         ("node.external", "/dns4/home.example.org/udp/4600/quic-v1"),
+        ("node.upload", "5 Mbit/s"),
+        ("node.download", "600KiB/s"),
+        ("node.background_percent", "40"),
+        ("node.cap_local", "true"),
+        ("node.schedule", "mon-fri 08:00-18:00 upload=2Mbit/s download=none"),
+        ("node.schedule", "22:00-06:00 upload=none"),
         ("vendor.zone", "attic \"north\""),
         ("vendor.operator", "Änne"),
         ("vendor.report_seconds", "1"),
@@ -71,6 +77,8 @@ fn a_changed_configuration_reads_back() {
     }
     config.check().unwrap();
     assert_eq!(config.node.roles, [Role::Vendor, Role::Mirror]);
+    assert_eq!(config.node.caps, Caps { upload: Some(625_000), download: Some(614_400) });
+    assert_eq!(config.node.schedule[0].upload, Some(Some(250_000)));
     assert_eq!(config.vendor.devices[0].reserve, 0);
     assert_eq!(config.vendor.devices[1].path, Path::new("/mnt/with:colon"));
     assert_eq!(config.vendor.devices[1].quota, 500_000_000);
@@ -114,6 +122,14 @@ fn wrong_values_say_what_is_right() {
         ("[user]\npart_bytes = '1 KiB'", "must be a size from"),
         ("[node]\nroles = []", "one or more of user"),
         ("[node]\nroles = ['king']", "one or more of user"),
+        ("[node]\nupload = '5'", "`node.upload`: \"5\" must be a rate from 80 kbit/s to 1000 Gbit/s"),
+        ("[node]\nupload = 5", "such as \"5 Mbit/s\""),
+        ("[node]\nbackground_percent = 91", "from 1 to 90"),
+        ("[node]\ncap_local = 'yes'", "must be true or false"),
+        ("[node]\nschedule = 'x'", "[[node.schedule]]"),
+        ("[[node.schedule]]\nday = 'mon'\nupload = 'none'", "did you mean `days`?"),
+        ("[[node.schedule]]\nfrom = '8'\nupload = 'none'", "node.schedule 1: from`: write a time as"),
+        ("[[node.schedule]]\nfrom = '08:00'", "say what the cap is then"),
         ("[node]\nlisten = ['0.0.0.0:4600']", "QUIC addresses such as"),
         ("[node]\nlisten = ['/ip4/0.0.0.0/tcp/4600']", "QUIC addresses such as"),
         ("[node]\nlisten = ['/ip4/0.0.0.0/udp/99999/quic-v1']", "QUIC addresses such as"),

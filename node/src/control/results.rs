@@ -413,6 +413,8 @@ pub struct StatusResult {
     pub roles: Vec<String>,
     /// Peers connected.
     pub peers: u64,
+    /// What it sends and receives, and how much it may.
+    pub traffic: TrafficStatus,
     /// The mirrors that it knows.
     pub mirrors: Vec<MirrorSeen>,
     /// If it is a vendor.
@@ -424,6 +426,34 @@ pub struct StatusResult {
     /// If it serves a user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<UserStatus>,
+}
+
+/// One way of a node's traffic, bytes of UDP payload. The local network is not in it unless it is capped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WayStatus {
+    /// Bytes per second that it may be; absent: no cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<u64>,
+    /// Bytes per second over the last five seconds.
+    pub rate: u64,
+    /// Bytes since the node started.
+    pub bytes: u64,
+}
+
+/// What a node sends and receives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficStatus {
+    /// What it sends.
+    pub upload: WayStatus,
+    /// What it receives.
+    pub download: WayStatus,
+    /// Until when these caps are in force; absent: until the configuration is changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Whether the local network is capped, too.
+    pub local: bool,
 }
 
 /// One vendor of `path`.

@@ -160,6 +160,7 @@ impl NodeCommands {
             node: self.net.me().to_string(),
             roles: self.role_names(),
             peers: self.net.overlay().connected().await.len() as u64,
+            traffic: super::caps::status(self.net.overlay(), &self.config.node),
             mirrors,
             vendor: self.vendor_status()?,
             mirror: self.roles.mirror.as_ref().map(|mirror| mirror_status(mirror.digest())),

@@ -25,7 +25,7 @@ pub(crate) use pace::Pace;
 const YIELDS: u64 = 8;
 /// ... and bytes per second that it has in any case, of a cap that is at least twice that: a vendor gives a chunk up that
 /// comes at less than 8 KiB/s, and several are on their way.
-const BACKGROUND_MIN: u64 = 48 * 1024;
+const BACKGROUND_MIN: u64 = 64 * 1024;
 /// Others who use this share of what the background leaves them want the line.
 const BUSY: f64 = 0.8;
 /// Over about so many seconds that is looked at.

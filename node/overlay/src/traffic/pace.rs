@@ -9,8 +9,9 @@ use tokio::time::Sleep;
 
 use super::{Traffic, Way};
 
-/// Bytes that a background stream writes, or reads, at a time: the others of them have a turn in between.
-const STEP: usize = 16 * 1024;
+/// Bytes that a background stream writes, or reads, at a time. Short, so that each of them has a turn often enough to be taken for
+/// alive.
+const STEP: usize = 4 * 1024;
 
 /// Keeps one stream to the background's share of the caps: it waits before it writes, and after it has read.
 #[derive(Debug)]

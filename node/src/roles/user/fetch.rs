@@ -16,7 +16,7 @@ use super::path::way;
 use super::store::lock;
 use super::together::Together;
 use super::{User, UserError};
-use crate::net::Encoded;
+use crate::net::{Class, Encoded};
 use crate::{bao, clock};
 
 /// After this long without the chunk, the next source is asked as well.
@@ -43,6 +43,8 @@ pub(super) type Fetches = Together<Range, Result<Vec<u8>, Refusal>>;
 /// How the vendors served one get.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
+    /// For what is fetched.
+    class: Class,
     served: Mutex<BTreeMap<NodeId, Service>>,
     /// How long shards took.
     pub(super) pace: Pace,
@@ -70,7 +72,12 @@ impl Sources {
     pub(super) fn last(vendors: impl IntoIterator<Item = NodeId>) -> Self {
         let service = Service { failed: true, ..Service::default() };
         let served = vendors.into_iter().map(|vendor| (vendor, service.clone())).collect();
-        Self { served: Mutex::new(served), pace: Pace::default() }
+        Self { served: Mutex::new(served), ..Self::default() }
+    }
+
+    /// The same for work of this class.
+    pub(super) fn of_class(self, class: Class) -> Self {
+        Self { class, ..self }
     }
 
     pub(super) fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
@@ -180,7 +187,7 @@ impl User {
         let fetched = if length as usize <= SMALL {
             self.fetch_small(vendor, chunk, length).await
         } else {
-            self.fetch_range(vendor, chunk, 0, length).await
+            self.fetch_range(sources.class, vendor, chunk, 0, length).await
         };
         match &fetched {
             Ok(bytes) => sources.with(vendor, |service| {
@@ -201,7 +208,7 @@ impl User {
         let range = Range { chunk, offset: 0, length };
         let fetched = self.fetches.ask(vendor, range, move |ranges| {
             let user = Arc::clone(&user);
-            async move { user.fetch_ranges(vendor, ranges).await }
+            async move { user.fetch_ranges(Class::Foreground, vendor, ranges).await }
         });
         fetched.await.unwrap_or_else(|| Err(Refusal::new(RefusalKind::Internal, "the fetch ended early")))
     }
@@ -209,20 +216,21 @@ impl User {
     /// Bytes `offset..offset + length` of a chunk from one vendor, verified against the chunk's identity alone.
     pub(super) async fn fetch_range(
         &self,
+        class: Class,
         vendor: NodeId,
         chunk: ChunkId,
         offset: u32,
         length: u32,
     ) -> Result<Vec<u8>, Refusal> {
-        let fetched = self.fetch_ranges(vendor, vec![Range { chunk, offset, length }]).await.pop();
+        let fetched = self.fetch_ranges(class, vendor, vec![Range { chunk, offset, length }]).await.pop();
         fetched.unwrap_or_else(|| Err(Refusal::new(RefusalKind::Internal, "nothing was asked for")))
     }
 
     /// Ranges of chunks from one vendor on one stream, in their order, each verified against its chunk's identity alone.
-    async fn fetch_ranges(&self, vendor: NodeId, ranges: Vec<Range>) -> Vec<Result<Vec<u8>, Refusal>> {
+    async fn fetch_ranges(&self, class: Class, vendor: NodeId, ranges: Vec<Range>) -> Vec<Result<Vec<u8>, Refusal>> {
         let count = ranges.len();
         let mut encoded = Vec::with_capacity(count);
-        if let Err(refusal) = self.read_ranges(vendor, &ranges, &mut encoded).await {
+        if let Err(refusal) = self.read_ranges(class, vendor, &ranges, &mut encoded).await {
             encoded.resize_with(count, || Err(refusal.clone()));
         }
         let decoding = tokio::task::spawn_blocking(move || {
@@ -241,6 +249,7 @@ impl User {
     /// Asks for ranges and reads what comes into `read`, in their order; the refusal of those that are missing there in the end.
     async fn read_ranges(
         &self,
+        class: Class,
         vendor: NodeId,
         ranges: &[Range],
         read: &mut Vec<Result<Encoded, Refusal>>,
@@ -252,7 +261,7 @@ impl User {
             Signed::sign(request, self.signing()).map(Signed::into_carried)
         };
         let requests = ranges.iter().map(request).collect::<Result<Vec<_>, _>>()?;
-        let mut fetching = self.net.fetch(vendor, requests).await?;
+        let mut fetching = self.net.class(class).fetch(vendor, requests).await?;
         for range in ranges {
             read.push(fetching.next(range.length).await?);
         }

@@ -30,6 +30,7 @@ use super::{StoredFile, User, UserError, nonce};
 use crate::clock;
 use crate::control::EventSink;
 use crate::control::results::{RepairResult, Unrepaired};
+use crate::net::Class;
 use pieces::{broken, with_copies};
 
 /// Rounds in a row that make no copy, before a file is given up for now.
@@ -264,7 +265,7 @@ impl User {
             // Of this node and this number: a repair that starts over meets the copies that it made before.
             tag: Tag::new(file.counter() + 1, u16::from_le_bytes([me.0[0], me.0[1]])),
             placement: Mutex::default(),
-            sources: Sources::last(gone.vendors.iter().copied()),
+            sources: Sources::last(gone.vendors.iter().copied()).of_class(Class::Background),
             barred: gone.vendors.iter().copied().chain(moved).chain(leases).chain([me]).collect(),
             missing,
             rebuilt: AtomicU64::new(0),
@@ -416,7 +417,13 @@ impl User {
             Err(other) => return Err(other),
         }
         let bytes = self.bytes_of(step, broken).await?;
-        let chunk = SealedChunk { file: step.file.file, seq: step.tag.0, id: broken.chunk, bytes: Arc::new(bytes) };
+        let chunk = SealedChunk {
+            file: step.file.file,
+            seq: step.tag.0,
+            id: broken.chunk,
+            class: Class::Background,
+            bytes: Arc::new(bytes),
+        };
         let vendor = slot.place.vendor;
         let mut outcome = self.send_chain(&chunk, std::slice::from_ref(slot)).await?;
         match outcome.remove(&vendor) {

@@ -22,7 +22,7 @@ use super::store::lock;
 use super::together::Together;
 use super::{User, UserError};
 use crate::clock;
-use crate::net::{SILENCE, frame_refusal, silent};
+use crate::net::{Class, SILENCE, frame_refusal, silent};
 
 /// Bytes handed to the transport at a time. Large, since on a busy machine the number of wake-ups decides.
 const PIECE: usize = 256 * 1024;
@@ -47,6 +47,8 @@ pub(super) struct SealedChunk {
     pub seq: u64,
     /// BLAKE3 of `bytes`.
     pub id: ChunkId,
+    /// For what it is sent.
+    pub class: Class,
     /// The ciphertext.
     pub bytes: Arc<Vec<u8>>,
 }
@@ -88,6 +90,12 @@ struct Load {
 }
 
 impl Load {
+    /// In the background if nobody waits for any of it.
+    fn class(&self) -> Class {
+        let background = self.chunks.iter().all(|chunk| chunk.class == Class::Background);
+        if background { Class::Background } else { Class::Foreground }
+    }
+
     fn bytes(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.bytes.len()).sum()
     }
@@ -211,7 +219,7 @@ impl User {
             }
         };
         for again in [true, false] {
-            let stream = match self.net.open(first, Proto::Chunk).await {
+            let stream = match self.net.class(load.class()).open(first, Proto::Chunk).await {
                 Ok(stream) => stream,
                 Err(refusal) => {
                     fail(&mut outcomes, &refusal);

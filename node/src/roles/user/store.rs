@@ -25,6 +25,7 @@ use super::{User, UserError, blocking, nonce};
 use crate::clock;
 use crate::control::results::Replaced;
 use crate::control::{ControlEvent, EventSink};
+use crate::net::Class;
 
 /// Rounds of sending for one chunk in a row that bring nothing, before the put gives up. Each excludes the vendors that failed
 /// in the ones before.
@@ -264,7 +265,7 @@ impl User {
             return Err(UserError::SourceChanged(file.source.path.clone()));
         }
         (record.id, record.salt) = (id, salt);
-        Ok(SealedChunk { file: file.file, seq: file.seq, id, bytes: Arc::new(bytes) })
+        Ok(SealedChunk { file: file.file, seq: file.seq, id, class: Class::Foreground, bytes: Arc::new(bytes) })
     }
 
     /// A slot for each column that is `wanted`, with room for so many bytes, at different vendors, none of which is one of `holders`.

@@ -16,6 +16,7 @@ use super::placement::Slot;
 use super::send::{Outcome, SealedChunk};
 use super::store::{BUSY_PAUSE, Putting, ROUNDS, Round, lock, no_place};
 use super::{User, UserError, blocking};
+use crate::net::Class;
 
 /// Bytes of memory for one permit of [`StripeRoom`].
 const GRAIN: u64 = 64 * 1024;
@@ -188,7 +189,7 @@ impl User {
                 return Err(UserError::SourceChanged(file.source.path.clone()));
             }
             (shard.record.id, shard.record.salt) = (id, salt);
-            chunks.push(SealedChunk { file: file.file, seq: file.seq, id, bytes });
+            chunks.push(SealedChunk { file: file.file, seq: file.seq, id, class: Class::Foreground, bytes });
         }
         Ok(chunks)
     }

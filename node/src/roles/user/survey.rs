@@ -16,6 +16,7 @@ use super::catalogue::FILES_AT_ONCE;
 use super::store::lock;
 use super::{StoredFile, User, UserError};
 use crate::clock;
+use crate::net::Class;
 
 const ANSWER: Duration = Duration::from_secs(3);
 const REQUEST_SECONDS: u64 = 300;
@@ -175,7 +176,7 @@ impl User {
     /// answer says nothing.
     pub(super) async fn missing_at(&self, vendor: NodeId, chunks: Vec<(ChunkId, u32)>) -> BTreeSet<ChunkId> {
         let asked = futures::stream::iter(chunks).map(|(chunk, length)| async move {
-            let read = self.fetch_range(vendor, chunk, 0, length.min(1)).await;
+            let read = self.fetch_range(Class::Background, vendor, chunk, 0, length.min(1)).await;
             let missing = |kind| matches!(kind, RefusalKind::NotFound | RefusalKind::Corrupt);
             read.is_err_and(|refusal| missing(refusal.kind)).then_some(chunk)
         });

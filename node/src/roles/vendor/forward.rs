@@ -145,7 +145,7 @@ async fn dial(net: &Net, hop: &Hop) -> Result<PeerStream, Refusal> {
         }
     }
     let opened = net.overlay().open(hop.vendor, &addresses, Proto::Chunk, DIAL).await;
-    opened.map_err(|error| overlay_refusal(hop.vendor, &error))
+    opened.map(|stream| net.classed(stream)).map_err(|error| overlay_refusal(hop.vendor, &error))
 }
 
 async fn write_body(writer: &mut (impl AsyncWrite + Unpin), body: &Body, to: NodeId) -> Result<Sent, Refusal> {

@@ -20,13 +20,15 @@ use super::migrate::key_of;
 use super::report::MIRRORS_TOLD;
 use super::{Vendor, fat_refusal, forward, lock};
 use crate::clock;
+use crate::net::Class;
 
 /// Longest wait for an allocation; the mirror asks vendors meanwhile.
 const ALLOCATE_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait for a vendor's answer.
 const VENDOR_WAIT: Duration = Duration::from_secs(5);
-/// Longest time for one chunk to arrive and be stored.
-const SEND_WAIT: Duration = Duration::from_secs(60);
+/// Longest time for one chunk to arrive and be stored: the longest chunk at the pace that work in the background has on a slow line.
+/// A vendor that falls silent is given up long before.
+const SEND_WAIT: Duration = Duration::from_secs(600);
 /// How long a request or header stays good.
 const GOOD_MS: u64 = 120_000;
 
@@ -160,7 +162,7 @@ impl Vendor {
         let body = Body::whole(bytes);
         let (answers, mut queue) = mpsc::channel(HOPS_MAX);
         let sending = async {
-            forward::send(&self.net, hop, headers, &body, &answers).await;
+            forward::send(&self.net.class(Class::Background), hop, headers, &body, &answers).await;
             drop(answers);
         };
         let sent = tokio::time::timeout(SEND_WAIT, sending).await;

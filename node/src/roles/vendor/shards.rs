@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use super::Vendor;
 use super::ingest::Task;
 use super::keep::Keeping;
-use crate::net::{Encoded, silent};
+use crate::net::{Class, Encoded, silent};
 use crate::{bao, clock};
 
 /// Longest time for one shard to come in: a slow link is no fault, but room is held for it.
@@ -92,7 +92,7 @@ impl Vendor {
         // By its own signature that vendor offers storage there.
         self.net.book().learn_addresses(vendor, shard.head.addresses.iter().map(ToString::to_string));
         let read = async {
-            let mut fetching = self.net.fetch(vendor, [shard.fetch.carried().clone()]).await?;
+            let mut fetching = self.net.class(Class::Background).fetch(vendor, [shard.fetch.carried().clone()]).await?;
             let length = shard.fetch.length;
             let Encoded { chunk_length, bytes } = fetching.next(length).await??;
             if chunk_length != length {
