@@ -49,5 +49,7 @@ mod orders;
 mod repair;
 #[path = "fault/stage.rs"]
 mod stage;
+#[path = "fault/uplink.rs"]
+mod uplink;
 #[path = "fault/world.rs"]
 mod world;

@@ -1,6 +1,7 @@
 //! Storing files: lock storage, choose the path, send every chunk, hand in the final FATs (figures 5 to 15).
 
 mod hand_in;
+mod outage;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -101,9 +102,7 @@ impl User {
         // Before the first chunk goes out: with which key, under which tag, and where to.
         self.note(&put, fresh).await?;
         self.measure_ways(&put).await;
-        self.store_all(&put).await?;
-        self.renew_old(&put).await?;
-        self.replace_dead(&put).await?;
+        self.store_lastingly(&put).await?;
         let handed = self.hand_in(&put).await?;
         result.mirrors_acked = handed.mirrors as u64;
         result.warnings.append(&mut lock(&put.warnings));

@@ -36,7 +36,7 @@ impl User {
         // number, or sees that the source changed.
         let user = Arc::clone(self);
         blocking(move || user.journal.flush()).await?;
-        let handed = self.submit(fats).await?;
+        let handed = self.submit_lastingly(put, fats).await?;
         let (user, name) = (Arc::clone(self), put.name.clone());
         let files: Vec<_> = put.files.iter().map(|file| file.file).collect();
         // Everything is stored, whatever becomes of this.
