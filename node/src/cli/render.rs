@@ -373,6 +373,14 @@ mod tests {
         let text = path(&PathResult { erasure: Some("4+2".to_owned()), vendors: vec![vendor] });
         assert!(text.contains("any 4 of 6 shards"), "{text}");
         assert!(text.contains('*') && text.contains("50 %"), "{text}");
+        let traffic = TrafficStatus {
+            upload: WayStatus { cap: Some(625_000), rate: 2048, bytes: 1 },
+            until: Some(1_700_000_000_000),
+            ..TrafficStatus::default()
+        };
+        let text = status(&StatusResult { traffic, ..StatusResult::default() });
+        assert!(text.contains("up      2.00 KiB/s, cap 5 Mbit/s until Tue") || text.contains("until Wed"), "{text}");
+        assert!(text.contains("down    0 B/s, no cap until"), "{text}");
         let text = status(&StatusResult { vendor: Some(VendorStatus::default()), ..StatusResult::default() });
         assert!(text.contains("No devices"), "{text}");
     }
