@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use fathom_protocol::erasure::Stripes;
 use fathom_protocol::fat::{ChunkRef, Manifest};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
+use fathom_protocol::seal::{open_chunk_into, seal_chunk, sealed_len};
+use fathom_store::direct::{Aligned, write_blocks};
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::{Asked, StoredFile};
@@ -25,6 +26,9 @@ use stripes::stripe_room;
 
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
+
+/// Chunks of so many bytes of plaintext are written past the page cache.
+const DIRECT_BYTES_MIN: usize = 512 * 1024;
 
 /// Files that are made durable at a time.
 const FINISHING: usize = 8;
@@ -327,9 +331,18 @@ fn open_to_write(file: &Getting) -> Result<File, UserError> {
 }
 
 fn write_chunk(file: &Getting, part: &File, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
-    let plain = open_chunk(&file.manifest.file_key, index as u64, chunk.salt, sealed)?;
-    part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain))
-        .map_err(UserError::io("write", &file.part))
+    let mut plain = Aligned::zeroed(file.manifest.plain_len(index) as usize);
+    open_chunk_into(&file.manifest.file_key, index as u64, chunk.salt, sealed, &mut plain)?;
+    let offset = index as u64 * u64::from(file.manifest.chunk_plain);
+    let written = match plain.len() >= DIRECT_BYTES_MIN {
+        // What the last chunk's last block has too much is cut off.
+        true => write_blocks(part, &plain, offset).and_then(|()| match offset + plain.len() as u64 {
+            end if end == file.manifest.size => part.set_len(end),
+            _ => Ok(()),
+        }),
+        false => part.write_all_at(&plain, offset),
+    };
+    written.map_err(UserError::io("write", &file.part))
 }
 
 /// Makes the complete file durable under its own name.
