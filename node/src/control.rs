@@ -87,6 +87,21 @@ pub enum ControlRequest {
         #[serde(default)]
         version: Option<usize>,
     },
+    /// Fetch a range of a file, and nothing else of it. Answer: [`results::RangeResult`].
+    GetRange {
+        /// Name on the network.
+        name: String,
+        /// The file that it is written to, absolute.
+        output: PathBuf,
+        /// First byte, from 0.
+        first: u64,
+        /// Last byte; the end of the file if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<u64>,
+        /// Of a file with several versions this one, from 1; the newest if absent.
+        #[serde(default)]
+        version: Option<usize>,
+    },
     /// Show the versions of a file that devices stored at the same time, or keep one. Answer: [`results::ResolveResult`].
     Resolve {
         /// Name on the network.
@@ -156,7 +171,7 @@ impl ControlRequest {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Put { .. } => "put",
-            Self::Get { .. } => "get",
+            Self::Get { .. } | Self::GetRange { .. } => "get",
             Self::Ls { .. } => "ls",
             Self::Rm { .. } => "rm",
             Self::Status => "status",

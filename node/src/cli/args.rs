@@ -286,13 +286,18 @@ const COPIES_MAX: i64 = fathom_protocol::limits::COPIES_MAX as i64;
 /// goes on where it was.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  fathom get letter.odt\n  fathom get family/Photos -o ~/Restored\n  \
-    fathom get big.iso --release")]
+    fathom get big.iso --release\n  fathom get big.iso --range 0-65535 -o - | file -")]
 pub(super) struct GetOptions {
     /// Name on the network
     pub(super) name: String,
-    /// Where to put it [default: the last part of NAME, in the current directory]
+    /// Where to put it [default: the last part of NAME, in the current directory]; with --range, - is stdout
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
+    /// Of one file these bytes only, the first and the last, counted from 0; A- goes to the end
+    ///
+    /// No more is fetched and checked than the 64 KiB segments that hold them.
+    #[arg(long, value_name = "A-B", value_parser = byte_range, conflicts_with = "release")]
+    pub(super) range: Option<(u64, Option<u64>)>,
     /// Give up the stored copies once everything is here and checked
     #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,
@@ -433,4 +438,15 @@ pub(super) struct TestnetNode {
     /// The node's name, as `fathom testnet status` shows it
     #[arg(value_name = "NODE")]
     pub(super) name: String,
+}
+
+/// The first and the last byte of `A-B`, or of `A-` the first.
+fn byte_range(text: &str) -> Result<(u64, Option<u64>), String> {
+    let wrong = || "write A-B or A-, such as 0-65535: the first and the last byte, counted from 0".to_owned();
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let first: u64 = first.parse().map_err(|_| wrong())?;
+    match last {
+        "" => Ok((first, None)),
+        last => last.parse().ok().filter(|last| *last >= first).map(|last| (first, Some(last))).ok_or_else(wrong),
+    }
 }

@@ -1,5 +1,6 @@
 //! `fathom put`, `get`, `ls`, `rm`, `repair` and `fat resolve`.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fathom_protocol::limits::NAME_BYTES_MAX;
@@ -40,6 +41,9 @@ pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, Comm
 
 pub(super) fn get(context: &Context, options: GetOptions) -> Result<Answer, CommandError> {
     check_name(&options.name)?;
+    if let Some(range) = options.range {
+        return get_range(context, options, range);
+    }
     let output = match options.output {
         Some(output) => output,
         // A checked name has a last part.
@@ -55,6 +59,65 @@ pub(super) fn get(context: &Context, options: GetOptions) -> Result<Answer, Comm
     };
     let result = execute(context, request, Alone::AsUser, "fetching")?;
     Ok(Answer::of(result, |result| render::get(&result, &shown)))
+}
+
+/// What stands for stdout.
+const STDOUT: &str = "-";
+
+/// A range of a file goes to a file, or by way of a temporary one to stdout: a node that runs has another stdout.
+fn get_range(
+    context: &Context,
+    options: GetOptions,
+    (first, last): (u64, Option<u64>),
+) -> Result<Answer, CommandError> {
+    let to_stdout = options.output.as_deref() == Some(Path::new(STDOUT));
+    if to_stdout && context.output.json {
+        return Err(CommandError::new(ErrorKind::Usage, "--json and -o - would write to stdout both"));
+    }
+    let temporary = if to_stdout { Some(Temporary::new()?) } else { None };
+    let output = match (&temporary, options.output) {
+        (Some(temporary), _) => temporary.0.clone(),
+        (None, Some(output)) => output,
+        (None, None) => PathBuf::from(options.name.rsplit('/').next().unwrap_or(&options.name)),
+    };
+    let output = absolute(&output)?;
+    let version = options.version.map(usize::from);
+    let request = ControlRequest::GetRange { name: options.name, output: output.clone(), first, last, version };
+    let result = execute(context, request, Alone::AsUser, "fetching")?;
+    match temporary {
+        None => Ok(Answer::of(result, |result| render::get_range(&result, &output))),
+        Some(temporary) => {
+            let failed =
+                |error: std::io::Error| CommandError::new(ErrorKind::Other, format!("failed to write: {error}"));
+            let mut bytes = std::fs::File::open(&temporary.0).map_err(failed)?;
+            std::io::copy(&mut bytes, &mut std::io::stdout().lock()).map_err(failed)?;
+            Ok(Answer::nothing())
+        }
+    }
+}
+
+/// A file that nobody else may read, until it is dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self, CommandError> {
+        let failed = |error: std::io::Error| {
+            CommandError::new(ErrorKind::Other, format!("failed to make a temporary file: {error}"))
+        };
+        let path =
+            std::env::temp_dir().join(format!("fathom-range-{}-{:016x}", std::process::id(), rand::random::<u64>()));
+        // It must be new: what somebody else put there is neither written to nor read.
+        std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, file = %self.0.display(), "a temporary file stays");
+        }
+    }
 }
 
 pub(super) fn ls(context: &Context, prefix: Option<String>) -> Result<Answer, CommandError> {

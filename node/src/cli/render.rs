@@ -11,8 +11,8 @@ use fathom_protocol::time::UnixMs;
 use crate::clock;
 use crate::config::format_rate;
 use crate::control::results::{
-    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RecoverResult, RepairResult, ResolveResult,
-    RmResult, StatusResult, TrafficStatus, UserStatus, VendorStatus, WayStatus,
+    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RangeResult, RecoverResult, RepairResult,
+    ResolveResult, RmResult, StatusResult, TrafficStatus, UserStatus, VendorStatus, WayStatus,
 };
 use crate::progress::{human_bytes, or_dash, short_id};
 
@@ -186,6 +186,18 @@ pub(super) fn repair(result: &RepairResult) -> String {
         let _ = write!(text, "\nNot repaired: {}: {}", printable(&file.name), file.reason);
     }
     text
+}
+
+pub(super) fn get_range(result: &RangeResult, output: &Path) -> String {
+    format!(
+        "Fetched {} from byte {} of {} from {} to {} in {:.1} s; every byte was checked.",
+        human_bytes(result.bytes),
+        result.first,
+        human_bytes(result.size),
+        count(result.by_vendor.len() as u64, "vendor", "vendors"),
+        output.display(),
+        result.seconds
+    )
 }
 
 pub(super) fn status(result: &StatusResult) -> String {

@@ -82,6 +82,26 @@ pub struct GetResult {
     pub seconds: f64,
 }
 
+/// Of `get --range`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RangeResult {
+    /// First byte of the range, from 0.
+    pub first: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Size of the whole file.
+    pub size: u64,
+    /// Bytes of ciphertext that were asked for and came, verified.
+    pub fetched: u64,
+    /// Requests to vendors.
+    pub requests: u64,
+    /// Bytes of ciphertext from each vendor.
+    pub by_vendor: std::collections::BTreeMap<String, u64>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
 /// One file of `ls`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

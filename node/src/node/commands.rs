@@ -109,6 +109,9 @@ impl NodeCommands {
             ControlRequest::Get { name, output, release, version } => {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
             }
+            ControlRequest::GetRange { name, output, first, last, version } => {
+                json(&self.user()?.get_range(&name, version, (first, last), &output, events).await?)
+            }
             ControlRequest::Resolve { name, keep } => json(&self.user()?.resolve(&name, keep).await?),
             ControlRequest::Repair { names, without } => json(&self.user()?.repair(&names, &without, events).await?),
             ControlRequest::Ls { prefix } => json(&self.list(prefix.as_deref()).await?),

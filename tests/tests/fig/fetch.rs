@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use fathom_testnet::Spec;
 use fathom_tests::{
-    Network, Scratch, User, assert_same_bytes, list, number, part_files, random_file, shared, small, text, tree,
+    Network, Scratch, User, assert_same_bytes, list, number, part_files, random_file, set, shared, small, text, tree,
 };
 
 use crate::{MIB, events, id};
@@ -112,4 +113,71 @@ fn damage(net: &Network, vendor: &str) {
         bytes[middle] ^= 0x40;
         fs::write(&part, bytes).unwrap();
     }
+}
+
+/// A range of a file asks one vendor for each chunk that it touches, and for the segments in question only; the bytes are those of the
+/// file wherever it begins and ends, and whoever serves them.
+#[test]
+fn fig_19_a_range_is_fetched_without_the_rest() {
+    const SEALED_SEGMENT: u64 = 65_536 + 16;
+    let net = Network::up(small(1, 3));
+    let user = net.user("user-1");
+    let length = 12 * MIB + 77;
+    let file = random_file(net.scratch().join("file"), "fig_19_range", length);
+    user.put(&file, "range");
+    let whole = fs::read(&file).unwrap();
+    let out = net.scratch().join("out");
+    let get = |range: &str| {
+        let answer = user.ok(&["get", "range", "--range", range, "-o", out.to_str().unwrap()]);
+        (answer, fs::read(&out).unwrap())
+    };
+    let one = 11 * MIB + 5;
+    let (answer, bytes) = get(&format!("{one}-{one}"));
+    assert_eq!(bytes, whole[one..=one]);
+    assert_eq!((number(&answer, "/requests"), number(&answer, "/fetched")), (1, SEALED_SEGMENT), "{answer}");
+    for (first, last) in [(0, 0), (65_535, 65_536), (MIB - 1, MIB), (MIB / 2, 3 * MIB + 1), (length - 1, length - 1)] {
+        let (answer, bytes) = get(&format!("{first}-{last}"));
+        assert!(bytes == whole[first..=last], "{first}-{last}: {answer}");
+        assert!(number(&answer, "/fetched") <= ((last - first) as u64 / 65_536 + 2) * SEALED_SEGMENT, "{answer}");
+    }
+    let (answer, bytes) = get(&format!("{}-", length - 100));
+    assert_eq!((bytes.len() as u64, number(&answer, "/size")), (100, length as u64));
+    assert_eq!(get(&format!("{}-{}", length - 3, u64::MAX)).1, whole[length - 3..]);
+    user.fails(3, &["get", "range", "--range", &format!("{length}-")]);
+    user.fails(3, &["get", "nothing", "--range", "0-1"]);
+
+    // To stdout, from one vendor that is left.
+    net.kill("vendor-1").unwrap();
+    net.kill("vendor-2").unwrap();
+    let dir = user.dir().to_str().unwrap();
+    let told = std::process::Command::new(fathom_tests::binary())
+        .args(["--dir", dir, "get", "range", "--range", "100-299", "-o", "-"])
+        .output()
+        .unwrap();
+    assert!(told.status.success() && told.stdout == whole[100..300], "{told:?}");
+}
+
+/// The same of a file in shards, also while so many vendors are gone that every chunk of theirs has to be made of the others.
+#[test]
+fn fig_19_a_range_of_a_file_in_shards_is_fetched_with_vendors_gone() {
+    let net = Network::up(Spec { user_set: set(&[("user.erasure", "4+2")]), ..small(1, 6) });
+    let user = net.user("user-1");
+    let file = random_file(net.scratch().join("file"), "fig_19_shards", 9 * MIB + 1);
+    user.put(&file, "shards");
+    let whole = fs::read(&file).unwrap();
+    let out = net.scratch().join("out");
+    let read = |first: usize, last: usize| {
+        let range = format!("{first}-{last}");
+        let answer = user.ok(&["get", "shards", "--range", &range, "-o", out.to_str().unwrap()]);
+        assert!(fs::read(&out).unwrap() == whole[first..=last], "{range}: {answer}");
+        answer
+    };
+    let answer = read(5 * MIB, 5 * MIB);
+    assert_eq!(number(&answer, "/requests"), 1, "{answer}");
+    net.kill("vendor-1").unwrap();
+    net.kill("vendor-2").unwrap();
+    for at in (0..9).map(|mib| mib * MIB + 3) {
+        read(at, at + 70_000);
+    }
+    read(0, 9 * MIB);
 }

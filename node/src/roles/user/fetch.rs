@@ -37,6 +37,12 @@ pub(super) struct Range {
     length: u32,
 }
 
+impl Range {
+    pub(super) fn new(chunk: ChunkId, offset: u32, length: u32) -> Self {
+        Self { chunk, offset, length }
+    }
+}
+
 /// Small chunks that are asked for together, by their vendor.
 pub(super) type Fetches = Together<Range, Result<Vec<u8>, Refusal>>;
 
@@ -120,6 +126,20 @@ impl User {
         holders: &[NodeId],
         sources: &Sources,
     ) -> Result<Vec<u8>, String> {
+        self.fetch_part(Range::new(chunk, 0, length), holders, sources).await
+    }
+
+    /// A range of the ciphertext of a chunk, verified, from any of `holders`.
+    ///
+    /// # Errors
+    /// What each source said.
+    pub(super) async fn fetch_part(
+        self: &Arc<Self>,
+        range: Range,
+        holders: &[NodeId],
+        sources: &Sources,
+    ) -> Result<Vec<u8>, String> {
+        let chunk = range.chunk;
         let mut left: Vec<NodeId> = holders.to_vec();
         let mut asked: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         let mut reasons = Vec::new();
@@ -129,7 +149,7 @@ impl User {
                 match self.best(&mut left, sources) {
                     Some(vendor) => {
                         newest = Some(vendor);
-                        asked.push(Box::pin(self.fetch_from(vendor, chunk, length, sources)));
+                        asked.push(Box::pin(self.fetch_part_from(vendor, range, sources)));
                     }
                     None => {
                         return Err(if reasons.is_empty() {
@@ -156,7 +176,7 @@ impl User {
                     }
                     if let Some(vendor) = self.best(&mut left, sources) {
                         newest = Some(vendor);
-                        asked.push(Box::pin(self.fetch_from(vendor, chunk, length, sources)));
+                        asked.push(Box::pin(self.fetch_part_from(vendor, range, sources)));
                     }
                 }
             }
@@ -182,12 +202,22 @@ impl User {
         length: u32,
         sources: &Sources,
     ) -> (NodeId, Result<Vec<u8>, Refusal>) {
+        self.fetch_part_from(vendor, Range::new(chunk, 0, length), sources).await
+    }
+
+    async fn fetch_part_from(
+        self: &Arc<Self>,
+        vendor: NodeId,
+        range: Range,
+        sources: &Sources,
+    ) -> (NodeId, Result<Vec<u8>, Refusal>) {
+        let Range { chunk, offset, length } = range;
         sources.with(vendor, |service| service.in_flight += 1);
         let _under_way = UnderWay(sources, vendor);
         let fetched = if length as usize <= SMALL {
-            self.fetch_small(vendor, chunk, length).await
+            self.fetch_small(vendor, range).await
         } else {
-            self.fetch_range(sources.class, vendor, chunk, 0, length).await
+            self.fetch_range(sources.class, vendor, chunk, offset, length).await
         };
         match &fetched {
             Ok(bytes) => sources.with(vendor, |service| {
@@ -202,10 +232,9 @@ impl User {
         (vendor, fetched)
     }
 
-    /// A small chunk, whole, together with others that are wanted from the same vendor at the same time.
-    async fn fetch_small(self: &Arc<Self>, vendor: NodeId, chunk: ChunkId, length: u32) -> Result<Vec<u8>, Refusal> {
+    /// A small chunk, or a short range of one, together with others that are wanted from the same vendor at the same time.
+    async fn fetch_small(self: &Arc<Self>, vendor: NodeId, range: Range) -> Result<Vec<u8>, Refusal> {
         let user = Arc::clone(self);
-        let range = Range { chunk, offset: 0, length };
         let fetched = self.fetches.ask(vendor, range, move |ranges| {
             let user = Arc::clone(&user);
             async move { user.fetch_ranges(Class::Foreground, vendor, ranges).await }
