@@ -4,10 +4,12 @@
 //! newer node adds are ignored; fields that an older one lacks have their default.
 
 mod lease;
+mod traffic;
 
 use serde::{Deserialize, Serialize};
 
 pub use lease::{LeaseMove, LeaseProofResult, LeaseRecord, LeaseResult, LeaseUse};
+pub use traffic::{TrafficStatus, WayStatus};
 
 /// A vendor that was replaced while a file was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -446,34 +448,6 @@ pub struct StatusResult {
     /// If it serves a user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<UserStatus>,
-}
-
-/// One way of a node's traffic, bytes of UDP payload. The local network is not in it unless it is capped.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct WayStatus {
-    /// Bytes per second that it may be; absent: no cap.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cap: Option<u64>,
-    /// Bytes per second over the last five seconds.
-    pub rate: u64,
-    /// Bytes since the node started.
-    pub bytes: u64,
-}
-
-/// What a node sends and receives.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TrafficStatus {
-    /// What it sends.
-    pub upload: WayStatus,
-    /// What it receives.
-    pub download: WayStatus,
-    /// Until when these caps are in force; absent: until the configuration is changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<u64>,
-    /// Whether the local network is capped, too.
-    pub local: bool,
 }
 
 /// One vendor of `path`.
