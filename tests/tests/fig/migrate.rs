@@ -63,3 +63,38 @@ fn fig_15b_overloaded_vendor_migrates() {
     fresh.ok(&["rm", "dir/file"]);
     net.await_empty(&MIRRORS);
 }
+
+/// What moves away is work in the background: of a capped uplink it takes its share, and arrives all the same.
+#[test]
+fn fig_15b_moves_keep_to_their_share_of_a_capped_uplink() {
+    const CAP: u64 = 4_000_000;
+    const SIZE: usize = 12 * MIB;
+    let capped = [
+        ("node.upload", "32 Mbit/s"),
+        ("node.cap_local", "true"),
+        ("vendor.overload_percent", "30"),
+        ("vendor.relief_percent", "10"),
+    ];
+    let capped = VendorOverride { device_quota: Some(32 << 20), set: set(&capped), ..VendorOverride::default() };
+    let mut spec = Spec { devices: 1, user_set: set(&[("user.copies", "1")]), ..small(1, 1) };
+    spec.overrides.insert(1, capped);
+    let mut net = Network::up(spec);
+    let user = net.user("user-1");
+    let file = random_file(net.scratch().join("file"), "fig_15b_share", SIZE);
+    user.put(&file, "file");
+    let roomy = fathom_testnet::VendorSpec { zone: "zone-2".to_owned(), ..small(1, 1).vendor(1) };
+    net.add_vendor("vendor-2", &roomy).unwrap();
+    let watch = fathom_testnet::Stopwatch::start();
+    wait_for("the overloaded vendor is below its relief threshold", || {
+        let status = User::of(&net, "vendor-1").ok(&["status"]);
+        let relieved = number(&status, "/vendor/used") * 100 <= (32 << 20) * 10;
+        relieved.then_some(()).ok_or(status.to_string())
+    });
+    let moved = (SIZE as u64 - (32 << 20) / 10) as f64;
+    let share = moved / watch.elapsed().as_secs_f64() / CAP as f64;
+    println!("{share:.2} of the cap");
+    assert!(share <= 0.30, "{share} of the cap");
+    let out = net.scratch().join("out");
+    user.get("file", &out);
+    assert_same_bytes(&file, &out);
+}
