@@ -1,6 +1,7 @@
 //! What the rest of Fathom holds of the overlay.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::NodeId;
@@ -50,6 +51,7 @@ struct Shared {
     stopped: CancellationToken,
     counters: Arc<Counters>,
     traffic: Arc<Traffic>,
+    opened: AtomicU64,
 }
 
 /// Starts an overlay: binds the listen addresses and spawns the task that owns all connections. Must be called within
@@ -107,7 +109,19 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     };
     tokio::spawn(task.run());
     let listens = !config.listen.is_empty();
-    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters, traffic };
+    let shared = Shared {
+        node,
+        peer,
+        listens,
+        external,
+        commands,
+        addresses,
+        cancel,
+        stopped,
+        counters,
+        traffic,
+        opened: AtomicU64::new(0),
+    };
     Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
 
@@ -128,6 +142,12 @@ impl Overlay {
     #[must_use]
     pub fn inbound_reset(&self) -> u64 {
         self.shared.counters.inbound_reset()
+    }
+
+    /// Streams that were opened so far.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.shared.opened.load(Ordering::Relaxed)
     }
 
     /// From now on the node sends and receives no more than this. Without a call there is no cap.
@@ -204,6 +224,7 @@ impl Overlay {
         deadline: Duration,
     ) -> Result<PeerStream, OverlayError> {
         let begun = Instant::now();
+        self.shared.opened.fetch_add(1, Ordering::Relaxed);
         let open = async |deadline| {
             let (reply, answer) = oneshot::channel();
             self.want(peer, addresses, Then::Open(OpenRequest { proto, reply }), answer, deadline).await

@@ -54,5 +54,6 @@ pub(super) fn status(overlay: &Overlay, config: &NodeConfig) -> TrafficStatus {
         download: WayStatus { cap: caps.download, rate: rates.download, bytes: rates.downloaded },
         until: config.next_change(minute).and_then(clock::after_local_minutes).map(|until| until.0),
         local: config.cap_local,
+        streams: overlay.opened(),
     }
 }

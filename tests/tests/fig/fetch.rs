@@ -143,6 +143,19 @@ fn fig_19_a_range_is_fetched_without_the_rest() {
     let (answer, bytes) = get(&format!("{}-", length - 100));
     assert_eq!((bytes.len() as u64, number(&answer, "/size")), (100, length as u64));
     assert_eq!(get(&format!("{}-{}", length - 3, u64::MAX)).1, whole[length - 3..]);
+    // What it asks others: the mirror for news, and one vendor. What goes on in the background can only add to that.
+    let streams = || number(&user.ok(&["status"]), "/traffic/streams");
+    let least = |work: &dyn Fn()| {
+        let count = || {
+            let before = streams();
+            work();
+            streams() - before
+        };
+        (0..5).map(|_| count()).min().unwrap()
+    };
+    let idle = least(&|| {});
+    let asked = least(&|| drop(get("0-0"))) - idle;
+    assert_eq!(asked, 2, "questions for a byte");
     user.fails(3, &["get", "range", "--range", &format!("{length}-")]);
     user.fails(3, &["get", "nothing", "--range", "0-1"]);
 

@@ -23,6 +23,8 @@ pub struct TrafficStatus {
     pub upload: WayStatus,
     /// What it receives.
     pub download: WayStatus,
+    /// Streams that it opened to others since it started: one for each thing that it asked.
+    pub streams: u64,
     /// Until when these caps are in force; absent: until the configuration is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
