@@ -45,6 +45,12 @@ impl Lately {
 }
 
 impl User {
+    /// Those of `vendors` against which there is a proof, as far as that was heard a moment ago.
+    pub(super) fn quarantined_lately(&self, vendors: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let bad = |vendor: &NodeId| self.lately.heard(*vendor).is_some_and(|heard| heard.quarantined);
+        vendors.iter().copied().filter(bad).collect()
+    }
+
     /// The heads of `vendors`, and those of them against which there is a proof: as they were a few seconds ago, but for vendors
     /// that failed since. Those that no mirror knows are left out.
     pub(super) async fn heads_lately(&self, vendors: BTreeSet<NodeId>) -> Result<(Heads, BTreeSet<NodeId>), UserError> {

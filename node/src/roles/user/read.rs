@@ -1,6 +1,6 @@
 //! Any range of a stored file, with no more fetched and verified than the segments that it touches (figures 16 to 19).
 //!
-//! [`User::open_file`] asks mirrors where the file is, which takes a round trip, two if its vendors are not known yet; each
+//! [`User::open_file`] asks mirrors where the file is, which takes a round trip, two if not all of its vendors are known; each
 //! [`OpenFile::read`] then asks one vendor for each chunk that it touches, all at once. A vendor sends the 16 KiB groups around
 //! what is asked with their proof against the chunk's identifier, so a range is as sure as a whole file.
 //!
@@ -80,7 +80,14 @@ impl User {
         };
         let manifest = manifest.cloned().ok_or_else(not_found)?;
         let holders: BTreeSet<NodeId> = StoredFile::sources(&stored).into_iter().collect();
-        let (_, quarantined) = self.heads_lately(holders).await?;
+        // Whoever is known to be there is asked without another round trip to mirrors; if that fails, a fresh FAT is read.
+        let known = |vendor: &NodeId| {
+            !self.net.book().addresses(*vendor).is_empty() && !self.net.book().behaviour(*vendor).suspected
+        };
+        let quarantined = match holders.iter().all(known) {
+            true => self.quarantined_lately(&holders),
+            false => self.heads_lately(holders).await?.1,
+        };
         Ok(OpenFile { user: Arc::clone(self), file: stored.file, manifest, sources: Sources::last(quarantined) })
     }
 
