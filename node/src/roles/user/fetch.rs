@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
+use super::ahead::Ahead;
 use super::gather::Pace;
 use super::path::way;
 use super::store::lock;
@@ -24,7 +25,7 @@ pub(super) const RACE_AFTER: Duration = Duration::from_millis(1_000);
 const REQUEST_SECONDS: u64 = 60;
 /// Longest chunk that is asked for together with others, in bytes. As many as go on one stream are no longer
 /// than a chunk can be.
-const SMALL: usize = 128 * 1024;
+pub(super) const SMALL: usize = 128 * 1024;
 
 /// A vendor and what it gave.
 pub(super) type Answer = (NodeId, Result<Vec<u8>, Refusal>);
@@ -52,6 +53,8 @@ pub(super) struct Sources {
     /// For what is fetched.
     class: Class,
     served: Mutex<BTreeMap<NodeId, Service>>,
+    /// What was asked for before it was sure that it is wanted.
+    pub(super) ahead: Mutex<Option<Ahead>>,
     /// How long shards took.
     pub(super) pace: Pace,
 }
@@ -74,16 +77,14 @@ pub(super) struct Service {
 }
 
 impl Sources {
-    /// Sources of which `vendors` are asked last.
-    pub(super) fn last(vendors: impl IntoIterator<Item = NodeId>) -> Self {
-        let service = Service { failed: true, ..Service::default() };
-        let served = vendors.into_iter().map(|vendor| (vendor, service.clone())).collect();
-        Self { served: Mutex::new(served), ..Self::default() }
+    /// Sources of work of this class.
+    pub(super) fn of_class(class: Class) -> Self {
+        Self { class, ..Self::default() }
     }
 
-    /// The same for work of this class.
-    pub(super) fn of_class(self, class: Class) -> Self {
-        Self { class, ..self }
+    /// `vendors` are asked last.
+    pub(super) fn last(&self, vendors: impl IntoIterator<Item = NodeId>) {
+        vendors.into_iter().for_each(|vendor| self.with(vendor, |service| service.failed = true));
     }
 
     pub(super) fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
@@ -100,8 +101,8 @@ impl Sources {
     }
 
     /// What each vendor did.
-    pub(super) fn into_services(self) -> BTreeMap<NodeId, Service> {
-        self.served.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(super) fn take_services(&self) -> BTreeMap<NodeId, Service> {
+        std::mem::take(&mut lock(&self.served))
     }
 }
 
@@ -184,7 +185,7 @@ impl User {
     }
 
     /// Takes the best source out of `left`: one that has not failed, with the least under way for its distance.
-    fn best(&self, left: &mut Vec<NodeId>, sources: &Sources) -> Option<NodeId> {
+    pub(super) fn best(&self, left: &mut Vec<NodeId>, sources: &Sources) -> Option<NodeId> {
         let cost = |vendor: &NodeId| {
             let (in_flight, failed) = sources.with(*vendor, |service| (service.in_flight, service.failed));
             let way = way(&self.net, *vendor, None);

@@ -88,7 +88,9 @@ impl User {
             true => self.quarantined_lately(&holders),
             false => self.heads_lately(holders).await?.1,
         };
-        Ok(OpenFile { user: Arc::clone(self), file: stored.file, manifest, sources: Sources::last(quarantined) })
+        let sources = Sources::default();
+        sources.last(quarantined);
+        Ok(OpenFile { user: Arc::clone(self), file: stored.file, manifest, sources })
     }
 
     /// Bytes `offset..offset + length` of the file `name`, as [`OpenFile::read`] gives them.
@@ -139,7 +141,7 @@ impl User {
         drop(parts);
         // The last write has happened only then.
         out.flush().await.map_err(UserError::io("write", output))?;
-        let services = file.sources.into_services();
+        let services = file.sources.take_services();
         let served = services.iter().filter(|(_, service)| service.bytes > 0);
         Ok(RangeResult {
             first,
