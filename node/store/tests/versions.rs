@@ -94,6 +94,27 @@ fn fault_47_a_fork_commits_both_and_frees_nothing() {
     assert_eq!((erased.len(), fat.versions_of(OWNER, FILE).unwrap().len()), (2, 1));
 }
 
+/// Keeps away: a version that another device is choosing is erased as if nobody had ever stored it, since its vendor was away when it was.
+#[test]
+fn fault_47_a_version_that_is_first_heard_of_as_given_up_has_the_time_of_one_that_is_let_go() {
+    let fat = filled(&FailingStorage::default());
+    let (old, a, b) = (Tag::new(1, 0), Tag::new(2, 7), Tag::new(2, 8));
+    fat.insert_chunk(&of_writer(5, 2, 7), None, None).unwrap();
+    let [of_a, of_b] = [a, b].map(|tag| written(tag, tag, &tag.0.to_be_bytes()).fat);
+    let dates = |fat: &LocalFat| {
+        let chunks = fat.chunks_of_file(OWNER, FILE).unwrap().into_iter().filter(|entry| entry.seq != old.0);
+        chunks.map(|entry| (entry.state, entry.stored_at)).collect::<Vec<_>>()
+    };
+    let [(ChunkState::Stored, first)] = dates(&fat)[..] else { panic!("{:?}", dates(&fat)) };
+    let kept = chosen(b, Tag::new(3, 1), b"keep B", &[of_a, of_b]);
+    fat.commit_and_erase(&kept).unwrap();
+    assert!(first < kept.now);
+    assert_eq!(dates(&fat), [(ChunkState::Stored, kept.now)]);
+    // What is shown again is no news.
+    fat.commit_and_erase(&CommitFile { now: UnixMs(10_000), ..kept.clone() }).unwrap();
+    assert_eq!(dates(&fat), [(ChunkState::Stored, kept.now)]);
+}
+
 /// Keeps away: chunks that stay for as long as nobody chooses between versions none of which has them.
 #[test]
 fn fault_47_what_no_version_of_a_fork_wants_goes() {

@@ -261,7 +261,8 @@ impl<'a> FatTx<'a> {
     /// None of its own.
     pub fn commit_and_erase(&mut self, commit: &CommitFile) -> Result<CommitOutcome, FatError> {
         let key = codec::file_key(commit.owner, commit.file);
-        let others = match self.keep_final(&key, &commit.fat)? {
+        let (place, news) = self.keep_final(&key, &commit.fat)?;
+        let others = match place {
             Place::Behind { seq } => return Ok(CommitOutcome::Stale { seq }),
             Place::Full => return Ok(CommitOutcome::Full),
             Place::Beside(others) => others,
@@ -289,6 +290,8 @@ impl<'a> FatTx<'a> {
                         entry.state = ChunkState::Stored;
                         entry.stored_at = commit.now;
                     }
+                    // A version that was stored, as is seen only now: another device may be choosing it.
+                    (Fate::Lost, ChunkState::Stored) if unwanted && news => entry.stored_at = commit.now,
                     _ => continue,
                 }
                 self.put_entry(&entry)?;
@@ -301,31 +304,33 @@ impl<'a> FatTx<'a> {
         }
     }
 
-    /// Keeps a final FAT in place of those that it follows.
-    fn keep_final(&self, file: &[u8], new: &FinalEntry) -> Result<Place, FatError> {
+    /// Keeps a final FAT in place of those that it follows; where it is now, and whether it was not known.
+    fn keep_final(&self, file: &[u8], new: &FinalEntry) -> Result<(Place, bool), FatError> {
         let mut known: Vec<(Table, Vec<u8>, FinalEntry)> = Vec::new();
         for twin in self.keys(TWINS, file)? {
             known.extend(self.get(TWINS, &twin)?.map(|entry| (TWINS, twin, entry)));
         }
         known.extend(self.get(FINALS, file)?.map(|entry| (FINALS, file.to_vec(), entry)));
         if let Some((_, _, newer)) = known.iter().find(|(_, _, entry)| entry.follows.has(Tag(new.seq))) {
-            return Ok(Place::Behind { seq: newer.seq });
+            return Ok((Place::Behind { seq: newer.seq }, false));
         }
         let goes = |entry: &FinalEntry| new.follows.has(Tag(entry.seq)) || entry.record == new.record;
         let (gone, stay): (Vec<_>, Vec<_>) = known.into_iter().partition(|(_, _, entry)| goes(entry));
         if stay.len() >= VERSIONS_MAX {
-            return Ok(Place::Full);
+            return Ok((Place::Full, false));
         }
+        let news = gone.iter().all(|(_, _, entry)| entry.record != new.record);
         gone.iter().try_for_each(|(table, key, _)| self.delete(*table, key).map(drop))?;
         if stay.iter().any(|(_, key, _)| key == file) {
             self.put(TWINS, &codec::twin_key(file, &new.record), new)?;
         } else {
             self.put(FINALS, file, new)?;
         }
-        if stay.is_empty() {
-            return Ok(Place::Alone);
-        }
-        Ok(Place::Beside(stay.into_iter().map(|(_, _, entry)| entry).collect()))
+        let place = match stay.is_empty() {
+            true => Place::Alone,
+            false => Place::Beside(stay.into_iter().map(|(_, _, entry)| entry).collect()),
+        };
+        Ok((place, news))
     }
 
     /// Puts a final FAT back as a damaged local FAT had it; with `twin` as one that was written at once with another. Nothing is
