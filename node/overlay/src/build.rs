@@ -1,6 +1,7 @@
 //! Puts the swarm together from a configuration. All tuning of libp2p is here, the numbers in `config`.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fathom_protocol::ids::Hash;
@@ -16,7 +17,7 @@ use crate::behaviour::Behaviour;
 use crate::config::{self, ConnectionCaps, OverlayConfig, Tuning};
 use crate::error::OverlayError;
 use crate::names::{AGENT, Names};
-use crate::quic::{Settings, Transport};
+use crate::quic::{Flows, Settings, Transport};
 use crate::streams;
 
 /// Connection tasks' events and commands that wait for the other side, each.
@@ -24,14 +25,14 @@ const CONNECTION_BUFFER: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// Inbound streams of one connection whose name is being agreed on; more wait unaccepted.
 const NEGOTIATING_MAX: usize = 256;
 
-/// A swarm that listens nowhere yet.
+/// A swarm that listens nowhere yet, and where it counts what it sends.
 pub(crate) fn swarm(
     keypair: &Keypair,
     names: &Names,
     config: &OverlayConfig,
     tuning: Tuning,
     streams: streams::Behaviour,
-) -> Result<Swarm<Behaviour>, OverlayError> {
+) -> Result<(Swarm<Behaviour>, Arc<Flows>), OverlayError> {
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits(&config.limits)),
         bans: allow_block_list::Behaviour::default(),
@@ -60,7 +61,7 @@ pub(crate) fn swarm(
         }
     };
     // The error type has no values: this constructor of a behaviour cannot fail.
-    swarm.map_err(|error| start(&error))
+    Ok((swarm.map_err(|error| start(&error))?, Arc::clone(settings.flows())))
 }
 
 fn tuned(config: swarm::Config) -> swarm::Config {

@@ -17,6 +17,7 @@ use crate::frame::{FrameError, read_frame, write_frame};
 use crate::gossip::{GossipId, GossipMessage, Verdict};
 use crate::identity::{keypair, node_of, parse_address, peer_of, with_peer};
 use crate::names::{Names, Proto};
+use crate::quic::{Flows, Sent};
 use crate::stream::PeerStream;
 use crate::streams::{self, Counters, InboundStream, OpenRequest};
 use crate::swarm::{Command, Peers, Task, Then};
@@ -48,6 +49,7 @@ struct Shared {
     cancel: CancellationToken,
     stopped: CancellationToken,
     counters: Arc<Counters>,
+    flows: Arc<Flows>,
 }
 
 /// Starts an overlay: binds the listen addresses and spawns the task that owns all connections. Must be called within
@@ -78,7 +80,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     let (commands, command_receiver) = mpsc::channel(COMMANDS_QUEUED_MAX);
     let (address_sender, addresses) = watch::channel(Vec::new());
     let behaviour = streams::Behaviour::new(Arc::clone(&names), config.limits, stream_sender, Arc::clone(&counters));
-    let mut swarm = build::swarm(&keypair, &names, config, tuning, behaviour)?;
+    let (mut swarm, flows) = build::swarm(&keypair, &names, config, tuning, behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen { address: text.clone(), reason };
@@ -104,7 +106,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     };
     tokio::spawn(task.run());
     let listens = !config.listen.is_empty();
-    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters };
+    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters, flows };
     Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
 
@@ -254,6 +256,18 @@ impl Overlay {
     pub async fn round_trip(&self, peer: NodeId) -> Option<Duration> {
         let peer = peer_of(peer).ok()?;
         self.ask(|reply| Command::RoundTrip { peer, reply }).await.flatten()
+    }
+
+    /// What became of what was sent to `peer` lately; none if it never was connected.
+    #[must_use]
+    pub fn sent_to(&self, peer: NodeId) -> Option<Sent> {
+        self.shared.flows.to(&peer_of(peer).ok()?)
+    }
+
+    /// What became of what was sent to all peers since the start.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        self.shared.flows.in_all()
     }
 
     /// Publishes a hint of 1 byte to 48 KiB to all who subscribe. Success means that it was queued to at least one.
