@@ -13,6 +13,7 @@ mod identity;
 mod init;
 mod network;
 mod output;
+pub(crate) mod path;
 mod render;
 mod run;
 mod session;

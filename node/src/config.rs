@@ -84,6 +84,8 @@ pub struct NodeConfig {
     pub listen: Vec<String>,
     /// Multiaddresses under which others reach this node, if they differ from `listen` (a forwarded port).
     pub external: Vec<String>,
+    /// Whether addresses of its own interfaces are announced beside those: 1 or 0.
+    pub announce_own: u8,
 }
 
 /// `[vendor]`
@@ -149,7 +151,12 @@ pub struct UserConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { roles: vec![Role::User], listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()], external: Vec::new() }
+        Self {
+            roles: vec![Role::User],
+            listen: vec!["/ip4/0.0.0.0/udp/4600/quic-v1".to_owned()],
+            external: Vec::new(),
+            announce_own: 1,
+        }
     }
 }
 

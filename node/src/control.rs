@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::ControlClient;
 pub use error::{CommandError, ErrorKind};
-pub use event::{ControlEvent, EVENTS_QUEUED_MAX, EventSink, PathEntry, ProvisionalLocation};
+pub use event::{ControlEvent, EVENTS_QUEUED_MAX, EventSink, ProvisionalLocation};
 pub use server::{ControlError, ControlServer, serve};
 
 /// What a request line begins with whose client wants no events.

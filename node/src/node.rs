@@ -118,6 +118,9 @@ pub async fn start(home: &Home, config: Config, options: StartOptions) -> Result
         limits: ConnectionCaps::default(),
     })
     .await?;
+    if config.node.announce_own == 0 {
+        overlay.announce_external_only();
+    }
     let book = PeerBook::open(home.dir().join("peers.cbor"));
     let net = Net::new(overlay.clone(), key.signing_key(), wire_roles(&config), book);
     let roles = Arc::new(open_roles(home, &config, &net).await?);

@@ -40,7 +40,12 @@ pub struct DeviceSummary {
     pub write_latency_us: u64,
 }
 
-/// How a vendor describes itself, for those who choose among vendors.
+fn is_zero(rate: &u64) -> bool {
+    *rate == 0
+}
+
+/// How a vendor describes itself, for those who choose among vendors. What it does not know of its link is left out, as heads did of
+/// before they said anything of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Characteristics {
     /// Failure domain that the operator names, such as a town.
@@ -56,10 +61,13 @@ pub struct Characteristics {
     /// Transfers under way, in steps of 4.
     pub load: u32,
     /// The best rate at which it sent to others lately, bytes per second, at most [`RATE_MAX`]; 0 if its link was not the limit yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub up_bytes_per_s: u64,
     /// The best rate at which it received lately, bytes per second, at most [`RATE_MAX`]; 0 if not yet measured.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub down_bytes_per_s: u64,
     /// Where it is among the other nodes, as far as it has found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinate: Option<Coordinate>,
 }
 

@@ -1,6 +1,7 @@
 //! What the rest of Fathom holds of the overlay.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::NodeId;
@@ -44,6 +45,7 @@ struct Shared {
     peer: PeerId,
     listens: bool,
     external: Vec<String>,
+    external_only: AtomicBool,
     commands: mpsc::Sender<Command>,
     addresses: watch::Receiver<Vec<String>>,
     cancel: CancellationToken,
@@ -106,7 +108,9 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     };
     tokio::spawn(task.run());
     let listens = !config.listen.is_empty();
-    let shared = Shared { node, peer, listens, external, commands, addresses, cancel, stopped, counters, flows };
+    let external_only = AtomicBool::new(false);
+    let shared =
+        Shared { node, peer, listens, external, external_only, commands, addresses, cancel, stopped, counters, flows };
     Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
 
@@ -129,6 +133,11 @@ impl Overlay {
         self.shared.counters.inbound_reset()
     }
 
+    /// From now on the addresses of this node are the external ones only, if it has any.
+    pub fn announce_external_only(&self) {
+        self.shared.external_only.store(true, Ordering::Relaxed);
+    }
+
     /// The addresses of this node, external ones first, each with `/p2p/` and the peer id. Waits up to 5 s for the
     /// first on which it listens; empty if the node neither listens nor has external ones.
     pub async fn listen_addresses(&self) -> Vec<String> {
@@ -140,6 +149,9 @@ impl Overlay {
             // An unspecified address becomes one per interface, one after another.
             while let Ok(Ok(())) = timeout(LISTEN_SETTLES, watched.changed()).await {}
             listening = watched.borrow().clone();
+        }
+        if self.shared.external_only.load(Ordering::Relaxed) && !self.shared.external.is_empty() {
+            listening.clear();
         }
         listening.retain(|address| !self.shared.external.contains(address));
         [self.shared.external.clone(), listening].concat()

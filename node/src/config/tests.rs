@@ -46,6 +46,7 @@ fn a_changed_configuration_reads_back() {
         ("node.roles", "vendor, mirror"),
         ("node.listen", "/ip4/127.0.0.1/udp/0/quic-v1,/ip6/::/udp/4600/quic-v1"),
         ("node.external", "/dns4/home.example.org/udp/4600/quic-v1"),
+        ("node.announce_own", "0"),
         ("vendor.zone", "attic \"north\""),
         ("vendor.operator", "Änne"),
         ("vendor.report_seconds", "1"),

@@ -5,6 +5,7 @@
 //! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
 mod catalogue;
+mod chain;
 mod error;
 mod fetch;
 mod gather;
@@ -54,7 +55,6 @@ use fetch::Fetches;
 use journal::Journal;
 pub(crate) use journal::inspect;
 use lately::Lately;
-pub use path::{Explained, Way};
 pub use redundancy::Redundancy;
 use send::Errands;
 use stock::Stock;

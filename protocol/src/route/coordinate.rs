@@ -44,9 +44,7 @@ impl Coordinate {
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         let inside = |at: &i32| (-PLACE_US_MAX..=PLACE_US_MAX).contains(at);
-        self.place.iter().all(inside)
-            && self.height <= PLACE_US_MAX.unsigned_abs()
-            && self.error <= ERROR_PERMILLE_MAX
+        self.place.iter().all(inside) && self.height <= PLACE_US_MAX.unsigned_abs() && self.error <= ERROR_PERMILLE_MAX
     }
 
     /// The expected round trip to a node at `other`, microseconds.
@@ -162,8 +160,7 @@ mod tests {
 
     #[test]
     fn one_sample_moves_little_whatever_it_says() {
-        let extreme =
-            Coordinate { place: [PLACE_US_MAX; DIMENSIONS], height: PLACE_US_MAX.unsigned_abs(), error: 0 };
+        let extreme = Coordinate { place: [PLACE_US_MAX; DIMENSIONS], height: PLACE_US_MAX.unsigned_abs(), error: 0 };
         for (round_trip, other) in [(1.0, extreme), (5_000_000.0, MIDDLE), (5_000_000.0, extreme)] {
             let mut position = Position::default();
             position.sample(round_trip, &other, 7);

@@ -53,16 +53,7 @@ pub struct End {
 
 impl Default for End {
     fn default() -> Self {
-        Self {
-            up: None,
-            down: None,
-            disk: None,
-            loss: 0.0,
-            answered: 1.0,
-            load: 0,
-            in_flight: 0,
-            suspected: false,
-        }
+        Self { up: None, down: None, disk: None, loss: 0.0, answered: 1.0, load: 0, in_flight: 0, suspected: false }
     }
 }
 

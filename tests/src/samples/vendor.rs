@@ -63,9 +63,9 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
             bandwidth_bytes_per_s: 125_000_000,
             up_since: UnixMs(1_799_999_000_000),
             load: 4,
-            up_bytes_per_s: 2_500_000,
-            down_bytes_per_s: 12_500_000,
-            coordinate: Some(coordinate()),
+            up_bytes_per_s: 0,
+            down_bytes_per_s: 0,
+            coordinate: None,
         },
         addresses: addresses(vendor),
         devices: list(vec![DeviceSummary {
@@ -77,6 +77,19 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
             write_latency_us: 800,
         }]),
     }
+}
+
+/// The head of a vendor that has found out what its link is like.
+#[must_use]
+pub fn measured_head(vendor: u8) -> VendorHead {
+    let head = head(vendor, 17, &[]);
+    let characteristics = Characteristics {
+        up_bytes_per_s: 2_500_000,
+        down_bytes_per_s: 12_500_000,
+        coordinate: Some(coordinate()),
+        ..head.characteristics.clone()
+    };
+    VendorHead { characteristics, ..head }
 }
 
 /// A vendor with two leases.

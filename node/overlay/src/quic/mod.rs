@@ -26,8 +26,8 @@ mod stream;
 mod tls;
 mod transport;
 
-pub use flows::Sent;
 pub(crate) use flows::Flows;
+pub use flows::Sent;
 pub(crate) use settings::Settings;
 pub(crate) use transport::Transport;
 

@@ -292,11 +292,15 @@ impl User {
     async fn measure_ways(&self, put: &Putting) {
         let heads: Heads =
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
-        for (vendor, head) in &heads {
-            self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
-        }
+        heads.values().for_each(|head| self.net.learn_head(head));
         self.net.probe_uncertain(heads.keys().copied()).await;
-        put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
+        let columns: Vec<Vec<NodeId>> = {
+            let placement = lock(&put.placement);
+            let of = |column: u8| placement.slots().iter().filter(move |slot| slot.column == column);
+            (0..put.copies).map(|column| of(column).map(|slot| slot.place.vendor).collect()).collect()
+        };
+        let (order, _) = self.store_order(&heads, put.code.is_none().then_some(&columns[..]));
+        put.events.send(ControlEvent::Path { order }).await;
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {

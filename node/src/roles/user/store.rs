@@ -14,8 +14,8 @@ use fathom_protocol::seal::{chunk_salt, seal_chunk};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{AllocateRequest, Location, RefusalKind, Wants};
 
+use super::chain::store_seconds;
 use super::journal::{ChunkRecord, CopyRecord, PutRecord};
-use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
@@ -180,11 +180,8 @@ impl User {
                 break;
             }
             let length = chunk.bytes.len() as u64;
-            let wanted: Vec<(u8, u64)> = missing.into_iter().map(|column| (column, length)).collect();
-            let mut chain = self.choose(put, at, record.copies.iter().map(|copy| copy.place.vendor), &wanted).await?;
-            let score = |slot: &Slot| way(&self.net, slot.place.vendor, None).score();
-            // Nearest first: that is the chain.
-            chain.sort_by(|a, b| score(a).total_cmp(&score(b)));
+            let holders = record.copies.iter().map(|copy| copy.place.vendor);
+            let chain = self.choose_chain(put, at, holders, &missing, length).await?;
             let outcome = match self.send_chain(&chunk, &chain).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -279,7 +276,8 @@ impl User {
         let mut chosen: Vec<Slot> = Vec::with_capacity(wanted.len());
         for (column, length) in wanted {
             let taken = loop {
-                let taken = lock(&put.placement).take(*column, *length, &avoid, |vendor| way(&self.net, vendor, None));
+                let seconds = |vendor: NodeId, in_flight: u32| store_seconds(&self.net, vendor, in_flight, *length);
+                let taken = lock(&put.placement).take(*column, *length, &avoid, seconds);
                 match taken {
                     Some(slot) => break Ok(slot),
                     None => {
