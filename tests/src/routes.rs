@@ -8,7 +8,7 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::route::chain;
 use fathom_protocol::route::coordinate::{Coordinate, Position};
 use fathom_protocol::route::rates::{Experience, Sending};
-use fathom_protocol::route::{ASSUMED_ROUND_TRIP_S, End};
+use fathom_protocol::route::{ASSUMED_BYTES_PER_S, ASSUMED_ROUND_TRIP_S, End};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -149,6 +149,10 @@ pub struct Chooser<'a> {
     experience: Experience,
     coordinates: Vec<Coordinate>,
     under_way: Vec<Option<Sending>>,
+    /// Whether vendors' heads say what their links carry, as they do once anybody's transfer was limited by them.
+    announced: bool,
+    /// When the put under way began, seconds.
+    began: f64,
 }
 
 fn id(home: usize) -> NodeId {
@@ -162,7 +166,7 @@ fn micros(seconds: f64) -> u64 {
 impl<'a> Chooser<'a> {
     /// A user that has probed, and sent nothing yet.
     #[must_use]
-    pub fn new(topology: &'a Topology) -> Self {
+    pub fn new(topology: &'a Topology, announced: bool) -> Self {
         let count = topology.homes.len();
         let mut positions = vec![Position::default(); count];
         for round in 0..PROBES {
@@ -177,13 +181,14 @@ impl<'a> Chooser<'a> {
         }
         let coordinates = positions.iter().map(Position::coordinate).collect();
         let under_way = (0..CHUNKS).map(|_| None).collect();
-        Self { topology, experience: Experience::default(), coordinates, under_way }
+        Self { topology, experience: Experience::default(), coordinates, under_way, announced, began: 0.0 }
     }
 
     /// Seconds that a put takes whose chunks go as the core chooses, by what was learnt so far, and learning.
     pub fn put(&mut self) -> f64 {
-        // Each put has a clock of its own, and nothing is under way between two.
-        fluid::run(self.topology, self)
+        let took = fluid::run(self.topology, self);
+        self.began += took + 1.0;
+        took
     }
 
     fn away(&self, from: Option<usize>, to: usize) -> f64 {
@@ -195,9 +200,14 @@ impl<'a> Chooser<'a> {
 
 impl Policy for Chooser<'_> {
     fn begin(&mut self, chunk: usize, now: f64, in_flight: &[u32]) -> Vec<usize> {
+        let now_us = micros(self.began + now);
         let end = |home: usize| {
-            let (up, down) = (self.experience.up(id(home)), self.experience.down(id(home)));
-            End { up, down, in_flight: in_flight[home], ..End::default() }
+            let (up, down) = (self.experience.up(id(home), now_us), self.experience.down(id(home), now_us));
+            let said = |rate: f64| (self.announced && home > 0).then_some(rate);
+            let theirs = &self.topology.homes[home];
+            // As a node takes them: its own figures first, and of downlinks only what speaks for them.
+            let down = down.or(said(theirs.down).filter(|down| *down > ASSUMED_BYTES_PER_S));
+            End { up: up.or(said(theirs.up)), down, in_flight: in_flight[home], ..End::default() }
         };
         // The user itself is no vendor; home 0 is never in a column.
         let nodes: Vec<End> = (0..self.topology.homes.len()).map(end).collect();
@@ -205,20 +215,20 @@ impl Policy for Chooser<'_> {
         let choice = chain::choose(&end(0), &nodes, &columns, |from, to| self.away(from, to), CHUNK);
         let way: Vec<usize> = choice.into_iter().flat_map(|choice| choice.chain).map(|link| link.node).collect();
         let chain = std::iter::once(0).chain(way.iter().copied()).map(id).collect();
-        self.under_way[chunk] = Some(self.experience.begin(chain, CHUNK, micros(now)));
+        self.under_way[chunk] = Some(self.experience.begin(chain, CHUNK, now_us));
         way
     }
 
     fn receipt(&mut self, chunk: usize, home: usize, now: f64) {
         if let Some(sending) = &mut self.under_way[chunk] {
             let round_trip = micros(self.topology.round_trip_s(0, home));
-            self.experience.arrived(sending, id(home), micros(now), round_trip);
+            self.experience.arrived(sending, id(home), micros(self.began + now), round_trip);
         }
     }
 
     fn end(&mut self, chunk: usize, now: f64) {
         if let Some(sending) = self.under_way[chunk].take() {
-            self.experience.end(sending, micros(now));
+            self.experience.end(sending, micros(self.began + now));
         }
     }
 }
@@ -226,10 +236,12 @@ impl Policy for Chooser<'_> {
 /// What one topology showed. Seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// The first put of a user that knows round trips only.
-    pub first: f64,
-    /// A later one.
+    /// The first put of a user that knows round trips only, in a network whose vendors know as little of themselves.
+    pub unknown: f64,
+    /// Its third.
     pub later: f64,
+    /// The first put of a user whose vendors have measured their links.
+    pub announced: f64,
     /// The best of all fixed ways.
     pub best: f64,
     /// A fixed way at random: the mean.
@@ -244,8 +256,11 @@ pub fn compare(seed: u64) -> Outcome {
     let topology = Topology::of(seed);
     let mut all: Vec<f64> = all_ways(&topology).iter().map(|way| fixed(&topology, way)).collect();
     all.sort_by(f64::total_cmp);
-    let mut chooser = Chooser::new(&topology);
-    let first = chooser.put();
+    let mut chooser = Chooser::new(&topology, false);
+    let unknown = chooser.put();
+    chooser.put();
+    let later = chooser.put();
+    let announced = Chooser::new(&topology, true).put();
     let mean = all.iter().sum::<f64>() / all.len() as f64;
-    Outcome { first, later: chooser.put(), best: all[0], mean, median: all[all.len() / 2] }
+    Outcome { unknown, later, announced, best: all[0], mean, median: all[all.len() / 2] }
 }

@@ -109,7 +109,7 @@ impl Net {
         let link = self.0.book.link(node, |link| link.clone()).unwrap_or_default();
         let (up, down, seen) = {
             let experience = self.0.links.experience();
-            (experience.up(node), experience.down(node), experience.seen(node))
+            (experience.up(node, now), experience.down(node, now), experience.seen(node))
         };
         let said = |rate: u64| (rate > 0).then_some(rate as f64);
         let sent = self.0.overlay.sent_to(node).filter(|sent| sent.arrived + sent.lost > LOSS_BYTES_MIN);
@@ -131,7 +131,8 @@ impl Net {
     /// This node as the source of a chain, with `in_flight` chunks under way.
     #[must_use]
     pub fn own_end(&self, in_flight: u32) -> End {
-        End { up: self.0.links.experience().up(self.0.me), in_flight, ..End::default() }
+        let now = self.0.links.now_us();
+        End { up: self.0.links.experience().up(self.0.me, now), in_flight, ..End::default() }
     }
 
     /// The expected round trip between two nodes, in seconds: between this one and another as it was measured, between others by their

@@ -16,6 +16,10 @@ pub const VISITS_MAX: usize = 20_000;
 /// Bytes per second that a device writes of which nothing is known.
 const ASSUMED_DISK: f64 = 8.0 * ASSUMED_BYTES_PER_S;
 
+/// Share of the time that the chain's own links would take that is added: of two chains that are as fast as the source, the one with
+/// more to spare is better, since figures are wrong and others use the links, too.
+const SPARE: f64 = 0.25;
+
 /// A chain as far as it goes.
 #[derive(Clone, Copy, Debug)]
 struct Partial {
@@ -23,6 +27,8 @@ struct Partial {
     fixed: f64,
     /// The slowest step so far, bytes per second.
     rate: f64,
+    /// The slowest of those steps that another chain would not have.
+    own: f64,
     /// What the last vendor could send on, bytes per second.
     up: f64,
     /// Time of the slowest device, seconds.
@@ -31,21 +37,25 @@ struct Partial {
 
 impl Partial {
     fn at_source(source: &End) -> Self {
-        Self { fixed: 0.0, rate: f64::INFINITY, up: source.share(source.up), disk: 0.0 }
+        Self { fixed: 0.0, rate: f64::INFINITY, own: f64::INFINITY, up: source.up_share(), disk: 0.0 }
     }
 
     fn with(self, next: &End, round_trip_s: f64, bytes: u64) -> Self {
         let disk = bounded(next.disk.unwrap_or(ASSUMED_DISK), 1.0, f64::MAX);
+        let down = next.down_share();
+        // The source's uplink is in every chain.
+        let before = if self.rate.is_infinite() { f64::INFINITY } else { self.up };
         Self {
             fixed: self.fixed + bounded(round_trip_s, 0.0, 60.0) + next.risk(),
-            rate: self.rate.min(self.up).min(next.share(next.down)),
-            up: next.share(next.up),
+            rate: self.rate.min(self.up).min(down),
+            own: self.own.min(before).min(down),
+            up: next.up_share(),
             disk: self.disk.max(bytes as f64 * (f64::from(next.in_flight) + 1.0) / disk),
         }
     }
 
     fn seconds(&self, bytes: u64) -> f64 {
-        self.fixed + bytes as f64 / self.rate + self.disk
+        self.fixed + bytes as f64 / self.rate + SPARE * bytes as f64 / self.own + self.disk
     }
 }
 

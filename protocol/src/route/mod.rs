@@ -19,6 +19,8 @@ pub mod sources;
 /// Bytes per second that a link is taken to carry of which nothing is known: 100 Mbit/s. High rather than low, since who is
 /// never tried is never measured.
 pub const ASSUMED_BYTES_PER_S: f64 = 12_500_000.0;
+/// The same of what a node sends.
+pub const ASSUMED_UP_BYTES_PER_S: f64 = 12_500_000.0;
 /// The greatest rate that anybody may announce, bytes per second: 1 Tbit/s.
 pub const RATE_MAX: u64 = 125_000_000_000;
 /// Round trip that is assumed where none is known, seconds.
@@ -58,11 +60,20 @@ impl Default for End {
 }
 
 impl End {
-    /// Bytes per second that one more transfer gets of a rate of this node.
-    fn share(&self, rate: Option<f64>) -> f64 {
+    /// Bytes per second that one more transfer gets of what this node sends.
+    fn up_share(&self) -> f64 {
+        self.share(self.up, ASSUMED_UP_BYTES_PER_S)
+    }
+
+    /// The same of what it receives.
+    fn down_share(&self) -> f64 {
+        self.share(self.down, ASSUMED_BYTES_PER_S)
+    }
+
+    fn share(&self, rate: Option<f64>, assumed: f64) -> f64 {
         // What was measured has the losses in it. By how much they slow a link down of which nothing else is known: half of
         // it is left at 1 % (docs/performance.md, Links).
-        let rate = rate.unwrap_or_else(|| ASSUMED_BYTES_PER_S / (1.0 + 100.0 * bounded(self.loss, 0.0, 1.0)));
+        let rate = rate.unwrap_or_else(|| assumed / (1.0 + 100.0 * bounded(self.loss, 0.0, 1.0)));
         let busy = 1.0 + f64::from(self.load) / LOAD_HALF;
         bounded(rate, 1.0, RATE_MAX as f64) / busy / (f64::from(self.in_flight) + 1.0)
     }

@@ -116,20 +116,38 @@ struct Capacity {
     /// The most that was seen.
     seen: f64,
     /// What it was when it was the limit.
-    limit: Option<f64>,
+    limit: Option<Limit>,
+}
+
+/// A link that was the limit of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Limit {
+    rate: f64,
+    /// When that was seen last.
+    at: u64,
+    /// Who was at the other end, and might have been it instead.
+    towards: NodeId,
 }
 
 impl Capacity {
     fn carried(&mut self, rate: f64) {
         self.seen = self.seen.max(rate);
         // It carried that much, whatever was believed.
-        self.limit = self.limit.map(|limit| limit.max(rate));
+        if let Some(limit) = &mut self.limit {
+            limit.rate = limit.rate.max(rate);
+        }
     }
 
-    fn limited(&mut self, rate: f64) {
-        self.limit = Some(self.limit.map_or(rate, |limit| (limit + rate) / 2.0));
+    fn limited(&mut self, rate: f64, towards: NodeId, at: u64) {
+        let rate_now = self.limit.map_or(rate, |limit| (limit.rate + rate) / 2.0);
+        self.limit = Some(Limit { rate: rate_now, at, towards });
         // Links change: what was seen once is not for ever.
         self.seen = self.seen.mul_add(0.9, rate * 0.1);
+    }
+
+    /// The limit, unless it was seen too long ago.
+    fn now(&self, now_us: u64) -> Option<f64> {
+        self.limit.filter(|limit| now_us.saturating_sub(limit.at) < REMEMBERED_US).map(|limit| limit.rate)
     }
 }
 
@@ -158,6 +176,8 @@ struct Ends {
     sending: Busy,
 }
 
+/// How long a limit is believed that nobody saw since, microseconds: ten minutes.
+const REMEMBERED_US: u64 = 600_000_000;
 /// Nodes of which something is remembered; the one that is sending nothing and comes first makes room.
 const NODES_MAX: usize = 4_096;
 /// A receipt that comes later than the one before by this share of the chunk's time, and by [`LATE_US`] and a round trip, shows that
@@ -219,22 +239,41 @@ impl Experience {
         };
         let late = before.map_or(0, |before| now_us.saturating_sub(before));
         let limited = late > LATE_US + 2 * round_trip_us && late as f64 > LATE_SHARE * took as f64;
-        self.carried(from, vendor, rate, limited);
+        self.carried(from, vendor, rate, limited, now_us);
     }
 
     /// Bytes went from one node to another at this rate; whether that hop was what limited them.
-    pub fn carried(&mut self, from: NodeId, to: NodeId, rate: f64, limited: bool) {
+    pub fn carried(&mut self, from: NodeId, to: NodeId, rate: f64, limited: bool, now_us: u64) {
         if !limited {
             self.ends(from).up.carried(rate);
             self.ends(to).down.carried(rate);
             return;
         }
-        // Uplinks are the scarce ones at home, so it is the receiver only if the sender is known to send faster.
-        if self.ends(from).up.seen > CARRIES_MORE * rate {
-            self.ends(to).down.limited(rate);
+        let known = self.ends(to).down.now(now_us);
+        // Uplinks are the scarce ones at home, so it is the receiver only if the sender is known to send faster, or the receiver is known
+        // to be slow.
+        let receiver = self.ends(from).up.seen > CARRIES_MORE * rate
+            || known.is_some_and(|known| known < CARRIES_MORE * rate && rate < CARRIES_MORE * known);
+        if receiver {
+            self.ends(to).down.limited(rate, from, now_us);
+            if known.is_none() {
+                self.clear_of(to, rate);
+            }
         } else {
-            self.ends(from).up.limited(rate);
+            self.ends(from).up.limited(rate, to, now_us);
             self.ends(to).down.carried(rate);
+        }
+    }
+
+    /// `to` turned out to be slow: those that were taken to be slow when they sent to it may not be.
+    fn clear_of(&mut self, to: NodeId, rate: f64) {
+        for ends in self.nodes.values_mut() {
+            // One that was slower than that is slow itself.
+            let like = |a: f64, b: f64| a < CARRIES_MORE * b && b < CARRIES_MORE * a;
+            let wrong = |limit: &Limit| limit.towards == to && like(limit.rate, rate);
+            if ends.up.limit.as_ref().is_some_and(wrong) {
+                ends.up.limit = None;
+            }
         }
     }
 
@@ -247,16 +286,16 @@ impl Experience {
         }
     }
 
-    /// Bytes per second that `node` sends, if that was the limit of a transfer.
+    /// Bytes per second that `node` sends, if that was the limit of a transfer lately.
     #[must_use]
-    pub fn up(&self, node: NodeId) -> Option<f64> {
-        self.nodes.get(&node)?.up.limit
+    pub fn up(&self, node: NodeId, now_us: u64) -> Option<f64> {
+        self.nodes.get(&node)?.up.now(now_us)
     }
 
     /// The same of what it receives.
     #[must_use]
-    pub fn down(&self, node: NodeId) -> Option<f64> {
-        self.nodes.get(&node)?.down.limit
+    pub fn down(&self, node: NodeId, now_us: u64) -> Option<f64> {
+        self.nodes.get(&node)?.down.now(now_us)
     }
 
     /// The most that `node` was seen to send and to receive, bytes per second; 0 if nothing.
@@ -272,6 +311,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const NOW: u64 = 10_000_000;
 
     fn node(number: u8) -> NodeId {
         NodeId([number; NodeId::LEN])
@@ -325,10 +365,10 @@ mod tests {
         experience.arrived(&mut sending, node(2), 4_000_000, 20_000);
         experience.arrived(&mut sending, node(3), 4_020_000, 20_000);
         experience.end(sending, 4_020_000);
-        let up = experience.up(node(1)).unwrap();
+        let up = experience.up(node(1), NOW).unwrap();
         assert!((1.0e6..1.2e6).contains(&up), "{up}");
-        assert_eq!((experience.up(node(2)), experience.down(node(2))), (None, None));
-        assert!(experience.up(node(0)).unwrap() > 9e6);
+        assert_eq!((experience.up(node(2), NOW), experience.down(node(2), NOW)), (None, None));
+        assert!(experience.up(node(0), NOW).unwrap() > 9e6);
     }
 
     #[test]
@@ -341,21 +381,37 @@ mod tests {
             experience.arrived(sending, node(1), 8_000_000, 0);
         }
         together.into_iter().for_each(|sending| experience.end(sending, 8_000_000));
-        let up = experience.up(node(0)).unwrap();
+        let up = experience.up(node(0), NOW).unwrap();
         assert!((0.7e6..1.2e6).contains(&up), "{up}");
     }
 
     #[test]
     fn a_receiver_is_blamed_only_if_its_sender_is_known_to_be_faster() {
         let mut experience = Experience::default();
-        experience.carried(node(1), node(2), 1e6, true);
-        assert!(experience.up(node(1)).is_some() && experience.down(node(2)).is_none());
+        experience.carried(node(1), node(2), 1e6, true, NOW);
+        assert!(experience.up(node(1), NOW).is_some() && experience.down(node(2), NOW).is_none());
         // It was the receiver after all.
-        experience.carried(node(1), node(3), 9e6, false);
-        assert!(experience.up(node(1)).unwrap() >= 9e6);
-        experience.carried(node(1), node(2), 1e6, true);
-        assert_eq!(experience.down(node(2)), Some(1e6));
-        assert!(experience.up(node(1)).unwrap() >= 9e6);
+        experience.carried(node(1), node(3), 9e6, false, NOW);
+        assert!(experience.up(node(1), NOW).unwrap() >= 9e6);
+        experience.carried(node(1), node(2), 1e6, true, NOW);
+        assert_eq!(experience.down(node(2), NOW), Some(1e6));
+        assert!(experience.up(node(1), NOW).unwrap() >= 9e6);
+    }
+
+    #[test]
+    fn who_was_blamed_for_a_slow_receiver_is_cleared_and_limits_are_forgotten() {
+        let mut experience = Experience::default();
+        experience.carried(node(1), node(2), 1e6, true, NOW);
+        experience.carried(node(3), node(4), 1e6, true, NOW);
+        // Somebody who sends fast elsewhere finds vendor 2 slow.
+        experience.carried(node(5), node(6), 9e6, false, NOW);
+        experience.carried(node(5), node(2), 1.1e6, true, NOW);
+        assert_eq!(experience.up(node(1), NOW), None);
+        assert_eq!(experience.up(node(3), NOW), Some(1e6));
+        // From now on it is the one to blame.
+        experience.carried(node(7), node(2), 1e6, true, NOW);
+        assert_eq!(experience.up(node(7), NOW), None);
+        assert_eq!(experience.up(node(3), NOW + REMEMBERED_US), None);
     }
 
     #[test]

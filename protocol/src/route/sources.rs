@@ -15,7 +15,7 @@ pub fn seconds(source: &End, measured: Option<f64>, down: Option<f64>, round_tri
     let rate = match measured {
         // With whatever else it had to do.
         Some(rate) => bounded(rate, 1.0, RATE_MAX as f64) / (f64::from(source.in_flight) + 1.0),
-        None => source.share(source.up).min(bounded(down.unwrap_or(ASSUMED_BYTES_PER_S * 8.0), 1.0, RATE_MAX as f64)),
+        None => source.up_share().min(bounded(down.unwrap_or(ASSUMED_BYTES_PER_S * 8.0), 1.0, RATE_MAX as f64)),
     };
     // What is asked of it at once waits for its devices in turn, however near it is.
     let waits = bounded(round_trip_s, 0.0, 60.0) * (1.0 + f64::from(source.in_flight));

@@ -32,8 +32,11 @@ fn wild() -> impl Strategy<Value = f64> {
 
 fn coordinate() -> impl Strategy<Value = Coordinate> {
     let place = || prop_oneof![any::<i32>(), -PLACE_US_MAX..=PLACE_US_MAX];
-    (place(), place(), place(), any::<u32>(), any::<u32>())
-        .prop_map(|(x, y, z, height, error)| Coordinate { place: [x, y, z], height, error })
+    (place(), place(), place(), any::<u32>(), any::<u32>()).prop_map(|(x, y, z, height, error)| Coordinate {
+        place: [x, y, z],
+        height,
+        error,
+    })
 }
 
 /// All orders of all choices of one node for each of three columns of two.
@@ -96,7 +99,7 @@ proptest! {
             experience.end(sending, now);
         }
         for number in 0..7 {
-            for rate in [experience.up(node(number)), experience.down(node(number))].into_iter().flatten() {
+            for rate in [experience.up(node(number), 0), experience.down(node(number), 0)].into_iter().flatten() {
                 prop_assert!(rate.is_finite() && rate > 0.0 && rate <= RATE_MAX as f64, "{rate}");
             }
         }
