@@ -8,7 +8,7 @@ use fathom_protocol::ids::NodeId;
 use fathom_protocol::route::chain;
 use fathom_protocol::route::coordinate::{Coordinate, Position};
 use fathom_protocol::route::rates::{Experience, Sending};
-use fathom_protocol::route::{ASSUMED_BYTES_PER_S, ASSUMED_ROUND_TRIP_S, End};
+use fathom_protocol::route::{ASSUMED_BYTES_PER_S, ASSUMED_ROUND_TRIP_S, End, LOST};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -80,9 +80,9 @@ impl Topology {
         apart + a.access_s + b.access_s
     }
 
-    /// What is left of a link between two homes because of losses: 0.9 at 0.1 %, half at 1 % (docs/performance.md, Links).
+    /// What is left of a link between two homes because of losses.
     fn left(&self, a: usize, b: usize) -> f64 {
-        1.0 / (1.0 + 100.0 * (self.homes[a].loss + self.homes[b].loss))
+        1.0 / (1.0 + LOST * (self.homes[a].loss + self.homes[b].loss))
     }
 
     /// The columns: which homes may take which copy.

@@ -111,6 +111,13 @@ pub(super) enum Command {
     /// Show the table of all storage (the FAT): who offers how much, and what is locked
     Fat(FatOptions),
     /// Explain which vendors are best for storing, or for fetching a file
+    #[command(
+        long_about = "Explain which vendors are best for storing, or for fetching a file.\n\nEach is probed now. Shown are the \
+                      round trip and its variation, losses, what its link carries up and down (as measured by this node, \
+                      or else as the vendor says), what came from it of late, its load, how often it answered, and the \
+                      expected time of a chunk. Numbers are places in the chain that would be used for storing: the \
+                      slowest uplink goes last, since the last one sends nothing on."
+    )]
     Path {
         /// For fetching this file; for storing if left out
         name: Option<String>,
@@ -293,6 +300,9 @@ pub(super) struct GetOptions {
     /// Where to put it [default: the last part of NAME, in the current directory]
     #[arg(short, long, value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
+    /// Show which vendors have it, and what is known of the ways to them
+    #[arg(long)]
+    pub(super) explain: bool,
     /// Give up the stored copies once everything is here and checked
     #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,

@@ -27,6 +27,8 @@ pub const RATE_MAX: u64 = 125_000_000_000;
 pub const ASSUMED_ROUND_TRIP_S: f64 = 0.1;
 /// Transfers under way at a vendor that halve what one more gets.
 const LOAD_HALF: f64 = 32.0;
+/// What is left of a link at a share of losses `p` is `1 / (1 + LOST * p)`.
+pub const LOST: f64 = 12.0;
 /// What a vendor that does not answer costs before another one is tried, seconds.
 const SILENCE_S: f64 = 2.0;
 /// What a vendor that failed a moment ago costs, seconds: it is the last choice.
@@ -71,9 +73,9 @@ impl End {
     }
 
     fn share(&self, rate: Option<f64>, assumed: f64) -> f64 {
-        // What was measured has the losses in it. By how much they slow a link down of which nothing else is known: half of
-        // it is left at 1 % (docs/performance.md, Links).
-        let rate = rate.unwrap_or_else(|| assumed / (1.0 + 100.0 * bounded(self.loss, 0.0, 1.0)));
+        // What was measured has the losses in it. Of a link of which nothing else is known, 0.8 is left at 2 %
+        // (docs/performance.md, Links).
+        let rate = rate.unwrap_or_else(|| assumed / (1.0 + LOST * bounded(self.loss, 0.0, 1.0)));
         let busy = 1.0 + f64::from(self.load) / LOAD_HALF;
         bounded(rate, 1.0, RATE_MAX as f64) / busy / (f64::from(self.in_flight) + 1.0)
     }

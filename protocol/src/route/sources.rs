@@ -8,6 +8,9 @@ use super::{ASSUMED_BYTES_PER_S, End, RATE_MAX, bounded};
 /// A chunk is late after so many times the time that chunks take.
 const LATE: f64 = 2.0;
 
+/// The longest time that is expected of a chunk before any came, seconds.
+const UNKNOWN_S: f64 = 2.5;
+
 /// Seconds until `bytes` bytes from `source` are here. `measured` is the rate at which bytes came from it of late, `down` what comes in
 /// here at best.
 #[must_use]
@@ -27,7 +30,7 @@ pub fn seconds(source: &End, measured: Option<f64>, down: Option<f64>, round_tri
 #[must_use]
 pub fn patience(expected: f64, pace: Option<f64>, least: f64) -> f64 {
     // Before any came, it is the expectation that is wrong as likely as the source.
-    let usual = pace.unwrap_or(expected);
+    let usual = pace.unwrap_or(bounded(expected, 0.0, UNKNOWN_S));
     bounded(LATE * usual, least, 60.0)
 }
 
