@@ -46,6 +46,9 @@ pub struct Wanted {
     pub bandwidth_mb_per_s: u64,
     /// Most milliseconds to reach a vendor and write durably there; 0: any.
     pub latency_ms: u32,
+    /// For measurements: vendors, first of all each other's order in a chain, whatever is known of their links.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<String>,
 }
 
 impl Wanted {

@@ -278,6 +278,9 @@ pub(super) struct PutOptions {
     /// Store only where a durable write takes at most so many milliseconds, as measured by the vendor
     #[arg(long, value_name = "MS", default_value_t = 0, hide_default_value = true)]
     pub(super) max_latency: u32,
+    /// For measurements: send through these vendors in this order (first digits of their ids), whatever their links carry
+    #[arg(long, value_name = "VENDOR", value_delimiter = ',', hide = true)]
+    pub(super) via: Vec<String>,
     /// Show which storage was locked, and which path was chosen and why
     #[arg(long)]
     pub(super) explain: bool,

@@ -103,8 +103,9 @@ impl NodeCommands {
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
             ControlRequest::Put { path, name, copies, erasure, wanted } => {
+                let via = wanted.via.clone();
                 let (wants, redundancy) = (wants(wanted)?, redundancy(copies, erasure.as_deref())?);
-                json(&self.user()?.put(&path, &name, redundancy, wants, events).await?)
+                json(&self.user()?.put(&path, &name, redundancy, (wants, via), events).await?)
             }
             ControlRequest::Get { name, output, release, version } => {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)

@@ -106,7 +106,8 @@ impl Position {
 
     /// A node at `other` answered after `round_trip_us`. `chance` decides the direction in which two nodes at one place part.
     pub fn sample(&mut self, round_trip_us: f64, other: &Coordinate, chance: u64) {
-        if !(round_trip_us > 0.0 && round_trip_us <= ROUND_TRIP_US_MAX) || !other.is_bounded() {
+        let plausible = round_trip_us > 0.0 && round_trip_us <= ROUND_TRIP_US_MAX && other.is_bounded();
+        if !plausible {
             return;
         }
         let other = Self::of(other);

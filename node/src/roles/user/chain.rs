@@ -74,6 +74,17 @@ pub(super) fn best(
     chain::choose(&net.own_end(in_flight), &ends, columns, round_trip_s, bytes)
 }
 
+/// Puts a chain in the order that a measurement asks for.
+fn via(chain: &mut [Slot], order: &[String]) {
+    if !order.is_empty() {
+        let place = |slot: &Slot| {
+            let vendor = slot.place.vendor.to_string();
+            order.iter().position(|digits| vendor.starts_with(digits)).unwrap_or(order.len())
+        };
+        chain.sort_by_key(place);
+    }
+}
+
 impl User {
     /// A chain of slots, one for each column that is `wanted`, with room for `length` bytes, at different vendors, none of which is one of
     /// `holders`: the one that is expected to be done first.
@@ -92,7 +103,10 @@ impl User {
             };
             let taken = lock(&put.placement).take_chain(wanted, length, &avoid, pick);
             match taken {
-                Ok(Some(chain)) => return Ok(chain),
+                Ok(Some(mut chain)) => {
+                    via(&mut chain, &put.via);
+                    return Ok(chain);
+                }
                 Ok(None) => break,
                 Err(column) => self.replenish(put, at, column, length, &avoid).await?,
             }

@@ -76,7 +76,7 @@ impl User {
         path: &Path,
         name: &str,
         redundancy: Option<Redundancy>,
-        wants: Wants,
+        (wants, via): (Wants, Vec<String>),
         events: EventSink,
     ) -> Result<PutResult, UserError> {
         let began = Instant::now();
@@ -89,7 +89,7 @@ impl User {
         for file in stored.values() {
             file.settled()?;
         }
-        let Begun { put, fresh, resumed } = self.begin(name, sources, redundancy, (wants, events), &stored)?;
+        let Begun { put, fresh, resumed } = self.begin(name, sources, redundancy, (wants, via, events), &stored)?;
         let mut result = PutResult {
             warnings,
             resumed_chunks: resumed,
@@ -139,7 +139,7 @@ impl User {
         name: &str,
         sources: Vec<SourceFile>,
         redundancy: Redundancy,
-        (wants, events): (Wants, EventSink),
+        (wants, via, events): (Wants, Vec<String>, EventSink),
         catalogue: &BTreeMap<FileId, StoredFile>,
     ) -> Result<Begun, UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
@@ -212,6 +212,7 @@ impl User {
             files,
             replacing: tokio::sync::Mutex::new(()),
             wants,
+            via,
             drawn: Mutex::default(),
             round: AtomicU64::new(0),
             warnings: Mutex::default(),

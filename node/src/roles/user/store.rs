@@ -112,6 +112,8 @@ pub(super) struct Putting {
     pub replacing: tokio::sync::Mutex<()>,
     /// What vendors must be like.
     pub wants: Wants,
+    /// For measurements: vendors, by the first digits of their ids, through which chains go in this order.
+    pub via: Vec<String>,
     /// Bytes that were locked for each copy at a time, if vendors let nobody hold more; 0 if all was locked at once.
     pub round: AtomicU64,
     /// What a person should know of where copies lie.
