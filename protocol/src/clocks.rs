@@ -19,6 +19,11 @@ const AWAITED_MS: u64 = 10 * 60 * 1_000;
 /// What a mirror's clock said is news for so long, milliseconds for each mirror that is known: they are asked in turn, two every
 /// three seconds.
 const FRESH_MS: u64 = 8_000;
+/// How old what one of `known` mirrors said may be and still be news, milliseconds.
+fn fresh_ms(known: usize) -> u64 {
+    FRESH_MS.saturating_mul(known.max(1) as u64)
+}
+
 /// Promises are dated no further ahead of the wall clock than this, milliseconds: mirrors whose clocks lie must not tie up
 /// space for good.
 const AHEAD_MAX_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
@@ -56,10 +61,10 @@ impl Clocks {
     #[must_use]
     pub fn dating(&self, now: UnixMs, known: usize, elapsed_ms: u64) -> Dated {
         let (remembered, all) = self.clocks(known, elapsed_ms, u64::MAX);
-        let (fresh, _) = self.clocks(known, elapsed_ms, FRESH_MS.saturating_mul(known.max(1) as u64));
-        let (counted, awaited) = self.clocks(known, elapsed_ms, AWAITED_MS);
+        let (fresh, _) = self.clocks(known, elapsed_ms, fresh_ms(known));
+        let (_, counted) = self.clocks(known, elapsed_ms, AWAITED_MS);
         let middle = |of: usize| of.checked_sub(1).map(|last| last / 2);
-        let sure = middle(awaited.max(counted.len())).and_then(|middle| fresh.get(middle).copied());
+        let sure = middle(counted).and_then(|middle| fresh.get(middle).copied());
         let agreed = sure.or_else(|| middle(all).and_then(|middle| remembered.get(middle).copied()));
         let at = agreed.map_or(now, |agreed| agreed.clamp(now, now.plus_ms(AHEAD_MAX_MS)));
         Dated { at, sure: sure.is_some() }
@@ -85,11 +90,19 @@ impl Clocks {
     /// The median of the clocks of `known` mirrors when `elapsed_ms` have passed; of an even number the earlier one. In the first
     /// ten minutes a mirror that was not heard counts as one that is behind all others, so that a minority of wrong clocks never has
     /// the last word because it was heard first; `None` where that leaves the median unknown.
+    ///
+    /// So does one that was not heard lately, for ten minutes more: of mirrors whose clocks were wrong one after the other, those that
+    /// are right again may still be wrong in this vendor's memory. What they said is not forgotten: the earlier median holds.
     #[must_use]
     pub fn median(&self, known: usize, elapsed_ms: u64) -> Option<UnixMs> {
-        let (clocks, all) = self.clocks(known, elapsed_ms, u64::MAX);
-        let unheard = all - clocks.len();
-        clocks.get((all.checked_sub(1)? / 2).checked_sub(unheard)?).copied()
+        let middle = |clocks: &[UnixMs], all: usize| {
+            let behind = all.saturating_sub(clocks.len());
+            clocks.get((all.checked_sub(1)? / 2).checked_sub(behind)?).copied()
+        };
+        let (remembered, all) = self.clocks(known, elapsed_ms, u64::MAX);
+        let (fresh, _) = self.clocks(known, elapsed_ms, fresh_ms(known));
+        let (_, counted) = self.clocks(known, elapsed_ms, AWAITED_MS);
+        Some(middle(&remembered, all)?.min(middle(&fresh, counted)?))
     }
 
     /// What the clocks that were heard within the last `age_ms` say by now, in order, and how many there are with those that are
@@ -126,6 +139,28 @@ mod tests {
         // Two liars of five, heard first: the one honest clock that was heard says when.
         assert_eq!(clocks.median(5, 20), Some(UnixMs(1_010)));
         assert_eq!(clocks.median(6, 20), None);
+    }
+
+    #[test]
+    fn mirrors_that_are_wrong_one_after_the_other_do_not_agree() {
+        let (right, wrong) = (UnixMs(1_000), UnixMs(1_000_000));
+        let mut clocks = Clocks::default();
+        (1..=3).for_each(|number| clocks.heard(mirror(number), right, 0));
+        // The second is wrong and is not heard while it is right again; then the third is wrong.
+        clocks.heard(mirror(2), wrong, 10);
+        let later = 10 + fresh_ms(3) + 1;
+        clocks.heard(mirror(1), right.plus_ms(later), later);
+        clocks.heard(mirror(3), wrong, later);
+        assert_eq!(clocks.median(3, later), Some(right.plus_ms(later)));
+        assert_eq!(clocks.passed(right.plus_ms(later), wrong, 3, later), Some(false));
+        // Nor is there a last word while only the wrong one is heard.
+        let silent = later + fresh_ms(3) + 1;
+        clocks.heard(mirror(3), wrong, silent);
+        assert_eq!(clocks.median(3, silent), None);
+        // Two that are gone for good count no more, and what they said last still does.
+        let gone = silent + AWAITED_MS;
+        clocks.heard(mirror(3), right.plus_ms(gone), gone);
+        assert_eq!(clocks.median(3, gone), Some(right.plus_ms(gone)));
     }
 
     #[test]
@@ -183,6 +218,8 @@ mod tests {
         clocks.heard(mirror(1), UnixMs(1_000), 0);
         assert_eq!(clocks.median(1, 0), Some(UnixMs(1_000)));
         assert_eq!(clocks.median(2, AWAITED_MS - 1), None);
+        assert_eq!(clocks.median(5, AWAITED_MS), None, "and that one is heard no more either");
+        clocks.heard(mirror(1), UnixMs(1_000 + AWAITED_MS), AWAITED_MS);
         assert_eq!(clocks.median(5, AWAITED_MS), Some(UnixMs(1_000 + AWAITED_MS)));
     }
 

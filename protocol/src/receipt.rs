@@ -10,12 +10,12 @@ use crate::sign::{RecordError, record};
 use crate::tags;
 use crate::time::UnixMs;
 
-/// One sub-chunk on one device, written durably and read back by hash.
+/// One sub-chunk on one device, written durably and compared with what reads back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ValidatedPart {
     /// Where it is.
     pub device: DeviceId,
-    /// BLAKE3 of its bytes.
+    /// Its name there: BLAKE3 of its bytes as they lie on the device, in which the chunk's are preceded by a header.
     pub hash: Hash,
     /// Its place in the chunk, bytes.
     pub offset: u32,

@@ -92,6 +92,21 @@ pub fn open_chunk(file_key: &[u8; 32], index: u64, salt: [u8; SALT_LEN], sealed:
     open_segments(file_key, index, salt, sealed, 0, segments)
 }
 
+/// As [`open_chunk`], into `plain`, which is as long as the chunk is then.
+///
+/// # Errors
+/// [`SealError`].
+pub fn open_chunk_into(
+    file_key: &[u8; 32],
+    index: u64,
+    salt: [u8; SALT_LEN],
+    sealed: &[u8],
+    plain: &mut [u8],
+) -> Result<(), SealError> {
+    let segments = sealed.len().div_ceil(SEGMENT_PLAIN + SEGMENT_TAG);
+    open_segments_into(file_key, index, salt, sealed, (0, segments), plain)
+}
+
 /// Opens `sealed`, which holds whole segments from segment `first` on, of a chunk of `segments` segments.
 ///
 /// # Errors
@@ -104,25 +119,35 @@ pub fn open_segments(
     first: usize,
     segments: usize,
 ) -> Result<Vec<u8>, SealError> {
+    let here = sealed.len().div_ceil(SEGMENT_PLAIN + SEGMENT_TAG);
+    let mut plain = vec![0; sealed.len().saturating_sub(here * SEGMENT_TAG)];
+    open_segments_into(file_key, index, salt, sealed, (first, segments), &mut plain)?;
+    Ok(plain)
+}
+
+fn open_segments_into(
+    file_key: &[u8; 32],
+    index: u64,
+    salt: [u8; SALT_LEN],
+    sealed: &[u8],
+    (first, segments): (usize, usize),
+    plain: &mut [u8],
+) -> Result<(), SealError> {
     if sealed.is_empty() || sealed.len() > crate::limits::CHUNK_BYTES_MAX {
         return Err(SealError::Length(sealed.len()));
     }
     let cipher = cipher(file_key, index, salt);
-    let mut plain = Vec::with_capacity(sealed.len());
+    let mut rest = plain;
     for (offset, bytes) in sealed.chunks(SEGMENT_PLAIN + SEGMENT_TAG).enumerate() {
         let segment = first + offset;
         let wrong = SealError::Segment(segment);
         let (text, tag) = bytes.split_last_chunk::<SEGMENT_TAG>().ok_or(wrong)?;
-        let start = plain.len();
-        plain.extend_from_slice(text);
-        cipher
-            .decrypt_inout_detached(
-                &nonce(segment, segment + 1 == segments),
-                b"",
-                InOutBuf::from(&mut plain[start..]),
-                &Tag::from(*tag),
-            )
-            .map_err(|_| wrong)?;
+        let (into, after) = rest.split_at_mut_checked(text.len()).ok_or(wrong)?;
+        let buffers = InOutBuf::new(text, into).map_err(|_| wrong)?;
+        let nonce = nonce(segment, segment + 1 == segments);
+        cipher.decrypt_inout_detached(&nonce, b"", buffers, &Tag::from(*tag)).map_err(|_| wrong)?;
+        rest = after;
     }
-    Ok(plain)
+    // There is room for more segments than there are.
+    if rest.is_empty() { Ok(()) } else { Err(SealError::Length(sealed.len())) }
 }

@@ -75,11 +75,12 @@ impl Fetching {
         Ok(Ok(Encoded { chunk_length, bytes }))
     }
 
-    /// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory grows with what arrives.
+    /// Reads exactly `length` bytes; each piece must come within [`SILENCE`]. Memory that is not written to is not there yet: it grows
+    /// with what arrives.
     async fn read(&mut self, length: usize) -> Result<Vec<u8>, Refusal> {
         let vendor = self.vendor;
         let coming = self.net.coming(vendor);
-        let (mut bytes, mut filled) = (Vec::new(), 0);
+        let (mut bytes, mut filled) = (Vec::with_capacity(length), 0);
         while filled < length {
             if filled == bytes.len() {
                 bytes.resize(length.min(filled + PIECE), 0);

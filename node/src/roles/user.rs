@@ -4,6 +4,7 @@
 //! the mirrors hold for this user, with a copy on this machine; `journal` is what an interrupted put goes on from; `resolve`
 //! chooses one of several versions; `renew` looks after what is stored (`survey`) and has lost copies made again (`repair`).
 
+mod ahead;
 mod catalogue;
 mod chain;
 mod error;
@@ -48,6 +49,7 @@ use fathom_protocol::table::Verified;
 use fathom_protocol::wire::{Refusal, Response};
 
 use crate::net::Net;
+use ahead::Seen;
 use catalogue::Local;
 pub use catalogue::{Listed, Listing, StoredFile, Version, select};
 pub use error::UserError;
@@ -113,6 +115,7 @@ pub struct User {
     stock: Stock,
     queries: Arc<Queries>,
     lately: Lately,
+    seen: Seen,
     words: Words,
     /// Final FATs that mirrors showed a moment ago.
     familiar: Familiar,
@@ -151,6 +154,7 @@ impl User {
             stock: Stock::default(),
             queries: Together::new(FILES_PER_QUERY_MAX),
             lately: Lately::default(),
+            seen: Seen::default(),
             words: Words::default(),
             familiar: Familiar::new(FAMILIAR),
             submissions: Together::new(SUBMITTED_TOGETHER),

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use fathom_protocol::ids::{DeviceId, Hash};
+
+use crate::part::Part;
 
 /// What kind of storage a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,7 @@ pub struct DeviceReport {
 pub struct PartValidation {
     /// The device.
     pub device: DeviceId,
-    /// The part: BLAKE3 of its bytes, as read back.
+    /// The part.
     pub part: Hash,
     /// Length as read back, in bytes.
     pub length: u32,
@@ -158,24 +161,24 @@ pub trait Device: Send + Sync {
     /// The device's figures now. Never blocks on a part's I/O.
     fn report(&self) -> DeviceReport;
 
-    /// Stores `bytes` under `part`, durably, and reads them back. A part that is already there and intact is left
+    /// Stores `part`, durably, and compares it with what reads back. A part that is already there and intact is left
     /// alone and counted once.
     ///
     /// # Errors
-    /// `NoSpace`, `Corrupt` if what reads back (or what was passed) is not `part`, `Io`, `Suspended`. After any
-    /// error nothing is left behind and the used bytes are as before.
-    fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError>;
+    /// `NoSpace`, `Corrupt` if something else reads back, `Io`, `Suspended`. After any error nothing is left behind and
+    /// the used bytes are as before.
+    fn put(&self, part: &Part) -> Result<PartValidation, DeviceError>;
 
     /// As [`Self::put`] for several parts, in their order: what can be done once for all is.
-    fn put_all(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<PartValidation, DeviceError>> {
-        parts.iter().map(|(part, bytes)| self.put(*part, bytes)).collect()
+    fn put_all(&self, parts: &[Part]) -> Vec<Result<PartValidation, DeviceError>> {
+        parts.iter().map(|part| self.put(part)).collect()
     }
 
     /// The bytes of `part`, verified.
     ///
     /// # Errors
     /// `NotFound`, `Corrupt`, `Io`, `Suspended`.
-    fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError>;
+    fn get(&self, part: Hash) -> Result<Bytes, DeviceError>;
 
     /// Removes `part`.
     ///

@@ -7,8 +7,8 @@
 //! DIR/tmp/<n>               a part being written; whatever lies here when the device is opened is removed
 //! ```
 //!
-//! Parts up to [`DirectoryConfig::pack_bytes_max`] go into packs. Any other is written to a temporary file, synced, read back and compared, renamed, and its directory synced. The
-//! 256 directories are made and synced when the device is opened, so a put never depends on an unsynced one.
+//! Parts up to [`DirectoryConfig::pack_bytes_max`] go into packs. Any other is written to a temporary file, past the page cache ([`crate::direct`]), synced, read back and compared,
+//! renamed, and its directory synced. The 256 directories are made and synced when the device is opened, so a put never depends on an unsynced one.
 //!
 //! What is used is counted by a scan when the device is opened and kept exact from then on.
 
@@ -16,20 +16,22 @@ mod files;
 mod packed;
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::Bytes;
 use fathom_protocol::ids::{DeviceId, Hash, NodeId};
 use fathom_protocol::limits::CHUNK_BYTES_MAX;
 
 use crate::budget::Budget;
 use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
+use crate::direct;
 use crate::marker::{self, Marker, io_error};
 use crate::meter::{Meter, now};
 use crate::pack::Packs;
-use crate::part::PART_HEADER_BYTES;
+use crate::part::{PART_HEADER_BYTES, Part};
 use crate::testing::{IoHook, IoStep};
 use files::{hash_file, scan_dir, sync_dir};
 
@@ -313,24 +315,24 @@ impl Device for DirectoryDevice {
         }
     }
 
-    fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError> {
+    fn put(&self, part: &Part) -> Result<PartValidation, DeviceError> {
+        let (name, bytes) = (part.name(), part.bytes());
         if bytes.len() as u64 <= self.config.pack_bytes_max {
-            return self.put_packed(&[(part, bytes)]).swap_remove(0);
+            return self.put_packed(std::slice::from_ref(part)).swap_remove(0);
         }
         let started = now();
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.writable()?;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let validation = PartValidation { device: self.id, part, length };
-        if self.holds(part) {
+        let validation = PartValidation { device: self.id, part: name, length };
+        if self.holds(name) {
             return Ok(validation);
         }
         let reservation = self.budget.reserve(bytes.len() as u64, self.medium_free())?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.tmp_dir().join(number.to_string());
-        let written = self
-            .write_temporary(&temporary, part, bytes)
-            .and_then(|()| self.publish(&temporary, part, bytes.len() as u64));
+        let written =
+            self.write_temporary(&temporary, part).and_then(|()| self.publish(&temporary, name, bytes.len() as u64));
         match written {
             Ok(true) => reservation.commit(),
             Ok(false) | Err(_) => {
@@ -346,27 +348,22 @@ impl Device for DirectoryDevice {
         Ok(validation)
     }
 
-    fn put_all(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<PartValidation, DeviceError>> {
-        if parts.iter().all(|(_, bytes)| bytes.len() as u64 <= self.config.pack_bytes_max) {
+    fn put_all(&self, parts: &[Part]) -> Vec<Result<PartValidation, DeviceError>> {
+        if parts.iter().all(|part| part.bytes().len() as u64 <= self.config.pack_bytes_max) {
             return self.put_packed(parts);
         }
-        parts.iter().map(|(part, bytes)| self.put(*part, bytes)).collect()
+        parts.iter().map(|part| self.put(part)).collect()
     }
 
-    fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {
+    fn get(&self, part: Hash) -> Result<Bytes, DeviceError> {
         if let Some(found) = self.packs.get(part) {
             return self.packed(part, found);
         }
         let path = self.part_path(part);
-        let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            File::open(&path)?.take(PART_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        match read() {
+        match File::open(&path).and_then(|file| direct::read(&file, PART_BYTES_MAX)) {
             Ok(bytes) => {
                 let found = Hash::of(&bytes);
-                if found == part { Ok(bytes) } else { Err(DeviceError::Corrupt { part, found }) }
+                if found == part { Ok(bytes.into()) } else { Err(DeviceError::Corrupt { part, found }) }
             }
             Err(error) => {
                 self.present()?;

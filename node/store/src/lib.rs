@@ -21,6 +21,7 @@
 
 mod budget;
 pub mod device;
+pub mod direct;
 mod directory;
 pub mod fat;
 mod marker;
@@ -40,5 +41,5 @@ pub use fat::{
     RebuildReport, RecoverReport,
 };
 pub use memory::MemoryDevice;
-pub use part::{ChunkTag, PART_HEADER_BYTES};
+pub use part::{ChunkTag, PART_HEADER_BYTES, Part};
 pub use set::{BadPart, DeviceSet, SetConfig, SplitPolicy, StoreError, StoredPart, Whole};

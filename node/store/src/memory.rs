@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use fathom_protocol::ids::{DeviceId, Hash};
 
 use crate::budget::Budget;
 use crate::device::{Device, DeviceError, DeviceKind, DeviceReport, DeviceState, PartEntry, PartValidation};
 use crate::meter::{Meter, now};
+use crate::part::Part;
 
 /// A device that forgets everything when it is dropped.
 #[derive(Debug)]
@@ -66,33 +68,30 @@ impl Device for MemoryDevice {
         }
     }
 
-    fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError> {
+    fn put(&self, part: &Part) -> Result<PartValidation, DeviceError> {
         let started = now();
-        let found = Hash::of(bytes);
-        if found != part {
-            return Err(DeviceError::Corrupt { part, found });
-        }
+        let (name, bytes) = (part.name(), part.bytes());
         let mut parts = self.lock();
-        match parts.get(&part) {
-            Some(there) if Hash::of(there) == part => {}
+        match parts.get(&name) {
+            Some(there) if Hash::of(there) == name => {}
             Some(_) => {
-                parts.insert(part, bytes.to_vec());
+                parts.insert(name, bytes.to_vec());
             }
             None => {
                 let reservation = self.budget.reserve(bytes.len() as u64, u64::MAX)?;
-                parts.insert(part, bytes.to_vec());
+                parts.insert(name, bytes.to_vec());
                 reservation.commit();
             }
         }
         drop(parts);
         self.meter.wrote(bytes.len(), started.elapsed());
-        Ok(PartValidation { device: self.id, part, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
+        Ok(PartValidation { device: self.id, part: name, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
     }
 
-    fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {
+    fn get(&self, part: Hash) -> Result<Bytes, DeviceError> {
         let bytes = self.lock().get(&part).cloned().ok_or(DeviceError::NotFound { part })?;
         let found = Hash::of(&bytes);
-        if found == part { Ok(bytes) } else { Err(DeviceError::Corrupt { part, found }) }
+        if found == part { Ok(bytes.into()) } else { Err(DeviceError::Corrupt { part, found }) }
     }
 
     fn remove(&self, part: Hash) -> Result<(), DeviceError> {

@@ -18,8 +18,10 @@
 //! | 132 | 4 | offset of this part's payload in the chunk |
 //! | 136 | .. | payload |
 
-use fathom_protocol::ids::{ChunkId, FileId, LeaseId, OwnerId};
+use fathom_protocol::ids::{ChunkId, FileId, Hash, LeaseId, OwnerId};
 use fathom_protocol::limits::CHUNK_BYTES_MAX;
+
+use crate::direct::Aligned;
 
 /// Bytes that a part takes on its device beyond its payload.
 pub const PART_HEADER_BYTES: u32 = 136;
@@ -44,6 +46,33 @@ pub struct ChunkTag {
     pub lease: LeaseId,
 }
 
+/// A part as it goes to a device: its bytes, and its name, which is their hash.
+#[derive(Debug, Clone)]
+pub struct Part {
+    name: Hash,
+    bytes: Aligned,
+}
+
+impl Part {
+    /// `bytes` under their name.
+    #[must_use]
+    pub fn of(bytes: Aligned) -> Self {
+        Self { name: Hash::of(&bytes), bytes }
+    }
+
+    /// BLAKE3 of the bytes.
+    #[must_use]
+    pub fn name(&self) -> Hash {
+        self.name
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Aligned {
+        &self.bytes
+    }
+}
+
 /// The header of a part, as decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartHeader {
@@ -57,20 +86,20 @@ pub struct PartHeader {
 
 impl PartHeader {
     /// The part's bytes: this header with `salt`, then `payload`.
-    pub(crate) fn frame(&self, salt: [u8; SALT_BYTES], payload: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER + payload.len());
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[VERSION, 0, 0, 0]);
-        out.extend_from_slice(&salt);
-        out.extend_from_slice(&self.tag.owner.0);
-        out.extend_from_slice(&self.tag.chunk.0);
-        out.extend_from_slice(&self.tag.file.0);
-        out.extend_from_slice(&self.tag.seq.to_be_bytes());
-        out.extend_from_slice(&self.tag.lease.0);
-        out.extend_from_slice(&self.chunk_length.to_be_bytes());
-        out.extend_from_slice(&self.offset.to_be_bytes());
-        out.extend_from_slice(payload);
-        out
+    pub(crate) fn frame(&self, salt: [u8; SALT_BYTES], payload: &[u8]) -> Aligned {
+        Aligned::of(&[
+            MAGIC,
+            &[VERSION, 0, 0, 0],
+            &salt,
+            &self.tag.owner.0,
+            &self.tag.chunk.0,
+            &self.tag.file.0,
+            &self.tag.seq.to_be_bytes(),
+            &self.tag.lease.0,
+            &self.chunk_length.to_be_bytes(),
+            &self.offset.to_be_bytes(),
+            payload,
+        ])
     }
 
     /// The header and the payload in `bytes`, or `None` if they are not a part of a known version.

@@ -76,7 +76,7 @@ fn two_stores_of_one_chunk_share_nothing() {
     assert_eq!(set.read_chunk(&two).unwrap(), chunk);
 }
 
-/// Keeps away: serving rotten bytes, be it that the disk changed them or that the device says nothing.
+/// Keeps away: serving rotten bytes, be it that they changed on the disk or on their way from it.
 #[test]
 fn fault_08_rotten_bytes_are_named_and_never_served() {
     let devices = [faulty(1, MIB), faulty(2, MIB)];
@@ -84,7 +84,7 @@ fn fault_08_rotten_bytes_are_named_and_never_served() {
     let chunk = bytes(1, 10_000);
     let policy = SplitPolicy { part_bytes_max: 0, parts_min: 2 };
     let parts = set.store_chunk(&tag(&chunk, 1), &chunk, policy).unwrap();
-    devices[0].fail_nth(Operation::Get, 1, Fault::SilentCorruption);
+    devices[0].fail_nth(Operation::Get, 1, Fault::FlippedBit);
     let corrupt = |result: Result<Vec<u8>, StoreError>| {
         matches!(result, Err(StoreError::Part { source: DeviceError::Corrupt { .. }, .. }))
     };

@@ -4,13 +4,15 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::{VENDOR, bytes};
 use fathom_protocol::ids::{Hash, NodeId};
-use fathom_store::testing::{FailOnce, IoStep};
-use fathom_store::{Device, DeviceError, DeviceState, DirectoryConfig, DirectoryDevice, FatConfig, LocalFat};
+use fathom_store::direct::Aligned;
+use fathom_store::testing::{FailOnce, IoHook, IoStep};
+use fathom_store::{Device, DeviceError, DeviceState, DirectoryConfig, DirectoryDevice, FatConfig, LocalFat, Part};
 use proptest::prelude::*;
 
 const EIO: i32 = 5;
@@ -24,10 +26,14 @@ fn open(path: &Path, quota: u64) -> DirectoryDevice {
     DirectoryDevice::open(config(path, quota), VENDOR, None).unwrap()
 }
 
+fn part(content: &[u8]) -> Part {
+    Part::of(Aligned::of(&[content]))
+}
+
 fn put(device: &dyn Device, content: &[u8]) -> Hash {
-    let part = Hash::of(content);
-    assert_eq!(device.put(part, content).unwrap().part, part);
-    part
+    let part = part(content);
+    assert_eq!(device.put(&part).unwrap().part, part.name());
+    part.name()
 }
 
 fn temporary_files(path: &Path) -> usize {
@@ -115,8 +121,29 @@ fn fault_09_a_misplaced_write_is_caught_by_its_hash() {
     let (one, two) = (put(&device, &bytes(1, 100)), put(&device, &bytes(2, 100)));
     fs::copy(device.part_path(one), device.part_path(two)).unwrap();
     assert!(matches!(device.get(two), Err(DeviceError::Corrupt { found, .. }) if found == one));
-    assert!(matches!(device.put(Hash::of(b"another"), &bytes(3, 100)), Err(DeviceError::Corrupt { .. })));
-    assert_eq!(temporary_files(dir.path()), 0);
+}
+
+/// Changes what was written before it is synced.
+#[derive(Debug)]
+struct Misplacing;
+
+impl IoHook for Misplacing {
+    fn before(&self, step: IoStep, path: &Path) -> std::io::Result<()> {
+        match step {
+            IoStep::SyncFile => fs::OpenOptions::new().write(true).open(path)?.write_all_at(b"misplaced", 50),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Keeps away: acknowledging what reads back as something else.
+#[test]
+fn fault_09_a_part_that_reads_back_as_something_else_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = Some(Arc::new(Misplacing) as Arc<dyn IoHook>);
+    let device = DirectoryDevice::open_with(config(dir.path(), 10_000), VENDOR, None, hook).unwrap();
+    assert!(matches!(device.put(&part(&bytes(3, 5_000))), Err(DeviceError::Corrupt { .. })));
+    assert_eq!((temporary_files(dir.path()), device.report().used), (0, 0));
 }
 
 /// Keeps away: acknowledging after the disk has said that it cannot be trusted to keep what it took.
@@ -127,13 +154,13 @@ fn fault_10_after_a_failed_fsync_nothing_is_acknowledged_until_reopened() {
         let hook = Arc::new(FailOnce::new(step, EIO));
         let device = DirectoryDevice::open_with(config(dir.path(), 10_000), VENDOR, None, Some(hook.clone())).unwrap();
         let content = bytes(1, 100);
-        let part = Hash::of(&content);
-        assert!(matches!(device.put(part, &content), Err(DeviceError::Io { .. })), "{step:?}");
+        let part = part(&content);
+        assert!(matches!(device.put(&part), Err(DeviceError::Io { .. })), "{step:?}");
         let report = device.report();
         assert_eq!((report.state, report.used, report.temporary, report.free), (DeviceState::Failed, 0, 0, 0));
         assert_eq!(temporary_files(dir.path()), 0);
-        assert!(matches!(device.put(part, &content), Err(DeviceError::Suspended { .. })), "{step:?}");
-        assert!(matches!(device.get(part), Err(DeviceError::NotFound { .. })), "reads go on");
+        assert!(matches!(device.put(&part), Err(DeviceError::Suspended { .. })), "{step:?}");
+        assert!(matches!(device.get(part.name()), Err(DeviceError::NotFound { .. })), "reads go on");
         device.reopen().unwrap();
         put(&device, &content);
         assert_eq!((device.report().state, device.report().used), (DeviceState::Healthy, 100));
@@ -148,7 +175,7 @@ fn fault_12_a_full_disk_leaves_nothing_behind() {
         let hook = Arc::new(FailOnce::new(step, ENOSPC));
         let device = DirectoryDevice::open_with(config(dir.path(), 10_000), VENDOR, None, Some(hook)).unwrap();
         let content = bytes(1, 100);
-        assert!(matches!(device.put(Hash::of(&content), &content), Err(DeviceError::NoSpace { .. })), "{step:?}");
+        assert!(matches!(device.put(&part(&content)), Err(DeviceError::NoSpace { .. })), "{step:?}");
         let report = device.report();
         assert_eq!((report.used, report.temporary, report.parts), (0, 0, 0));
         assert_eq!(temporary_files(dir.path()), 0);
@@ -158,7 +185,7 @@ fn fault_12_a_full_disk_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let full = DirectoryConfig { reserve: u64::MAX, ..config(dir.path(), 10_000) };
     let device = DirectoryDevice::open(full, VENDOR, None).unwrap();
-    let refused = device.put(Hash::of(b"x"), b"x");
+    let refused = device.put(&part(b"x"));
     assert!(matches!(refused, Err(DeviceError::NoSpace { needed: 1, free: 0 })), "the reserve stays free");
 }
 
@@ -171,7 +198,7 @@ fn fault_13_an_unplugged_device_is_suspended_and_nothing_is_created() {
         LocalFat::open(&base.path().join("fat"), FatConfig { headroom_bytes: 0, ..FatConfig::default() }).unwrap();
     let device = fat.open_device(config(&mount, 10_000), VENDOR).unwrap();
     let content = bytes(1, 100);
-    let part = put(&device, &content);
+    let (whole, part) = (part(&content), put(&device, &content));
 
     fs::rename(&mount, &away).unwrap();
     for empty in [false, true] {
@@ -179,7 +206,7 @@ fn fault_13_an_unplugged_device_is_suspended_and_nothing_is_created() {
             fs::create_dir(&mount).unwrap();
         }
         assert!(matches!(device.get(part), Err(DeviceError::Suspended { .. })), "not `NotFound`: nothing is lost");
-        assert!(matches!(device.put(part, &content), Err(DeviceError::Suspended { .. })));
+        assert!(matches!(device.put(&whole), Err(DeviceError::Suspended { .. })));
         assert!(matches!(device.remove(part), Err(DeviceError::Suspended { .. })));
         assert!(matches!(device.list(), Err(DeviceError::Suspended { .. })));
         assert!(matches!(device.reopen(), Err(DeviceError::Suspended { .. })));
@@ -225,13 +252,13 @@ proptest! {
         let hook = Arc::new(FailOnce::new(IoStep::Rename, ENOSPC));
         let device = DirectoryDevice::open_with(config(dir.path(), QUOTA), VENDOR, None, Some(hook.clone())).unwrap();
         let content = |n: u8| bytes(u64::from(n), 100 + usize::from(n) * 40);
-        let _ = device.put(Hash::of(&content(0)), &content(0));
+        let _ = device.put(&part(&content(0)));
         for (at, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Put(n) => {
                     let before = device.report();
                     let there = device.get(Hash::of(&content(n))).is_ok();
-                    let stored = device.put(Hash::of(&content(n)), &content(n));
+                    let stored = device.put(&part(&content(n)));
                     if there || before.free >= content(n).len() as u64 {
                         prop_assert!(stored.is_ok(), "{stored:?}");
                     } else {
@@ -243,7 +270,7 @@ proptest! {
                 Step::Fail(n, full) => {
                     let steps = [IoStep::Write, IoStep::SyncFile, IoStep::Rename, IoStep::SyncDir];
                     hook.arm(steps[at % 4], if full { ENOSPC } else { EIO });
-                    let _ = device.put(Hash::of(&content(n)), &content(n));
+                    let _ = device.put(&part(&content(n)));
                     device.reopen().unwrap();
                     hook.disarm();
                 }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use common::{VENDOR, bytes};
 use fathom_protocol::ids::Hash;
+use fathom_store::direct::Aligned;
 use fathom_store::testing::{FailOnce, IoHook, IoStep};
-use fathom_store::{Device, DeviceError, DeviceState, DirectoryConfig, DirectoryDevice};
+use fathom_store::{Device, DeviceError, DeviceState, DirectoryConfig, DirectoryDevice, Part};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -26,10 +27,14 @@ fn open(path: &Path) -> DirectoryDevice {
     DirectoryDevice::open(config(path), VENDOR, None).unwrap()
 }
 
+fn part(content: &[u8]) -> Part {
+    Part::of(Aligned::of(&[content]))
+}
+
 fn put(device: &dyn Device, content: &[u8]) -> Hash {
-    let part = Hash::of(content);
-    assert_eq!(device.put(part, content).unwrap().part, part);
-    part
+    let part = part(content);
+    assert_eq!(device.put(&part).unwrap().part, part.name());
+    part.name()
 }
 
 fn packs(path: &Path) -> Vec<PathBuf> {
@@ -161,9 +166,9 @@ fn fault_10_after_a_sync_that_failed_nothing_is_taken_until_the_device_is_reopen
     for step in [IoStep::Write, IoStep::SyncFile] {
         hook.arm(step, EIO);
         let content = bytes(2, 1_000);
-        assert!(matches!(device.put(Hash::of(&content), &content), Err(DeviceError::Io { .. })));
+        assert!(matches!(device.put(&part(&content)), Err(DeviceError::Io { .. })));
         assert_eq!(device.report().state, DeviceState::Failed);
-        assert!(matches!(device.put(Hash::of(&content), &content), Err(DeviceError::Suspended { .. })));
+        assert!(matches!(device.put(&part(&content)), Err(DeviceError::Suspended { .. })));
         assert_eq!(device.get(before).unwrap(), bytes(1, 1_000));
         device.reopen().unwrap();
         assert_eq!(counts(&device), (1_000, 1, 0));
@@ -180,14 +185,14 @@ fn fault_12_a_full_disk_is_no_fault_and_leaves_nothing() {
     let content = bytes(1, 30_000);
     for step in [IoStep::SyncFile, IoStep::Write, IoStep::SyncDir] {
         hook.arm(step, ENOSPC);
-        assert!(matches!(device.put(Hash::of(&content), &content), Err(DeviceError::NoSpace { .. })), "{step:?}");
+        assert!(matches!(device.put(&part(&content)), Err(DeviceError::NoSpace { .. })), "{step:?}");
         assert_eq!((device.report().state, counts(&device)), (DeviceState::Healthy, (0, 0, 0)));
         assert_eq!(room(dir.path()), 0);
     }
     let part = put(&device, &content);
     assert_eq!(device.get(part).unwrap(), content);
     let large = bytes(2, QUOTA as usize);
-    assert!(matches!(device.put(Hash::of(&large), &large), Err(DeviceError::NoSpace { .. })));
+    assert!(matches!(device.put(&self::part(&large)), Err(DeviceError::NoSpace { .. })));
 }
 
 /// Counts syncs of files, and fails those that it is told to.
@@ -215,32 +220,25 @@ fn parts_put_together_share_a_sync_and_each_has_its_own_result() {
     let syncs = Arc::new(Syncs::default());
     let device = DirectoryDevice::open_with(config(dir.path()), VENDOR, None, Some(syncs.clone())).unwrap();
     let contents: Vec<Vec<u8>> = (0..5).map(|n| bytes(n, 9_000)).collect();
-    let mut parts: Vec<(Hash, &[u8])> =
-        contents.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
-    // Not what its name says.
-    parts[2].0 = Hash([7; 32]);
+    let parts: Vec<Part> = contents.iter().map(|content| part(content)).collect();
     let results = device.put_all(&parts);
     assert_eq!(syncs.count.load(Ordering::Relaxed), 1);
-    for (at, ((part, content), result)) in parts.iter().zip(&results).enumerate() {
-        if at == 2 {
-            assert!(matches!(result, Err(DeviceError::Corrupt { .. })), "{result:?}");
-        } else {
-            assert_eq!(result.as_ref().unwrap().part, *part);
-            assert_eq!(device.get(*part).unwrap(), *content);
-        }
+    for (part, result) in parts.iter().zip(&results) {
+        assert_eq!(result.as_ref().unwrap().part, part.name());
+        assert_eq!(*device.get(part.name()).unwrap(), **part.bytes());
     }
-    assert_eq!(counts(&device), (4 * 9_000, 4, 0));
+    assert_eq!(counts(&device), (5 * 9_000, 5, 0));
     // What is there is counted once.
     assert!(device.put_all(&parts[..2]).iter().all(Result::is_ok));
-    assert_eq!(counts(&device), (4 * 9_000, 4, 0));
+    assert_eq!(counts(&device), (5 * 9_000, 5, 0));
     // Beyond the quota some of them fit.
     let large: Vec<Vec<u8>> = (10..220).map(|n| bytes(n, 50_000)).collect();
-    let large: Vec<(Hash, &[u8])> = large.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
+    let large: Vec<Part> = large.iter().map(|content| part(content)).collect();
     let results = device.put_all(&large);
     assert!(results.iter().any(|result| matches!(result, Err(DeviceError::NoSpace { .. }))));
     let fit = results.iter().filter(|result| result.is_ok()).count() as u64;
-    assert_eq!(fit, (QUOTA - 4 * 9_000) / 50_000);
-    assert_eq!(counts(&device), (4 * 9_000 + fit * 50_000, 4 + fit, 0));
+    assert_eq!(fit, (QUOTA - 5 * 9_000) / 50_000);
+    assert_eq!(counts(&device), (5 * 9_000 + fit * 50_000, 5 + fit, 0));
 }
 
 #[test]
@@ -250,13 +248,13 @@ fn fault_10_of_parts_put_together_none_is_there_after_a_sync_that_failed() {
     let device = DirectoryDevice::open_with(config(dir.path()), VENDOR, None, Some(syncs.clone())).unwrap();
     syncs.fail.store(true, Ordering::Relaxed);
     let contents: Vec<Vec<u8>> = (0..3).map(|n| bytes(n, 5_000)).collect();
-    let parts: Vec<(Hash, &[u8])> = contents.iter().map(|content| (Hash::of(content), content.as_slice())).collect();
+    let parts: Vec<Part> = contents.iter().map(|content| part(content)).collect();
     let results = device.put_all(&parts);
     assert!(matches!(results[0], Err(DeviceError::Io { .. })), "{results:?}");
     assert!(results[1..].iter().all(|result| matches!(result, Err(DeviceError::Suspended { .. }))), "{results:?}");
     assert_eq!(syncs.count.load(Ordering::Relaxed), 1);
     assert_eq!(counts(&device), (0, 0, 0));
-    assert!(parts.iter().all(|(part, _)| device.get(*part).is_err()));
+    assert!(parts.iter().all(|part| device.get(part.name()).is_err()));
 }
 
 #[test]

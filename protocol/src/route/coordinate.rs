@@ -4,7 +4,7 @@
 //! in Euclidean space, a height (what the node's own access link adds to every way), and an error by which samples are weighed.
 //! Three dimensions and a height predict as well as more do (ibid., section 5.4).
 //!
-//! Everything from others is hostile. A coordinate is checked when it is decoded; a sample moves a place by [`STEP_US_MAX`] at most,
+//! Everything from others is hostile. A coordinate is checked when it is decoded; a sample moves a place by 50 ms at most,
 //! and no place leaves the bounds, so that a liar bends the space around itself and not everybody's.
 
 use serde::{Deserialize, Serialize};

@@ -47,6 +47,31 @@ fn fig_16_user_logs_on_with_its_phrase() {
     assert_eq!(tree(&out), tree(&source));
 }
 
+/// Figure 16: what a node knows of a small file from its own put or get is asked for ahead of the mirrors' answer, and given only if
+/// it is what they say.
+#[test]
+fn fig_16_a_small_file_that_another_device_replaced_is_fetched_as_it_is_now() {
+    let (net, scratch) = (shared(), Scratch::new());
+    let mut user = User::idle(net.invite(), &[]);
+    user.run();
+    let other = User::idle(net.invite(), &["--no-phrase"]);
+    fs::copy(user.dir().join("user.key"), other.dir().join("user.key")).unwrap();
+    let out = scratch.join("out");
+    for turn in 0..3 {
+        let (mine, theirs) = (scratch.join(format!("mine {turn}")), scratch.join(format!("theirs {turn}")));
+        random_file(&mine, &format!("fig_16 mine {turn}"), 60_000);
+        random_file(&theirs, &format!("fig_16 theirs {turn}"), 60_000);
+        user.put(&mine, "note");
+        user.get("note", &out);
+        assert_same_bytes(&mine, &out);
+        other.put(&theirs, "note");
+        user.get("note", &out);
+        assert_same_bytes(&theirs, &out);
+    }
+    other.ok(&["rm", "note"]);
+    user.fails(3, &["get", "note", "-o", out.to_str().unwrap()]);
+}
+
 /// Figures 17 and 18: the ways to the vendors that hold the file are measured, the download comes from
 /// several at once, and a vendor that is gone is not waited for.
 #[test]

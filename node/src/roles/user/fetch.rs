@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
+use super::ahead::Ahead;
 use super::chain::way;
 use super::gather::Pace;
 use super::store::lock;
@@ -27,7 +28,7 @@ const REQUEST_SECONDS: u64 = 60;
 const LATE: Duration = Duration::from_secs(5);
 /// Longest chunk that is asked for together with others, in bytes. As many as go on one stream are no longer
 /// than a chunk can be.
-const SMALL: usize = 128 * 1024;
+pub(super) const SMALL: usize = 128 * 1024;
 
 /// A vendor and what it gave.
 pub(super) type Answer = (NodeId, Result<Vec<u8>, Refusal>);
@@ -47,6 +48,8 @@ pub(super) type Fetches = Together<Range, Result<Vec<u8>, Refusal>>;
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     served: Mutex<BTreeMap<NodeId, Service>>,
+    /// What was asked for before it was sure that it is wanted.
+    pub(super) ahead: Mutex<Option<Ahead>>,
     /// How long chunks, or shards, took.
     pub(super) pace: Pace,
 }
@@ -78,11 +81,9 @@ impl Service {
 }
 
 impl Sources {
-    /// Sources of which `vendors` are asked last.
-    pub(super) fn last(vendors: impl IntoIterator<Item = NodeId>) -> Self {
-        let service = Service { failed: true, ..Service::default() };
-        let served = vendors.into_iter().map(|vendor| (vendor, service.clone())).collect();
-        Self { served: Mutex::new(served), pace: Pace::default() }
+    /// `vendors` are asked last.
+    pub(super) fn last(&self, vendors: impl IntoIterator<Item = NodeId>) {
+        vendors.into_iter().for_each(|vendor| self.with(vendor, |service| service.failed = true));
     }
 
     pub(super) fn with<T>(&self, vendor: NodeId, work: impl FnOnce(&mut Service) -> T) -> T {
@@ -99,8 +100,8 @@ impl Sources {
     }
 
     /// What each vendor did.
-    pub(super) fn into_services(self) -> BTreeMap<NodeId, Service> {
-        self.served.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(super) fn take_services(&self) -> BTreeMap<NodeId, Service> {
+        std::mem::take(&mut lock(&self.served))
     }
 }
 
@@ -176,7 +177,7 @@ impl User {
 
     /// Takes the best source out of `left`: one that has not failed, from which the chunk is expected first, given what is under way
     /// there; with the seconds that it should take.
-    fn best(&self, left: &mut Vec<NodeId>, length: u32, sources: &Sources) -> Option<(NodeId, f64)> {
+    pub(super) fn best(&self, left: &mut Vec<NodeId>, length: u32, sources: &Sources) -> Option<(NodeId, f64)> {
         let cost = |vendor: &NodeId| self.source_cost(*vendor, length, sources);
         let (at, (_, seconds)) =
             left.iter().map(cost).enumerate().min_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;

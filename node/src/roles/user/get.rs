@@ -13,11 +13,14 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use fathom_protocol::erasure::Stripes;
 use fathom_protocol::fat::{ChunkRef, Manifest};
 use fathom_protocol::ids::{ChunkId, FileId, NodeId};
-use fathom_protocol::seal::{open_chunk, seal_chunk, sealed_len};
+use fathom_protocol::seal::{open_chunk_into, seal_chunk, sealed_len};
+use fathom_store::direct::{Aligned, write_blocks};
+use futures::future::OptionFuture;
 use futures::{StreamExt, TryStreamExt};
 
 use super::catalogue::{Asked, StoredFile};
 use super::fetch::{Service, Sources, lost};
+use super::store::lock;
 use super::{User, UserError, blocking};
 use crate::control::results::{FailedSource, GetResult};
 use crate::control::{ControlEvent, EventSink};
@@ -25,6 +28,9 @@ use stripes::stripe_room;
 
 /// What a file is called while it is incomplete.
 const PART_SUFFIX: &str = ".fathom-part";
+
+/// Chunks of so many bytes of plaintext are written past the page cache.
+const DIRECT_BYTES_MIN: usize = 512 * 1024;
 
 /// Files that are made durable at a time.
 const FINISHING: usize = 8;
@@ -86,6 +92,8 @@ impl User {
         events: EventSink,
     ) -> Result<GetResult, UserError> {
         let began = Instant::now();
+        let sources = Arc::new(Sources::default());
+        *lock(&sources.ahead) = self.fetch_ahead(name, &sources).await;
         let selected = self.find(name).await?;
         let mut warnings = Vec::new();
         for file in &selected {
@@ -104,12 +112,10 @@ impl User {
 
         let total = files.iter().map(|file| file.manifest.size).sum();
         let progress = Arc::new(Progress { bytes: AtomicU64::new(0), chunks: AtomicU64::new(0), total, events });
-        let sources = Arc::new(Sources::last(quarantined));
+        sources.last(quarantined);
         let files: Vec<Arc<Getting>> = files.into_iter().map(Arc::new).collect();
         self.fetch_all(&files, &sources, &progress).await?;
-        let services = Arc::try_unwrap(sources)
-            .map_err(|_| UserError::Internal("a fetch outlived its get".to_owned()))?
-            .into_services();
+        let services = sources.take_services();
         self.tell_soon(&services);
         Self::finish_all(&files).await?;
         if release {
@@ -231,7 +237,14 @@ impl User {
             file.begun.load(Ordering::Relaxed) && blocking(move || Ok(held(&theirs, index, &known).is_some())).await?;
         let sealed = match there {
             true => None,
-            false => Some(self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?),
+            false => {
+                let ahead = lock(&sources.ahead).take();
+                let came = OptionFuture::from(ahead.map(|ahead| ahead.take(chunk.id))).await.flatten();
+                match came {
+                    Some(sealed) => Some(sealed),
+                    None => Some(self.sealed_chunk(file, index, &chunk, sealed_len(plain_len), sources).await?),
+                }
+            }
         };
         let theirs = Arc::clone(file);
         if sealed.is_some() || theirs.alone {
@@ -243,6 +256,9 @@ impl User {
                 if theirs.alone { finish(&theirs, part) } else { Ok(()) }
             })
             .await?;
+        }
+        if file.alone {
+            self.seen.note_manifest(file.file, &file.manifest);
         }
         progress.add(plain_len, 1);
         Ok(())
@@ -280,7 +296,7 @@ impl User {
     }
 }
 
-fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
+pub(super) fn holders(manifest: &Manifest, chunk: &ChunkRef) -> Vec<NodeId> {
     manifest.places_of(chunk).map(|place| place.vendor).collect()
 }
 
@@ -327,9 +343,18 @@ fn open_to_write(file: &Getting) -> Result<File, UserError> {
 }
 
 fn write_chunk(file: &Getting, part: &File, index: usize, chunk: &ChunkRef, sealed: &[u8]) -> Result<(), UserError> {
-    let plain = open_chunk(&file.manifest.file_key, index as u64, chunk.salt, sealed)?;
-    part.write_all_at(&plain, index as u64 * u64::from(file.manifest.chunk_plain))
-        .map_err(UserError::io("write", &file.part))
+    let mut plain = Aligned::zeroed(file.manifest.plain_len(index) as usize);
+    open_chunk_into(&file.manifest.file_key, index as u64, chunk.salt, sealed, &mut plain)?;
+    let offset = index as u64 * u64::from(file.manifest.chunk_plain);
+    let written = match plain.len() >= DIRECT_BYTES_MIN {
+        // What the last chunk's last block has too much is cut off.
+        true => write_blocks(part, &plain, offset).and_then(|()| match offset + plain.len() as u64 {
+            end if end == file.manifest.size => part.set_len(end),
+            _ => Ok(()),
+        }),
+        false => part.write_all_at(&plain, offset),
+    };
+    written.map_err(UserError::io("write", &file.part))
 }
 
 /// Makes the complete file durable under its own name.

@@ -258,13 +258,15 @@ impl User {
         let me = self.net.me();
         let moved = file.moves.iter().map(|moved| moved.from);
         let leases = gone.leases.iter().map(|place| place.vendor);
+        let sources = Sources::default();
+        sources.last(gone.vendors.iter().copied());
         let step = Step {
             file,
             manifest,
             // Of this node and this number: a repair that starts over meets the copies that it made before.
             tag: Tag::new(file.counter() + 1, u16::from_le_bytes([me.0[0], me.0[1]])),
             placement: Mutex::default(),
-            sources: Sources::last(gone.vendors.iter().copied()),
+            sources,
             barred: gone.vendors.iter().copied().chain(moved).chain(leases).chain([me]).collect(),
             missing,
             rebuilt: AtomicU64::new(0),

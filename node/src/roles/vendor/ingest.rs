@@ -321,10 +321,10 @@ impl Vendor {
             return codec::decode(&entry.receipt, ANSWER_BYTES_MAX)
                 .map_err(|error| Refusal::new(RefusalKind::Internal, format!("a stored receipt is damaged: {error}")));
         }
-        let bytes = self.devices.read_chunk(&entry.parts).map_err(|error| store_refusal(&error))?;
+        self.devices.read_chunk(&entry.parts).map_err(|error| store_refusal(&error))?;
         let tag =
             ChunkTag { owner: entry.owner, chunk: entry.chunk, file: entry.file, seq: entry.seq, lease: entry.lease };
-        let receipt = self.sign_receipt(&tag, &bytes, &entry.parts, entry.stored_at)?;
+        let receipt = self.sign_receipt(&tag, entry.length, &entry.parts, entry.stored_at)?;
         self.durable(|tx| tx.set_receipt(&entry.key(), &codec::encode(&receipt)))?;
         Ok(receipt)
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fathom_protocol::codec::{self, Bounded};
 use fathom_protocol::header::Hop;
-use fathom_protocol::ids::{ChunkId, Hash};
+use fathom_protocol::ids::ChunkId;
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::tags;
@@ -95,7 +95,7 @@ impl Vendor {
         let mut done = Vec::with_capacity(placed.len());
         let (mut entries, mut entered) = (Vec::with_capacity(placed.len()), Vec::with_capacity(placed.len()));
         for (keeping, parts) in placed {
-            match self.sign_receipt(&keeping.tag(), &keeping.bytes, &parts, dated.at) {
+            match self.sign_receipt(&keeping.tag(), keeping.hop.length, &parts, dated.at) {
                 Ok(receipt) => {
                     let bytes = codec::encode(&receipt);
                     let tag = keeping.tag();
@@ -145,13 +145,15 @@ impl Vendor {
     pub(super) fn sign_receipt(
         &self,
         tag: &ChunkTag,
-        bytes: &[u8],
+        length: u32,
         parts: &[StoredPart],
         stored: UnixMs,
     ) -> Result<Carried<Receipt>, Refusal> {
-        let validated = |part: &StoredPart| {
-            let payload = bytes.get(part.offset as usize..(part.offset + part.length) as usize).unwrap_or_default();
-            ValidatedPart { device: part.device, hash: Hash::of(payload), offset: part.offset, length: part.length }
+        let validated = |&StoredPart { device, part, offset, length }: &StoredPart| ValidatedPart {
+            device,
+            hash: part,
+            offset,
+            length,
         };
         let receipt = Receipt {
             version: tags::VERSION,
@@ -161,7 +163,7 @@ impl Vendor {
             file: tag.file,
             seq: tag.seq,
             chunk: tag.chunk,
-            length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            length,
             parts: Bounded::first(parts.iter().map(validated)),
             stored,
         };

@@ -1,7 +1,7 @@
 //! Parts in files of their own, as a directory device writes, names and lists them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -9,24 +9,31 @@ use fathom_protocol::ids::Hash;
 
 use super::DirectoryDevice;
 use crate::device::{DeviceError, PartEntry};
+use crate::direct;
 use crate::marker::io_error;
+use crate::part::Part;
 use crate::testing::IoStep;
 
 impl DirectoryDevice {
     /// Writes, syncs and reads back a temporary file.
-    pub(super) fn write_temporary(&self, path: &Path, part: Hash, bytes: &[u8]) -> Result<(), DeviceError> {
+    pub(super) fn write_temporary(&self, path: &Path, part: &Part) -> Result<(), DeviceError> {
+        let bytes = part.bytes();
         let write = || -> io::Result<File> {
             self.step(IoStep::Write, path)?;
-            let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-            file.write_all(bytes)?;
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+            direct::write_blocks(&file, bytes, 0)?;
+            file.set_len(bytes.len() as u64)?;
             Ok(file)
         };
         let file = write().map_err(|error| self.write_error("write", path, error, bytes.len()))?;
         self.step(IoStep::SyncFile, path)
             .and_then(|()| file.sync_data())
             .map_err(|error| self.write_error("sync", path, error, bytes.len()))?;
+        if direct::holds(&file, bytes).map_err(|error| io_error("read back", path, error))? {
+            return Ok(());
+        }
         let found = hash_file(path).map_err(|error| io_error("read back", path, error))?;
-        if found == part { Ok(()) } else { Err(DeviceError::Corrupt { part, found }) }
+        Err(DeviceError::Corrupt { part: part.name(), found })
     }
 
     /// Gives the temporary file its name; false if an intact part of that name was there already.

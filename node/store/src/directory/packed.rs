@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::PoisonError;
 
+use bytes::Bytes;
 use fathom_protocol::ids::Hash;
 
 use super::DirectoryDevice;
@@ -11,6 +12,7 @@ use crate::device::{DeviceError, PartValidation};
 use crate::marker::io_error;
 use crate::meter::now;
 use crate::pack::{Failed, Fresh, Published};
+use crate::part::Part;
 use crate::testing::IoStep;
 
 /// What becomes of a part that is put into a pack.
@@ -23,17 +25,18 @@ enum Step<'a> {
 
 impl DirectoryDevice {
     /// Puts parts that are short enough for packs.
-    pub(super) fn put_packed(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<PartValidation, DeviceError>> {
+    pub(super) fn put_packed(&self, parts: &[Part]) -> Vec<Result<PartValidation, DeviceError>> {
         let started = now();
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let mut free = None;
-        let mut begin = |part: Hash, bytes: &[u8]| {
+        let mut begin = |part: &Part| {
             if free.is_none() {
                 self.writable()?;
             }
+            let (name, bytes) = (part.name(), part.bytes());
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            let validation = PartValidation { device: self.id, part, length };
-            if self.holds(part) {
+            let validation = PartValidation { device: self.id, part: name, length };
+            if self.holds(name) {
                 return Ok((validation, None));
             }
             // What is reserved is taken off this by the budget, so that looking once is enough.
@@ -42,14 +45,14 @@ impl DirectoryDevice {
         };
         let steps: Vec<Step<'_>> = parts
             .iter()
-            .map(|(part, bytes)| match begin(*part, bytes) {
+            .map(|part| match begin(part) {
                 Ok((validation, None)) => Step::Over(Ok(validation)),
                 Ok((validation, Some(reservation))) => Step::Write(validation, reservation),
                 Err(error) => Step::Over(Err(error)),
             })
             .collect();
         let writes = |(_, step): &(_, &Step<'_>)| matches!(step, Step::Write(..));
-        let fresh: Vec<(Hash, &[u8])> = parts.iter().zip(&steps).filter(writes).map(|(part, _)| *part).collect();
+        let fresh: Vec<&Part> = parts.iter().zip(&steps).filter(writes).map(|(part, _)| part).collect();
         let mut published = self.pack(&fresh).into_iter();
         let results: Vec<_> = steps
             .into_iter()
@@ -71,18 +74,18 @@ impl DirectoryDevice {
             })
             .collect();
         if !fresh.is_empty() && results.iter().all(Result::is_ok) {
-            self.meter.wrote(fresh.iter().map(|(_, bytes)| bytes.len()).sum(), started.elapsed());
+            self.meter.wrote(fresh.iter().map(|part| part.bytes().len()).sum(), started.elapsed());
         }
         results
     }
 
     /// Writes parts into packs, each in place of one of that name that is no good; syncs them, once for all in one pack, and reads
     /// each back.
-    pub(super) fn pack(&self, parts: &[(Hash, &[u8])]) -> Vec<Result<Published, DeviceError>> {
-        let fresh: Vec<_> = parts.iter().map(|(part, bytes)| self.append(*part, bytes)).collect();
+    pub(super) fn pack(&self, parts: &[&Part]) -> Vec<Result<Published, DeviceError>> {
+        let fresh: Vec<_> = parts.iter().map(|part| self.append(part)).collect();
         let mut synced: Option<&Fresh<'_>> = None;
         let mut failures = Vec::with_capacity(parts.len());
-        for (fresh, (_, bytes)) in fresh.iter().zip(parts) {
+        for (fresh, part) in fresh.iter().zip(parts) {
             let failed = match fresh {
                 Ok(fresh) if synced.is_some_and(|synced| synced.beside(fresh)) => None,
                 // After a write that failed nothing more is taken.
@@ -90,39 +93,40 @@ impl DirectoryDevice {
                     let path = fresh.path();
                     let done = self.step(IoStep::SyncFile, &path).and_then(|()| fresh.sync());
                     synced = done.is_ok().then_some(fresh);
-                    done.err().map(|error| self.write_error("sync", &path, error, bytes.len()))
+                    done.err().map(|error| self.write_error("sync", &path, error, part.bytes().len()))
                 }),
                 Err(_) => None,
             };
             failures.push(failed);
         }
-        let publish = |((part, _), (fresh, failed)): (&(Hash, _), (Result<Fresh<'_>, _>, Option<_>))| {
+        let publish = |(part, (fresh, failed)): (&&Part, (Result<Fresh<'_>, _>, Option<_>))| {
             let fresh = fresh?;
             if let Some(failed) = failed {
                 return Err(failed);
             }
             let path = fresh.path();
-            let found = Hash::of(&fresh.read_back().map_err(|error| io_error("read back", &path, error))?);
-            if found != *part {
-                return Err(DeviceError::Corrupt { part: *part, found });
+            let found = fresh.read_back().map_err(|error| io_error("read back", &path, error))?;
+            if found != **part.bytes() {
+                return Err(DeviceError::Corrupt { part: part.name(), found: Hash::of(&found) });
             }
             fresh.publish().map_err(|error| io_error("replace a part in", &path, error))
         };
         parts.iter().zip(fresh.into_iter().zip(failures)).map(publish).collect()
     }
 
-    fn append(&self, part: Hash, bytes: &[u8]) -> Result<Fresh<'_>, DeviceError> {
+    fn append(&self, part: &Part) -> Result<Fresh<'_>, DeviceError> {
+        let bytes = part.bytes();
         let failed = |Failed { operation, path, error }| self.write_error(operation, &path, error, bytes.len());
         let packs = self.packs_dir();
         self.step(IoStep::Write, &packs).map_err(|error| self.write_error("write", &packs, error, bytes.len()))?;
-        self.packs.append(part, bytes, |dir| self.step(IoStep::SyncDir, dir)).map_err(failed)
+        self.packs.append(part.name(), bytes, |dir| self.step(IoStep::SyncDir, dir)).map_err(failed)
     }
 
     /// What was read of a part that was in a pack.
-    pub(super) fn packed(&self, part: Hash, found: io::Result<Vec<u8>>) -> Result<Vec<u8>, DeviceError> {
+    pub(super) fn packed(&self, part: Hash, found: io::Result<Vec<u8>>) -> Result<Bytes, DeviceError> {
         let found = match found {
             Ok(bytes) => match Hash::of(&bytes) {
-                found if found == part => return Ok(bytes),
+                found if found == part => return Ok(bytes.into()),
                 found => Ok(found),
             },
             Err(error) => Err(error),

@@ -63,7 +63,7 @@ impl DeviceSet {
             |index, result| {
                 let part = overlapping[index];
                 let bytes = result?;
-                let payload = verified(&part, &bytes)?;
+                let payload = payload(&part, &bytes)?;
                 let from = part.offset.max(offset);
                 let to = (part.offset + part.length).min(end);
                 let source = &payload[(from - part.offset) as usize..(to - part.offset) as usize];
@@ -246,19 +246,15 @@ impl DeviceSet {
     }
 }
 
-/// The payload of a part that was just read. Devices verify what they return; this holds also if one does not.
-fn verified<'a>(part: &StoredPart, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
-    let found = Hash::of(bytes);
+/// The payload of a part that was just read, and verified by its device.
+fn payload<'a>(part: &StoredPart, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
     let fits = PartHeader::parse(bytes)
         .filter(|(header, payload)| header.offset == part.offset && payload.len() == part.length as usize);
-    match fits {
-        Some((_, payload)) if found == part.part => Ok(payload),
-        _ => Err(StoreError::Part {
-            device: part.device,
-            part: part.part,
-            source: DeviceError::Corrupt { part: part.part, found },
-        }),
-    }
+    fits.map(|(_, payload)| payload).ok_or_else(|| StoreError::Part {
+        device: part.device,
+        part: part.part,
+        source: DeviceError::Corrupt { part: part.part, found: Hash::of(bytes) },
+    })
 }
 
 fn chunk_length(parts: &[StoredPart]) -> Result<u32, StoreError> {

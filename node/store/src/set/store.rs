@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use fathom_protocol::ids::{DeviceId, Hash};
+use fathom_protocol::ids::DeviceId;
 use fathom_protocol::limits::{CHUNK_BYTES_MAX, DEVICES_MAX};
 
 use super::place::{Slot, part_bytes, split};
@@ -14,7 +14,7 @@ use super::{DeviceSet, SplitPolicy, StoreError, StoredPart};
 use crate::PACK_BYTES_MAX;
 use crate::device::{Device, DeviceError, PartValidation};
 use crate::meter::now;
-use crate::part::{ChunkTag, PartHeader, SALT_BYTES};
+use crate::part::{ChunkTag, Part, PartHeader, SALT_BYTES};
 
 /// Times that a device which answers with an error gets a part.
 const TRIES_PER_DEVICE: u32 = 2;
@@ -191,19 +191,20 @@ impl Storing<'_> {
         let (sender, theirs, refresh) = (self.sender.clone(), ticket.clone(), slot.worker.refresher());
         let indexes: Vec<usize> = framed.iter().map(|(index, _)| *index).collect();
         let work = move |device: &dyn Device| {
-            let named: Vec<(Hash, &[u8])> = framed.iter().map(|(_, part)| (Hash::of(part), part.as_slice())).collect();
-            let results = device.put_all(&named);
+            let (indexes, parts): (Vec<usize>, Vec<Part>) =
+                framed.into_iter().map(|(index, part)| (index, Part::of(part))).unzip();
+            let results = device.put_all(&parts);
             refresh();
             drop(promises);
             if theirs.finish() {
-                for ((index, _), result) in framed.iter().zip(results) {
+                for (index, result) in indexes.into_iter().zip(results) {
                     // The channel has room for every attempt; if the receiver is gone, nobody waits.
-                    let _ = sender.try_send(Answer { index: *index, result });
+                    let _ = sender.try_send(Answer { index, result });
                 }
                 return;
             }
-            for ((part, _), _) in named.iter().zip(results).filter(|(_, result)| result.is_ok()) {
-                if let Err(error) = device.remove(*part) {
+            for (part, _) in parts.iter().map(Part::name).zip(results).filter(|(_, result)| result.is_ok()) {
+                if let Err(error) = device.remove(part) {
                     tracing::warn!(device = %device.id(), %part, %error, "a part that came too late stays until the next start");
                 }
             }

@@ -7,9 +7,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fathom_protocol::ids::{DeviceId, Hash};
 
 use crate::device::{Device, DeviceError, DeviceReport, DeviceState, PartEntry, PartValidation};
+use crate::part::Part;
 
 /// An operation of a [`Device`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +35,8 @@ pub enum Fault {
     NoSpace,
     /// The operation takes this much longer.
     Delay(Duration),
-    /// A get returns bytes with one bit flipped, and says nothing.
-    SilentCorruption,
+    /// A get finds one bit flipped on the way from the medium.
+    FlippedBit,
     /// A put validates a part that it did not store.
     LostWrite,
 }
@@ -158,23 +160,25 @@ impl<D: Device> Device for FaultyDevice<D> {
         report
     }
 
-    fn put(&self, part: Hash, bytes: &[u8]) -> Result<PartValidation, DeviceError> {
+    fn put(&self, part: &Part) -> Result<PartValidation, DeviceError> {
         if self.meet(Operation::Put)? == Some(Fault::LostWrite) {
-            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            return Ok(PartValidation { device: self.id(), part, length });
+            let length = u32::try_from(part.bytes().len()).unwrap_or(u32::MAX);
+            return Ok(PartValidation { device: self.id(), part: part.name(), length });
         }
-        self.inner.put(part, bytes)
+        self.inner.put(part)
     }
 
-    fn get(&self, part: Hash) -> Result<Vec<u8>, DeviceError> {
+    fn get(&self, part: Hash) -> Result<Bytes, DeviceError> {
         let met = self.meet(Operation::Get)?;
-        let mut bytes = self.inner.get(part)?;
-        if met == Some(Fault::SilentCorruption)
-            && let Some(last) = bytes.last_mut()
-        {
+        let bytes = self.inner.get(part)?;
+        if met != Some(Fault::FlippedBit) {
+            return Ok(bytes);
+        }
+        let mut rotten = bytes.to_vec();
+        if let Some(last) = rotten.last_mut() {
             *last ^= 1;
         }
-        Ok(bytes)
+        Err(DeviceError::Corrupt { part, found: Hash::of(&rotten) })
     }
 
     fn remove(&self, part: Hash) -> Result<(), DeviceError> {

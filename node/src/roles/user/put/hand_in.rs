@@ -84,6 +84,7 @@ impl User {
             None => Manifest::new(meta, file.file_key, order, put.copies, &refs),
             Some(code) => Manifest::coded(meta, file.file_key, order, code, (&refs, &parity)),
         }?;
+        self.seen.note_manifest(file.file, &manifest);
         let body = self.keys.seal_manifest(&manifest, file.file, file.seq, random()?)?;
         let mut frees: Vec<NodeId> = file.old_holders.clone();
         frees.extend(lock(&put.placement).failed().iter().copied());
