@@ -8,7 +8,7 @@ use fathom_tests::{Scratch, binary, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-const WORKS: [&str; 15] = [
+const WORKS: [&str; 18] = [
     "idle",
     "floor_chain",
     "put_large",
@@ -24,6 +24,9 @@ const WORKS: [&str; 15] = [
     "resume",
     "put_erasure",
     "get_erasure",
+    "put_stopped",
+    "get_stopped",
+    "remove",
 ];
 
 /// `fathom --dir DIR bench ARGS`, its history in that directory.
@@ -108,6 +111,9 @@ fn every_work_gives_its_figures_and_nothing_is_left() {
     assert_summary(&report, "floor_disk", "mb_per_s");
     assert_summary(&report, "idle", "rss_mib");
     assert_eq!((&report["resume"]["extra_s"]["n"], &report["resume"]["sent_again_mb"]["n"]), (&1.into(), &1.into()));
+    let stopped = [&report["put_stopped"]["extra_s"], &report["get_stopped"]["extra_s"]];
+    assert!(stopped.iter().all(|extra| extra["n"] == 1), "{stopped:?}");
+    assert_summary(&report, "remove", "freed_s");
     assert_summary(&report["ratios"], "put_large/floor_chain", "mb_per_s");
     assert_eq!(report["run"]["parameters"]["size"], 32 << 20);
 

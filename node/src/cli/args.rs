@@ -351,6 +351,9 @@ pub(super) struct DemoOptions {
     resume         kill -9 of the user's node in the middle of a put; what the restart costs\n  \
     put_erasure    the large file in stripes of 4+2 on the disks of 6 vendors\n  \
     get_erasure    the same file back\n  \
+    put_stopped    three copies of it while one of those vendors hangs; what that costs\n  \
+    get_stopped    the same file back while one of them hangs\n  \
+    remove         how soon the devices have its room back\n  \
     idle           memory and CPU of nodes that have nothing to do"
 )]
 pub(super) struct BenchOptions {

@@ -1,6 +1,7 @@
 //! One run: a network of its own, and each work measured on it.
 
 mod coded;
+mod stopped;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(super) const COPIES: usize = 3;
 /// Hops of the chain that is the put's floor: as many as a chunk has vendors.
 const HOPS: usize = COPIES;
 const MIRRORS: usize = 3;
+/// Vendors of the network that has more of them than copies.
+const WIDE: usize = 2 * COPIES;
 /// Small files on their way at a time.
 pub(super) const IN_FLIGHT: usize = 8;
 /// Bytes of a file for the latencies.
@@ -42,8 +45,8 @@ pub(super) struct Bed<'a> {
     dir: PathBuf,
     number: u32,
     net: Option<Net>,
-    /// The network on which shards are stored.
-    coded: Option<Net>,
+    /// One with more vendors than copies, which would be in the way of the other works.
+    wide: Option<Net>,
     stored: BTreeSet<Work>,
     /// Seconds of the large put.
     undisturbed: Option<f64>,
@@ -69,13 +72,25 @@ impl Files {
 
 impl<'a> Bed<'a> {
     pub(super) fn new(options: &'a BenchOptions, dir: PathBuf, number: u32) -> Self {
-        Self { options, dir, number, net: None, coded: None, stored: BTreeSet::new(), undisturbed: None }
+        Self { options, dir, number, net: None, wide: None, stored: BTreeSet::new(), undisturbed: None }
     }
 
     /// Starts the network.
     pub(super) fn start_nodes(&mut self) -> Result<(), BenchError> {
         self.net = Some(self.network("net", self.options.vendors)?);
         Ok(())
+    }
+
+    /// Starts the network with more vendors, unless it runs.
+    fn start_wide(&mut self) -> Result<(), BenchError> {
+        if self.wide.is_none() {
+            self.wide = Some(self.network("net-wide", self.options.vendors.max(WIDE))?);
+        }
+        Ok(())
+    }
+
+    fn wide(&self) -> Result<&Net, BenchError> {
+        self.wide.as_ref().ok_or_else(|| BenchError::Usage("the network with more vendors was not started".to_owned()))
     }
 
     /// A network of so many vendors, in a directory of this name.
@@ -116,6 +131,9 @@ impl<'a> Bed<'a> {
             Work::Resume => self.resume(),
             Work::PutErasure => self.put_coded(),
             Work::GetErasure => self.get_coded(),
+            Work::PutStopped => self.put_stopped(),
+            Work::GetStopped => self.get_stopped(),
+            Work::Remove => self.remove_large(),
         }
     }
 
@@ -146,8 +164,7 @@ impl<'a> Bed<'a> {
 
     /// Starts to measure all nodes, when what was written before is on the disk and cannot get in the way.
     fn meter(&self) -> Result<Meter, BenchError> {
-        rustix::fs::sync();
-        Ok(Meter::start(&pids_of(self.net()?)))
+        Ok(meter(self.net()?))
     }
 
     fn cli(
@@ -394,8 +411,11 @@ impl<'a> Bed<'a> {
     }
 }
 
-fn pids_of(net: &Net) -> Vec<u32> {
-    net.status().into_iter().filter_map(|node| node.pid).collect()
+/// Starts to measure the nodes of a network.
+fn meter(net: &Net) -> Meter {
+    rustix::fs::sync();
+    let pids: Vec<u32> = net.status().into_iter().filter_map(|node| node.pid).collect();
+    Meter::start(&pids)
 }
 
 /// The figures of moving `bytes` bytes of the user's data.

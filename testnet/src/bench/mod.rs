@@ -209,11 +209,11 @@ fn check(options: &BenchOptions) -> Result<(), BenchError> {
 }
 
 /// Bytes on disk at most at a time: the large file, once more as fetched and as the disk's floor, and three copies of it from the
-/// put and from the one that is interrupted, and its shards; the small ones likewise, singly and as a tree. Another system stores them
+/// put and from the one that is interrupted, its shards, and two files with three copies where a vendor hangs; the small ones likewise, singly and as a tree. Another system stores them
 /// as well.
 fn room_needed(options: &BenchOptions) -> u64 {
     let small = u64::from(options.files) * SMALL_FILE;
-    let copies = if options.beside_garage { 15 } else { 11 };
+    let copies = if options.beside_garage { 21 } else { 17 };
     options.size.saturating_add(small).saturating_mul(copies).saturating_add(ROOM_BESIDE)
 }
 

@@ -224,6 +224,7 @@ pub(super) fn words(unit: &str) -> &str {
         "rss_mirror_mib" => "MiB mirror",
         "cpu_percent" => "% CPU a node",
         "extra_s" => "s longer",
+        "freed_s" => "s until freed",
         "sent_again_mb" => "MB sent again",
         other => other,
     }

@@ -20,10 +20,13 @@ pub(super) enum Work {
     Resume,
     PutErasure,
     GetErasure,
+    PutStopped,
+    GetStopped,
+    Remove,
 }
 
 impl Work {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Idle,
         Self::FloorChain,
         Self::PutLarge,
@@ -39,6 +42,9 @@ impl Work {
         Self::Resume,
         Self::PutErasure,
         Self::GetErasure,
+        Self::PutStopped,
+        Self::GetStopped,
+        Self::Remove,
     ];
 
     /// Its name in options, JSON and tables.
@@ -59,13 +65,17 @@ impl Work {
             Self::Resume => "resume",
             Self::PutErasure => "put_erasure",
             Self::GetErasure => "get_erasure",
+            Self::PutStopped => "put_stopped",
+            Self::GetStopped => "get_stopped",
+            Self::Remove => "remove",
         }
     }
 
     /// Whether it needs the network of nodes on which whole copies are stored.
     pub(super) fn needs_nodes(self) -> bool {
         let floor = matches!(self, Self::FloorChain | Self::FloorSingle | Self::FloorDisk);
-        !floor && !matches!(self, Self::PutErasure | Self::GetErasure)
+        // The last works have a network of their own.
+        !floor && self < Self::PutErasure
     }
 
     /// The works of these names in the order in which they are done, each once; all of them if none is named.

@@ -1,11 +1,9 @@
-//! Erasure coding, on a network of its own: it needs six vendors, and six processes more would be in the way of the other works.
+//! Erasure coding.
 
-use super::{Bed, BenchError, Cost, Meter, Net, Sample, Work, bulk, text};
+use super::{Bed, BenchError, Cost, Sample, Work, bulk, text};
 
-/// What is asked for.
+/// What is asked for: a shard for each vendor of the network.
 const CODE: &str = "4+2";
-/// Shards of a stripe, each at a vendor of its own.
-const SHARDS: usize = 6;
 const NAME: &str = "coded";
 
 impl Bed<'_> {
@@ -19,8 +17,8 @@ impl Bed<'_> {
             self.store_coded()?;
         }
         let (target, size) = (self.fetched(NAME), self.options.size);
-        let net = self.coded_net()?;
-        let meter = meter(net);
+        let net = self.wide()?;
+        let meter = super::meter(net);
         self.cli_on(net, &["get", NAME, "-o", text(&target)?], b"", size, |_| {})?.ok()?;
         let cost = meter.stop();
         self.check(NAME, &self.large()?)?;
@@ -28,25 +26,13 @@ impl Bed<'_> {
     }
 
     fn store_coded(&mut self) -> Result<Cost, BenchError> {
-        if self.coded.is_none() {
-            let vendors = self.options.vendors.max(SHARDS);
-            self.coded = Some(self.network("net-coded", vendors)?);
-        }
+        self.start_wide()?;
         let (source, size) = (self.large()?, self.options.size);
-        let net = self.coded_net()?;
-        let meter = meter(net);
+        let net = self.wide()?;
+        let meter = super::meter(net);
         self.cli_on(net, &["put", text(&source)?, "--as", NAME, "--erasure", CODE], b"", size, |_| {})?.ok()?;
         let cost = meter.stop();
         self.stored.insert(Work::PutErasure);
         Ok(cost)
     }
-
-    fn coded_net(&self) -> Result<&Net, BenchError> {
-        self.coded.as_ref().ok_or_else(|| BenchError::Usage("the network with six vendors was not started".to_owned()))
-    }
-}
-
-fn meter(net: &Net) -> Meter {
-    rustix::fs::sync();
-    Meter::start(&super::pids_of(net))
 }
