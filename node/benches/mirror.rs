@@ -91,6 +91,9 @@ fn record(vendor: u32, leases: u32, seq: u64) -> VendorRecord {
             bandwidth_bytes_per_s: 100_000_000,
             up_since: UnixMs(0),
             load: vendor % 5 * 4,
+            up_bytes_per_s: 0,
+            down_bytes_per_s: 0,
+            coordinate: None,
         },
         addresses: Bounded::first([Text::cut(&format!(
             "/ip4/198.{}.{}.7/udp/4600/quic-v1",

@@ -13,6 +13,7 @@ mod identity;
 mod init;
 mod network;
 mod output;
+pub(crate) mod path;
 mod render;
 mod run;
 mod session;
@@ -61,7 +62,11 @@ fn refuse(error: &clap::Error, json: bool) -> u8 {
 }
 
 fn execute(cli: Cli) -> u8 {
-    let explain = matches!(&cli.command, Command::Put(put) if put.explain);
+    let explain = match &cli.command {
+        Command::Put(put) => put.explain,
+        Command::Get(get) => get.explain,
+        _ => false,
+    };
     let output = Output { json: cli.json, progress: cli.progress, explain };
     // A testnet has a directory of its own: neither FATHOM_DIR nor ~/.fathom is meant for it.
     match cli.command {

@@ -97,6 +97,8 @@ pub struct NodeConfig {
     pub cap_local: bool,
     /// Other caps at some times of the week; the first entry whose time it is counts.
     pub schedule: Vec<ScheduleEntry>,
+    /// Whether addresses of its own interfaces are announced beside those: 1 or 0.
+    pub announce_own: u8,
 }
 
 impl NodeConfig {
@@ -184,6 +186,7 @@ impl Default for NodeConfig {
             background_percent: 25,
             cap_local: false,
             schedule: Vec::new(),
+            announce_own: 1,
         }
     }
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::ControlClient;
 pub use error::{CommandError, ErrorKind};
-pub use event::{ControlEvent, EVENTS_QUEUED_MAX, EventSink, PathEntry, ProvisionalLocation};
+pub use event::{ControlEvent, EVENTS_QUEUED_MAX, EventSink, ProvisionalLocation};
 pub use server::{ControlError, ControlServer, serve};
 
 /// What a request line begins with whose client wants no events.
@@ -46,6 +46,9 @@ pub struct Wanted {
     pub bandwidth_mb_per_s: u64,
     /// Most milliseconds to reach a vendor and write durably there; 0: any.
     pub latency_ms: u32,
+    /// For measurements: vendors, first of all each other's order in a chain, whatever is known of their links.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<String>,
 }
 
 impl Wanted {

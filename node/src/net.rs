@@ -5,6 +5,7 @@
 
 pub mod book;
 mod fetch;
+mod links;
 mod probe;
 mod serve;
 
@@ -24,6 +25,9 @@ use futures::future::BoxFuture;
 use crate::clock;
 use book::PeerBook;
 pub use fetch::{Encoded, Fetching};
+pub use links::LinkView;
+use links::Links;
+pub(crate) use links::UnderWay;
 pub use serve::{Handler, serve_rpc};
 
 /// Longest wait for a connection and a stream to a peer.
@@ -52,6 +56,7 @@ struct Inner {
     roles: Roles,
     book: PeerBook,
     local: OnceLock<Local>,
+    links: Links,
 }
 
 /// What answers a node's calls to itself: its roles call each other like any other node.
@@ -68,7 +73,8 @@ impl Net {
     #[must_use]
     pub fn new(overlay: Overlay, key: SigningKey, roles: Roles, book: PeerBook) -> Self {
         let me = NodeId(key.verifying_key().to_bytes());
-        Self(Arc::new(Inner { overlay, key, me, roles, book, local: OnceLock::new() }), Class::Foreground)
+        let inner = Inner { overlay, key, me, roles, book, local: OnceLock::new(), links: Links::default() };
+        Self(Arc::new(inner), Class::Foreground)
     }
 
     /// The same network, whose streams are opened for work of this class.
@@ -154,7 +160,6 @@ impl Net {
     /// # Errors
     /// The peer's own [`Refusal`], or one of kind `Unreachable` or `Silent`.
     pub async fn call(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Response, Refusal> {
-        let asked = Instant::now();
         if to == self.0.me
             && let Some(local) = self.0.local.get()
         {
@@ -166,9 +171,12 @@ impl Net {
         }
         let answer = tokio::time::timeout(deadline, self.ask(to, request)).await;
         match answer {
-            Ok(Ok(Response::Refused(refusal))) => Err(refusal),
-            Ok(Ok(response)) => {
-                self.0.book.answered(to, matches!(request, Request::Ping).then(|| asked.elapsed()));
+            Ok(Ok((Response::Refused(refusal), _))) => Err(refusal),
+            Ok(Ok((response, took))) => {
+                self.0.book.answered(to, matches!(request, Request::Ping).then_some(took));
+                if let Response::Here(at) = response {
+                    self.placed(to, took.as_secs_f64() * 1e6, at);
+                }
                 Ok(response)
             }
             Ok(Err(refusal)) => Err(refusal),
@@ -191,8 +199,10 @@ impl Net {
         self.0.book.begun(to, begun).await;
     }
 
-    async fn ask(&self, to: NodeId, request: &Request) -> Result<Response, Refusal> {
+    /// The answer, and how long it took once there was a connection.
+    async fn ask(&self, to: NodeId, request: &Request) -> Result<(Response, Duration), Refusal> {
         let mut stream = self.open(to, Proto::Rpc).await?;
+        let asked = Instant::now();
         let failed = |error: FrameError| {
             self.suspect(to);
             frame_refusal(to, &error)
@@ -204,7 +214,7 @@ impl Net {
                 Refusal::new(RefusalKind::BadRequest, format!("{} answered badly: {error}", to.short()))
             })?;
             if answer != Response::Alive {
-                return Ok(answer);
+                return Ok((answer, asked.elapsed()));
             }
         }
     }

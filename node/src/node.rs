@@ -120,6 +120,9 @@ pub async fn start(home: &Home, config: Config, options: StartOptions) -> Result
     })
     .await?;
     caps::apply(&overlay, &config.node);
+    if config.node.announce_own == 0 {
+        overlay.announce_external_only();
+    }
     let book = PeerBook::open(home.dir().join("peers.cbor"));
     let net = Net::new(overlay.clone(), key.signing_key(), wire_roles(&config), book);
     let roles = Arc::new(open_roles(home, &config, &net).await?);

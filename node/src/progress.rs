@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::control::{ControlEvent, PathEntry, ProvisionalLocation};
+use crate::cli::path::candidates;
+use crate::control::results::PathVendor;
+use crate::control::{ControlEvent, ProvisionalLocation};
 
 /// Redraws of the bar per second.
 const REDRAWS_PER_SECOND: u8 = 10;
@@ -154,19 +156,8 @@ fn provisional(locations: &[ProvisionalLocation]) -> String {
     text
 }
 
-fn path(order: &[PathEntry]) -> String {
-    let mut text = String::from("path, best vendor first:");
-    for (place, entry) in order.iter().enumerate() {
-        let rtt = entry.rtt_ms.map_or_else(|| "not measured".to_owned(), |rtt| format!("{rtt:.1} ms away"));
-        text.push_str(&format!(
-            "\n  {}. vendor {} in zone {}, {rtt}, score {:.3}",
-            place + 1,
-            short_id(&entry.vendor),
-            or_dash(&entry.zone),
-            entry.score
-        ));
-    }
-    text
+fn path(order: &[PathVendor]) -> String {
+    format!("path, best vendor first; a number is the place in the chain:\n{}", candidates(order))
 }
 
 /// A text that may be empty, as it is shown.
@@ -196,8 +187,15 @@ mod tests {
         };
         let text = provisional(&[location]);
         assert!(text.contains("1.50 GiB at vendor 01234567 in zone -"), "{text}");
-        let entry = PathEntry { vendor: "ab".to_owned(), zone: "attic".to_owned(), rtt_ms: Some(1.25), score: 0.5 };
+        let entry = PathVendor {
+            vendor: "ab".to_owned(),
+            zone: "attic".to_owned(),
+            rtt_ms: Some(1.25),
+            seconds: 0.5,
+            place: Some(2),
+            ..PathVendor::default()
+        };
         let text = path(&[entry]);
-        assert!(text.contains("1. vendor ab in zone attic, 1.2 ms away, score 0.500"), "{text}");
+        assert!(["2", "attic", "1.2 ± 0.0 ms", "0.50 s"].iter().all(|part| text.contains(part)), "{text}");
     }
 }

@@ -10,6 +10,8 @@ use crate::ids::{DeviceId, Hash, LeaseId, NodeId};
 use crate::lease::Lease;
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, DEVICES_MAX, LABEL_BYTES_MAX, LEASES_MAX};
 use crate::root::{Entry, LeaseProof, LeaseRoot, Standing, lease_root};
+use crate::route::RATE_MAX;
+use crate::route::coordinate::Coordinate;
 use crate::sign::{Carried, RecordError, Signed, record};
 use crate::tags;
 use crate::time::UnixMs;
@@ -38,7 +40,12 @@ pub struct DeviceSummary {
     pub write_latency_us: u64,
 }
 
-/// How a vendor describes itself, for those who choose among vendors.
+fn is_zero(rate: &u64) -> bool {
+    *rate == 0
+}
+
+/// How a vendor describes itself, for those who choose among vendors. What it does not know of its link is left out, as heads did of
+/// before they said anything of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Characteristics {
     /// Failure domain that the operator names, such as a town.
@@ -53,6 +60,15 @@ pub struct Characteristics {
     pub up_since: UnixMs,
     /// Transfers under way, in steps of 4.
     pub load: u32,
+    /// The best rate at which it sent to others lately, bytes per second, at most [`RATE_MAX`]; 0 if its link was not the limit yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub up_bytes_per_s: u64,
+    /// The best rate at which it received lately, bytes per second, at most [`RATE_MAX`]; 0 if not yet measured.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub down_bytes_per_s: u64,
+    /// Where it is among the other nodes, as far as it has found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinate: Option<Coordinate>,
 }
 
 /// What a vendor has on offer, committed to by its signature.
@@ -113,6 +129,13 @@ record!(
         }
         if self.root.sum > self.capacity {
             return Err(RecordError::Invalid("a vendor leased out more than its capacity"));
+        }
+        let traits = &self.characteristics;
+        if traits.up_bytes_per_s > RATE_MAX || traits.down_bytes_per_s > RATE_MAX {
+            return Err(RecordError::Invalid("a vendor claims a faster link than there is"));
+        }
+        if traits.coordinate.is_some_and(|coordinate| !coordinate.is_bounded()) {
+            return Err(RecordError::Invalid("a vendor says that it is nowhere on earth"));
         }
         Ok(())
     }

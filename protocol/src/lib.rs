@@ -6,7 +6,7 @@
 //! Order of reading: [`limits`] and [`tags`] (every number and label), [`ids`], [`codec`] and [`sign`] (how bytes
 //! become trusted values), then the records ([`lease`], [`root`], [`head`], [`fat`], [`moves`], [`receipt`], [`header`]),
 //! the keys, seals and parity ([`keys`], [`seal`], [`erasure`]), the messages ([`wire`], [`rebuild`]) and the cores ([`ledger`], [`table`], [`market`], [`allocate`],
-//! [`allocation`], [`rehome`], [`reconcile`], [`sync`]).
+//! [`allocation`], [`rehome`], [`reconcile`], [`sync`], [`route`]).
 
 pub mod allocate;
 pub mod allocation;
@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod rehome;
 pub mod reporter;
 pub mod root;
+pub mod route;
 pub mod seal;
 pub mod sign;
 pub mod sync;

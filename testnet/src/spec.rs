@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::link::LinkSpec;
 use crate::{Cancel, TestnetError};
 
 /// A network to be made by [`crate::Net::up`].
@@ -36,6 +37,9 @@ pub struct Spec {
     pub user_set: Vec<(String, String)>,
     /// What differs for single vendors, by their number (from 1).
     pub overrides: BTreeMap<usize, VendorOverride>,
+    /// Links of nodes by their names, each towards the node (`forth`) and from it (`back`). If there are any, all nodes reach each other
+    /// over links only, and those that are not named have one that neither delays nor loses anything.
+    pub links: BTreeMap<String, LinkSpec>,
     /// Tell the nodes to end when this process ends (`FATHOM_PARENT_PID`).
     pub exit_with_parent: bool,
     /// How long [`crate::Net::up`] waits for all nodes to be ready, and again for the mirrors to
@@ -62,6 +66,7 @@ impl Default for Spec {
             mirror_set: Vec::new(),
             user_set: Vec::new(),
             overrides: BTreeMap::new(),
+            links: BTreeMap::new(),
             exit_with_parent: false,
             ready_timeout: Duration::from_secs(60),
             cancel: Cancel::default(),

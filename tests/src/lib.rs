@@ -13,6 +13,7 @@ mod binary;
 mod files;
 mod job;
 mod network;
+pub mod routes;
 pub mod samples;
 mod scratch;
 pub mod sim;

@@ -24,8 +24,8 @@ pub use golden::golden;
 pub use messages::{chunk_answers, fetch_answers, gossips, requests, responses, sync_records};
 pub use requests::{REFUSAL_KINDS, allocate, cancel, fetch, peer, query, refusal, renew, unused, validation};
 pub use vendor::{
-    CAPACITY, LEASE_STATES, delta, dropped, entries, evidence, head, lease, lease_id, receipt, root_of, twins,
-    vendor_record,
+    CAPACITY, LEASE_STATES, coordinate, delta, dropped, entries, evidence, head, lease, lease_id, measured_head,
+    receipt, root_of, twins, vendor_record,
 };
 
 /// The moment at which all samples were made.

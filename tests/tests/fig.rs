@@ -24,6 +24,8 @@ mod nodes;
 mod replace;
 #[path = "fig/reports.rs"]
 mod reports;
+#[path = "fig/routes.rs"]
+mod routes;
 #[path = "fig/storage.rs"]
 mod storage;
 #[path = "fig/testnets.rs"]

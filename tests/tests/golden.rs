@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fathom_protocol::codec::decode;
 use fathom_protocol::fat::Manifest;
+use fathom_protocol::head::VendorHead;
 use fathom_protocol::keys::Phrase;
 use fathom_protocol::limits::FRAME_BYTES_MAX;
 use fathom_protocol::rebuild::Rebuild;
@@ -117,6 +118,14 @@ fn every_golden_file_is_read_as_ever() {
         assert_eq!(record, value, "{name}");
         assert_eq!(table::verify(record).unwrap().to_record(), value, "{name}");
     }
+}
+
+/// A head that says nothing of its vendor's link, as none did once, and one that does.
+#[test]
+fn heads_are_read_with_and_without_what_their_vendor_knows_of_its_link() {
+    let head = |name: &str| decode::<Carried<VendorHead>>(&read(name), FRAME_BYTES_MAX).unwrap().verify().unwrap();
+    assert_eq!(head("vendor_head").into_value(), samples::head(1, 17, &[]));
+    assert_eq!(head("vendor_head_measured").into_value(), samples::measured_head(1));
 }
 
 /// Data that was sealed by an older build opens with this one.

@@ -17,7 +17,7 @@ use crate::behaviour::Behaviour;
 use crate::config::{self, ConnectionCaps, OverlayConfig, Tuning};
 use crate::error::OverlayError;
 use crate::names::{AGENT, Names};
-use crate::quic::{Settings, Transport};
+use crate::quic::{Flows, Settings, Transport};
 use crate::streams;
 use crate::traffic::Traffic;
 
@@ -26,7 +26,7 @@ const CONNECTION_BUFFER: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// Inbound streams of one connection whose name is being agreed on; more wait unaccepted.
 const NEGOTIATING_MAX: usize = 256;
 
-/// A swarm that listens nowhere yet.
+/// A swarm that listens nowhere yet, and where it counts what it sends.
 pub(crate) fn swarm(
     keypair: &Keypair,
     names: &Names,
@@ -34,7 +34,7 @@ pub(crate) fn swarm(
     tuning: Tuning,
     traffic: Arc<Traffic>,
     streams: streams::Behaviour,
-) -> Result<Swarm<Behaviour>, OverlayError> {
+) -> Result<(Swarm<Behaviour>, Arc<Flows>), OverlayError> {
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits(&config.limits)),
         bans: allow_block_list::Behaviour::default(),
@@ -63,7 +63,7 @@ pub(crate) fn swarm(
         }
     };
     // The error type has no values: this constructor of a behaviour cannot fail.
-    swarm.map_err(|error| start(&error))
+    Ok((swarm.map_err(|error| start(&error))?, Arc::clone(settings.flows())))
 }
 
 fn tuned(config: swarm::Config) -> swarm::Config {

@@ -1,7 +1,7 @@
 //! What the rest of Fathom holds of the overlay.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::NodeId;
@@ -18,6 +18,7 @@ use crate::frame::{FrameError, read_frame, write_frame};
 use crate::gossip::{GossipId, GossipMessage, Verdict};
 use crate::identity::{keypair, node_of, parse_address, peer_of, with_peer};
 use crate::names::{Names, Proto};
+use crate::quic::{Flows, Sent};
 use crate::stream::PeerStream;
 use crate::streams::{self, Counters, InboundStream, OpenRequest};
 use crate::swarm::{Command, Peers, Task, Then};
@@ -45,6 +46,7 @@ struct Shared {
     peer: PeerId,
     listens: bool,
     external: Vec<String>,
+    external_only: AtomicBool,
     commands: mpsc::Sender<Command>,
     addresses: watch::Receiver<Vec<String>>,
     cancel: CancellationToken,
@@ -52,6 +54,7 @@ struct Shared {
     counters: Arc<Counters>,
     traffic: Arc<Traffic>,
     opened: AtomicU64,
+    flows: Arc<Flows>,
 }
 
 /// Starts an overlay: binds the listen addresses and spawns the task that owns all connections. Must be called within
@@ -83,7 +86,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
     let (address_sender, addresses) = watch::channel(Vec::new());
     let behaviour = streams::Behaviour::new(Arc::clone(&names), config.limits, stream_sender, Arc::clone(&counters));
     let traffic = Arc::new(Traffic::default());
-    let mut swarm = build::swarm(&keypair, &names, config, tuning, Arc::clone(&traffic), behaviour)?;
+    let (mut swarm, flows) = build::swarm(&keypair, &names, config, tuning, Arc::clone(&traffic), behaviour)?;
     for text in &config.listen {
         let (address, _) = parse_address(text)?;
         let listen = |reason: String| OverlayError::Listen { address: text.clone(), reason };
@@ -114,6 +117,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
         peer,
         listens,
         external,
+        external_only: AtomicBool::new(false),
         commands,
         addresses,
         cancel,
@@ -121,6 +125,7 @@ fn start_named(config: &OverlayConfig, tuning: Tuning, names: Arc<Names>) -> Res
         counters,
         traffic,
         opened: AtomicU64::new(0),
+        flows,
     };
     Ok((Overlay { shared: Arc::new(shared) }, Incoming { streams, gossip }))
 }
@@ -168,6 +173,11 @@ impl Overlay {
         stream.paced(&self.shared.traffic)
     }
 
+    /// From now on the addresses of this node are the external ones only, if it has any.
+    pub fn announce_external_only(&self) {
+        self.shared.external_only.store(true, Ordering::Relaxed);
+    }
+
     /// The addresses of this node, external ones first, each with `/p2p/` and the peer id. Waits up to 5 s for the
     /// first on which it listens; empty if the node neither listens nor has external ones.
     pub async fn listen_addresses(&self) -> Vec<String> {
@@ -179,6 +189,9 @@ impl Overlay {
             // An unspecified address becomes one per interface, one after another.
             while let Ok(Ok(())) = timeout(LISTEN_SETTLES, watched.changed()).await {}
             listening = watched.borrow().clone();
+        }
+        if self.shared.external_only.load(Ordering::Relaxed) && !self.shared.external.is_empty() {
+            listening.clear();
         }
         listening.retain(|address| !self.shared.external.contains(address));
         [self.shared.external.clone(), listening].concat()
@@ -296,6 +309,18 @@ impl Overlay {
     pub async fn round_trip(&self, peer: NodeId) -> Option<Duration> {
         let peer = peer_of(peer).ok()?;
         self.ask(|reply| Command::RoundTrip { peer, reply }).await.flatten()
+    }
+
+    /// What became of what was sent to `peer` lately; none if it never was connected.
+    #[must_use]
+    pub fn sent_to(&self, peer: NodeId) -> Option<Sent> {
+        self.shared.flows.to(&peer_of(peer).ok()?)
+    }
+
+    /// What became of what was sent to all peers since the start.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        self.shared.flows.in_all()
     }
 
     /// Publishes a hint of 1 byte to 48 KiB to all who subscribe. Success means that it was queued to at least one.

@@ -37,6 +37,7 @@ pub use frame::{FrameError, read_frame, read_frame_within, write_frame, write_fr
 pub use gossip::{GossipId, GossipMessage, Verdict};
 pub use handle::{Incoming, Overlay, start, start_tuned};
 pub use names::Proto;
+pub use quic::Sent;
 pub use stream::PeerStream;
 pub use streams::InboundStream;
 pub use traffic::{RateCaps, Rates};

@@ -111,6 +111,13 @@ pub(super) enum Command {
     /// Show the table of all storage (the FAT): who offers how much, and what is locked
     Fat(FatOptions),
     /// Explain which vendors are best for storing, or for fetching a file
+    #[command(
+        long_about = "Explain which vendors are best for storing, or for fetching a file.\n\nEach is probed now. Shown are the \
+                      round trip and its variation, losses, what its link carries up and down (as measured by this node, \
+                      or else as the vendor says), what came from it of late, its load, how often it answered, and the \
+                      expected time of a chunk. Numbers are places in the chain that would be used for storing: the \
+                      slowest uplink goes last, since the last one sends nothing on."
+    )]
     Path {
         /// For fetching this file; for storing if left out
         name: Option<String>,
@@ -271,6 +278,9 @@ pub(super) struct PutOptions {
     /// Store only where a durable write takes at most so many milliseconds, as measured by the vendor
     #[arg(long, value_name = "MS", default_value_t = 0, hide_default_value = true)]
     pub(super) max_latency: u32,
+    /// For measurements: send through these vendors in this order (first digits of their ids), whatever their links carry
+    #[arg(long, value_name = "VENDOR", value_delimiter = ',', hide = true)]
+    pub(super) via: Vec<String>,
     /// Show which storage was locked, and which path was chosen and why
     #[arg(long)]
     pub(super) explain: bool,
@@ -298,6 +308,9 @@ pub(super) struct GetOptions {
     /// No more is fetched and checked than the 64 KiB segments that hold them.
     #[arg(long, value_name = "A-B", value_parser = byte_range, conflicts_with = "release")]
     pub(super) range: Option<(u64, Option<u64>)>,
+    /// Show which vendors have it, and what is known of the ways to them
+    #[arg(long)]
+    pub(super) explain: bool,
     /// Give up the stored copies once everything is here and checked
     #[arg(long, conflicts_with = "version")]
     pub(super) release: bool,

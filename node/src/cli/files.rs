@@ -27,6 +27,7 @@ pub(super) fn put(context: &Context, options: PutOptions) -> Result<Answer, Comm
         media: options.media,
         bandwidth_mb_per_s: options.min_bandwidth,
         latency_ms: options.max_latency,
+        via: options.via,
     };
     let request = ControlRequest::Put {
         path,

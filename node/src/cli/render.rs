@@ -5,16 +5,15 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use fathom_protocol::erasure::Code;
 use fathom_protocol::time::UnixMs;
 
 use crate::clock;
 use crate::config::format_rate;
 use crate::control::results::{
-    DeviceEntry, GetResult, LsResult, MirrorStatus, PathResult, PutResult, RangeResult, RecoverResult, RepairResult,
-    ResolveResult, RmResult, StatusResult, TrafficStatus, UserStatus, VendorStatus, WayStatus,
+    DeviceEntry, GetResult, LsResult, MirrorStatus, PutResult, RangeResult, RecoverResult, RepairResult, ResolveResult,
+    RmResult, StatusResult, TrafficStatus, UserStatus, VendorStatus, WayStatus,
 };
-use crate::progress::{human_bytes, or_dash, short_id};
+use crate::progress::{human_bytes, short_id};
 
 /// Replaced vendors that are told one by one.
 const REPLACED_SHOWN_MAX: usize = 10;
@@ -281,34 +280,6 @@ pub(super) fn devices(devices: &[DeviceEntry]) -> String {
     table.trim_fmt()
 }
 
-pub(super) fn path(result: &PathResult) -> String {
-    if result.vendors.is_empty() {
-        return "No vendors are known.".to_owned();
-    }
-    let mut table = table(&["", "vendor", "zone", "round trip", "hops", "answered", "load", "score"]);
-    for vendor in &result.vendors {
-        table.add_row(vec![
-            if vendor.chosen { "*" } else { "" }.to_owned(),
-            short_id(&vendor.vendor).to_owned(),
-            printable(or_dash(&vendor.zone)),
-            vendor.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
-            vendor.hops.to_string(),
-            format!("{:.0} %", vendor.uptime * 100.0),
-            format!("{:.0}", vendor.load),
-            format!("{:.3}", vendor.score),
-        ]);
-    }
-    align_right(&mut table, &[3, 4, 5, 6, 7]);
-    let erasure = result.erasure.as_ref().and_then(|code| code.parse::<Code>().ok());
-    let erasure = erasure
-        .map(|code| format!("Erasure-coded {code}: any {} of {} shards are enough.\n", code.data(), code.total()));
-    format!(
-        "{}{}\n* would be used. The score is milliseconds, the fewer the better: the round trip, stretched by the\ntransfers under way there (load) and by calls that were not answered.",
-        erasure.unwrap_or_default(),
-        table.trim_fmt()
-    )
-}
-
 /// A table without lines, for a terminal and for `grep` alike.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -344,7 +315,7 @@ pub(super) fn instant(unix_ms: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::control::results::{FileEntry, PathVendor};
+    use crate::control::results::FileEntry;
 
     #[test]
     fn a_listing_lines_up() {
@@ -381,10 +352,6 @@ mod tests {
 
     #[test]
     fn tables_hold_what_they_are_about() {
-        let vendor = PathVendor { vendor: "cd".repeat(32), uptime: 0.5, chosen: true, ..PathVendor::default() };
-        let text = path(&PathResult { erasure: Some("4+2".to_owned()), vendors: vec![vendor] });
-        assert!(text.contains("any 4 of 6 shards"), "{text}");
-        assert!(text.contains('*') && text.contains("50 %"), "{text}");
         let traffic = TrafficStatus {
             upload: WayStatus { cap: Some(625_000), rate: 2048, bytes: 1 },
             until: Some(1_700_000_000_000),

@@ -14,7 +14,7 @@ pub(super) fn status(context: &Context) -> Result<Answer, CommandError> {
 pub(super) fn path(context: &Context, name: Option<String>) -> Result<Answer, CommandError> {
     let alone = if name.is_some() { Alone::AsUser } else { Alone::AsAnybody };
     let result = execute(context, ControlRequest::Path { name }, alone, "measuring")?;
-    Ok(Answer::of(result, |result| render::path(&result)))
+    Ok(Answer::of(result, |result| super::path::path(&result)))
 }
 
 pub(super) fn devices(context: &Context) -> Result<Answer, CommandError> {

@@ -144,6 +144,16 @@ pub(super) const KEYS: &[Key] = &[
         slot: |c| Slot::Flag(&mut c.node.cap_local),
     },
     Key {
+        section: "node",
+        name: "announce_own",
+        meaning: &[
+            "Whether others are told the addresses of this node's own interfaces, too: 1, or 0 if only the external",
+            "ones lead here.",
+        ],
+        rule: Rule::Number(0, 1),
+        slot: |c| Slot::U8(&mut c.node.announce_own),
+    },
+    Key {
         section: "vendor",
         name: "zone",
         meaning: &[

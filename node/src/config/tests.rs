@@ -52,6 +52,7 @@ fn a_changed_configuration_reads_back() {
         ("node.cap_local", "true"),
         ("node.schedule", "mon-fri 08:00-18:00 upload=2Mbit/s download=none"),
         ("node.schedule", "22:00-06:00 upload=none"),
+        ("node.announce_own", "0"),
         ("vendor.zone", "attic \"north\""),
         ("vendor.operator", "Änne"),
         ("vendor.report_seconds", "1"),

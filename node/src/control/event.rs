@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::results::PathVendor;
+
 /// Events of one command that wait for a slow reader.
 pub const EVENTS_QUEUED_MAX: usize = 256;
 
@@ -27,7 +29,7 @@ pub enum ControlEvent {
     /// The vendors in the order of preference.
     Path {
         /// Best first.
-        order: Vec<PathEntry>,
+        order: Vec<PathVendor>,
     },
     /// A vendor failed and its copies go elsewhere.
     Replaced {
@@ -63,19 +65,6 @@ pub struct ProvisionalLocation {
     pub lease: String,
     /// Size of the lease, in bytes.
     pub bytes: u64,
-}
-
-/// One vendor of a path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PathEntry {
-    /// The vendor.
-    pub vendor: String,
-    /// Its zone.
-    pub zone: String,
-    /// Round trip in milliseconds; `None` if it was not measured.
-    pub rtt_ms: Option<f64>,
-    /// The score by which vendors are ordered.
-    pub score: f64,
 }
 
 /// Where a command puts its events. Cheap to clone. A reader that has gone away is no error: whoever reads also

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::results::PathVendor;
 use super::*;
 use crate::home::Home;
 
@@ -232,10 +233,14 @@ fn golden_lines() {
         text(&ControlEvent::Provisional { locations: vec![location] }),
         r#"{"event":"provisional","locations":[{"vendor":"v","zone":"z","lease":"l","bytes":4}]}"#
     );
-    let entry = PathEntry { vendor: "v".to_owned(), zone: "z".to_owned(), rtt_ms: None, score: 0.5 };
+    let entry = PathVendor { vendor: "v".to_owned(), place: Some(1), ..PathVendor::default() };
     assert_eq!(
         text(&ControlEvent::Path { order: vec![entry] }),
-        r#"{"event":"path","order":[{"vendor":"v","zone":"z","rtt_ms":null,"score":0.5}]}"#
+        concat!(
+            r#"{"event":"path","order":[{"vendor":"v","zone":"","rtt_ms":null,"variation_ms":0.0,"loss":0.0,"#,
+            r#""up_bytes_per_s":null,"down_bytes_per_s":null,"from_bytes_per_s":null,"hops":0,"uptime":0.0,"#,
+            r#""load":0.0,"seconds":0.0,"score":0.0,"chosen":false,"place":1}]}"#
+        )
     );
     let receipt = ControlEvent::Receipt { chunk: "c".to_owned(), vendors: vec!["v".to_owned()] };
     assert_eq!(text(&receipt), r#"{"event":"receipt","chunk":"c","vendors":["v"]}"#);

@@ -15,6 +15,8 @@ use fathom_protocol::limits::{FRAME_BYTES_MAX, PEERS_MAX};
 use fathom_protocol::sign::{Carried, Signed};
 use fathom_protocol::wire::{PeerRecord, Roles};
 
+use super::links::Link;
+
 /// Peers remembered: all vendors of a large network. Beyond that, those that never answered make room.
 const KNOWN_MAX: usize = 16_384;
 /// How long a peer that failed is asked last.
@@ -29,7 +31,9 @@ struct Contact {
     record: Option<Signed<PeerRecord>>,
     addresses: Vec<String>,
     round_trip: Option<Duration>,
+    variation: Duration,
     measured: Option<Instant>,
+    link: Link,
     suspected_until: Option<Instant>,
     answers: u64,
     failures: u64,
@@ -40,6 +44,8 @@ struct Contact {
 pub struct Behaviour {
     /// Running mean of its round trips.
     pub round_trip: Option<Duration>,
+    /// Running mean of how far they are from that.
+    pub variation: Duration,
     /// Whether it failed within the last seconds and has not answered since.
     pub suspected: bool,
     /// Share of calls that it answered, 0 to 1; 1 if never asked.
@@ -60,6 +66,7 @@ impl Contact {
         let asked = self.answers + self.failures;
         Behaviour {
             round_trip: self.round_trip,
+            variation: self.variation,
             suspected: self.suspected_until.is_some_and(|until| until > now),
             answered: if asked == 0 { 1.0 } else { self.answers as f64 / asked as f64 },
         }
@@ -172,6 +179,10 @@ impl PeerBook {
                 contact.suspected_until = None;
                 contact.answers += 1;
                 contact.measured = round_trip.map(|_| Instant::now()).or(contact.measured);
+                if let (Some(mean), Some(newest)) = (contact.round_trip, round_trip) {
+                    contact.variation =
+                        (contact.variation * (8 - NEWEST_EIGHTHS) + mean.abs_diff(newest) * NEWEST_EIGHTHS) / 8;
+                }
                 contact.round_trip = match (contact.round_trip, round_trip) {
                     (Some(mean), Some(newest)) => Some((mean * (8 - NEWEST_EIGHTHS) + newest * NEWEST_EIGHTHS) / 8),
                     (mean, newest) => mean.or(newest),
@@ -192,6 +203,19 @@ impl PeerBook {
             _ = begun => {}
             () = suspected => {}
         }
+    }
+
+    /// Works with what is known of the link of `node`, if it is in the book.
+    pub(super) fn link<T>(&self, node: NodeId, work: impl FnOnce(&mut Link) -> T) -> Option<T> {
+        self.with(|contacts| contacts.get_mut(&node).map(|contact| work(&mut contact.link)))
+    }
+
+    /// Whether `node` can be reached over relays only.
+    pub(super) fn is_relayed(&self, node: NodeId) -> bool {
+        let relayed = |contact: &Contact| {
+            !contact.addresses.is_empty() && contact.addresses.iter().all(|address| address.contains("/p2p-circuit"))
+        };
+        self.with(|contacts| contacts.get(&node).is_some_and(relayed))
     }
 
     /// How `node` behaved.

@@ -27,6 +27,7 @@ pub struct Encoded {
 pub struct Fetching {
     stream: PeerStream,
     vendor: NodeId,
+    net: Net,
 }
 
 impl Net {
@@ -43,7 +44,7 @@ impl Net {
         let requests = codec::encode(&FetchRequests::first(requests));
         let written = frame::write_frame_within(&mut stream, &requests, SILENCE).await;
         written.map_err(|error| frame_refusal(vendor, &error))?;
-        Ok(Fetching { stream, vendor })
+        Ok(Fetching { stream, vendor, net: self.clone() })
     }
 }
 
@@ -78,6 +79,7 @@ impl Fetching {
     /// with what arrives.
     async fn read(&mut self, length: usize) -> Result<Vec<u8>, Refusal> {
         let vendor = self.vendor;
+        let coming = self.net.coming(vendor);
         let (mut bytes, mut filled) = (Vec::with_capacity(length), 0);
         while filled < length {
             if filled == bytes.len() {
@@ -88,7 +90,10 @@ impl Fetching {
                     let reason = format!("{} stopped in the middle", vendor.short());
                     return Err(Refusal::new(RefusalKind::WrongLength, reason));
                 }
-                Ok(Ok(read)) => filled += read,
+                Ok(Ok(read)) => {
+                    coming.came(read);
+                    filled += read;
+                }
                 Ok(Err(error)) => {
                     let reason = format!("{} broke off: {error}", vendor.short());
                     return Err(Refusal::new(RefusalKind::Unreachable, reason));

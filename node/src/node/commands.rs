@@ -16,8 +16,8 @@ use super::health::complete;
 use super::{Roles, fat, lease, open_user};
 use crate::config::{Config, Role};
 use crate::control::results::{
-    DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, PathVendor,
-    RecoverResult, StatusResult, UserStatus, VendorStatus,
+    DevicesResult, FatDigestResult, FileEntry, LsResult, MirrorSeen, MirrorStatus, PathResult, RecoverResult,
+    StatusResult, UserStatus, VendorStatus,
 };
 use crate::control::{CommandError, Commands, ControlRequest, ErrorKind, EventSink, Wanted};
 use crate::home::Home;
@@ -103,8 +103,9 @@ impl NodeCommands {
     async fn run(&self, request: ControlRequest, events: EventSink) -> Result<Value, CommandError> {
         match request {
             ControlRequest::Put { path, name, copies, erasure, wanted } => {
+                let via = wanted.via.clone();
                 let (wants, redundancy) = (wants(wanted)?, redundancy(copies, erasure.as_deref())?);
-                json(&self.user()?.put(&path, &name, redundancy, wants, events).await?)
+                json(&self.user()?.put(&path, &name, redundancy, (wants, via), events).await?)
             }
             ControlRequest::Get { name, output, release, version } => {
                 json(&self.user()?.get(&name, &output, release, version, events).await?)
@@ -253,22 +254,7 @@ impl NodeCommands {
 
     async fn path(&self, name: Option<&str>) -> Result<PathResult, CommandError> {
         let user = self.user()?;
-        let (ways, code) = user.explain(name).await?;
-        let entry = |(head, way): (
-            fathom_protocol::sign::Signed<fathom_protocol::head::VendorHead>,
-            crate::roles::user::Way,
-        )| PathVendor {
-            vendor: head.vendor.to_string(),
-            zone: head.characteristics.zone.to_string(),
-            rtt_ms: way.round_trip_ms,
-            hops: u64::from(way.hops),
-            uptime: way.answered,
-            load: f64::from(way.load),
-            score: way.score(),
-            chosen: !way.suspected,
-        };
-        let erasure = code.map(|code| code.to_string());
-        Ok(PathResult { erasure, vendors: ways.into_iter().map(entry).collect() })
+        Ok(user.explain(name).await?)
     }
 
     /// Reads the user's key anew and the list of files from the mirrors.

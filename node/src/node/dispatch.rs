@@ -129,7 +129,7 @@ impl Handler for Dispatch {
         let wrong_role =
             || Response::Refused(Refusal::new(RefusalKind::WrongRole, "this node does not have the role for that"));
         match request {
-            Request::Ping => Response::Done,
+            Request::Ping => Response::Here(self.net.coordinate()),
             Request::Announce(record) => self.announce(from, record).await,
             request if for_vendor(self.net.me(), &request) => match &self.roles.vendor {
                 Some(vendor) => vendor.handle(from, request).await,

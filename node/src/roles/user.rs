@@ -6,6 +6,7 @@
 
 mod ahead;
 mod catalogue;
+mod chain;
 mod error;
 mod fetch;
 mod gather;
@@ -57,7 +58,6 @@ use fetch::Fetches;
 use journal::Journal;
 pub(crate) use journal::inspect;
 use lately::Lately;
-pub use path::{Explained, Way};
 pub use read::{OpenFile, READ_MAX};
 pub use redundancy::Redundancy;
 use send::Errands;

@@ -11,7 +11,7 @@
 //! | `serve` | 19 | a chunk goes out |
 //! | `shards` | - | a lost shard is made of others, at its owner's order and without a key |
 //! | `requests`, `orders` | 6, 15, 22 | offers, final FATs, moves, validations |
-//! | `report` | 1 to 3 | devices to vendor, vendor to mirrors |
+//! | `report`, `links` | 1 to 3 | devices to vendor, vendor to mirrors; how fast its link is, and where it is |
 //! | `readopt` | - | leases taken back after a restore from a backup |
 //! | `migrate`, `rehome` | 15b to 15e | away with data when there is too much |
 //! | `polling`, `expiry` | 22 | what was missed while away, and what has lapsed |
@@ -24,6 +24,7 @@ mod forward;
 mod ingest;
 mod inspect;
 mod keep;
+mod links;
 mod migrate;
 mod orders;
 mod polling;
@@ -69,6 +70,7 @@ use crate::clock;
 use crate::net::Net;
 use accounts::Persisted;
 pub(crate) use inspect::inspect;
+use links::OwnLink;
 use migrate::Leaving;
 use transfers::Transfers;
 
@@ -152,6 +154,7 @@ pub struct Vendor {
     /// Something that the head tells has changed.
     changed: Notify,
     transfers: Transfers,
+    link: OwnLink,
     /// What the mirrors say the time is; it goes on by `started`.
     clocks: Mutex<Clocks>,
     started: std::time::Instant,
@@ -280,6 +283,7 @@ impl Vendor {
             ordering: Mutex::default(),
             changed: Notify::new(),
             transfers: Transfers::new(),
+            link: OwnLink::default(),
             clocks: Mutex::default(),
             started: std::time::Instant::now(),
             caught_up: Mutex::default(),
@@ -306,6 +310,8 @@ impl Vendor {
                 self.expiring(),
                 self.migrating(),
                 self.metering(),
+                self.measuring(),
+                self.placing(),
             )
         };
         tokio::select! {

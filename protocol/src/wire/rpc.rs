@@ -19,6 +19,7 @@ use crate::moves::CarriedMove;
 use crate::rebuild::Rebuild;
 use crate::receipt::Receipt;
 use crate::reconcile::{Compare, Compared, WantedList};
+use crate::route::coordinate::Coordinate;
 use crate::sign::Carried;
 use crate::time::UnixMs;
 
@@ -47,7 +48,7 @@ pub struct ProvisionalFat {
 /// What a request asks. One per stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Are you there: measures the path.
+    /// Are you there, and where: measures the path.
     Ping,
     /// Introduces a node and asks for others.
     Announce(Carried<PeerRecord>),
@@ -221,4 +222,6 @@ pub enum Response {
     Refused(Refusal),
     /// To [`Request::Rebuild`]: it is stored.
     Stored(Carried<Receipt>),
+    /// To [`Request::Ping`]: yes, and where the node is among the others. Whoever reads it looks at its bounds.
+    Here(Coordinate),
 }

@@ -83,7 +83,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn socket() -> io::Result<UdpSocket> {
+pub(super) fn socket() -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(BUFFER_BYTES);
@@ -126,9 +126,14 @@ fn answer(front: &Arc<UdpSocket>, to: SocketAddr, back: &Arc<Pipe>, state: &Arc<
     Ok(socket)
 }
 
-fn receive(socket: &UdpSocket, pipe: &Pipe, state: &State, mut take: impl FnMut(&[u8], SocketAddr)) {
+fn receive(socket: &UdpSocket, pipe: &Pipe, state: &State, take: impl FnMut(&[u8], SocketAddr)) {
+    receive_until(socket, || state.ended.load(Ordering::SeqCst) || pipe.has_ended(), take);
+}
+
+/// Hands over what arrives, until `ended`.
+pub(super) fn receive_until(socket: &UdpSocket, ended: impl Fn() -> bool, mut take: impl FnMut(&[u8], SocketAddr)) {
     let mut buffer = vec![0; DATAGRAM_BYTES];
-    while !state.ended.load(Ordering::SeqCst) && !pipe.has_ended() {
+    while !ended() {
         match socket.recv_from(&mut buffer) {
             Ok((length, from)) => take(&buffer[..length], from),
             // A refused datagram of before is reported here; nothing is lost by going on.

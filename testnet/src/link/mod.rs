@@ -5,10 +5,13 @@
 //! forth to the node, and the node's answers take it back. All fronts of a link share its two queues, so that flows
 //! compete in them as at a home's router.
 //!
+//! A [`Mesh`] gives each node of a network such a link.
+//!
 //! Losses are drawn from the link's seed, in the order of the datagrams. How exact the times are depends on the machine:
 //! about 0.1 ms on an idle one.
 
 mod front;
+mod mesh;
 mod pipe;
 mod shape;
 
@@ -17,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use front::Front;
+pub use mesh::Mesh;
 pub use shape::{Counts, Direction};
 
 use self::pipe::Pipe;

@@ -19,6 +19,8 @@ struct Parcel {
     number: u64,
     from: Arc<UdpSocket>,
     to: SocketAddr,
+    /// The pipe that it goes through next.
+    then: Option<Arc<Pipe>>,
     bytes: Vec<u8>,
 }
 
@@ -77,6 +79,15 @@ impl Pipe {
 
     /// Sends `bytes` through the pipe and then from `from` to `to`.
     pub(super) fn carry(&self, bytes: &[u8], from: &Arc<UdpSocket>, to: SocketAddr) {
+        self.take(bytes, None, from, to);
+    }
+
+    /// Sends `bytes` through the pipe, through the next one, and then from `from` to `to`.
+    pub(super) fn carry_on(&self, bytes: &[u8], next: &Arc<Self>, from: &Arc<UdpSocket>, to: SocketAddr) {
+        self.take(bytes, Some(next), from, to);
+    }
+
+    fn take(&self, bytes: &[u8], then: Option<&Arc<Self>>, from: &Arc<UdpSocket>, to: SocketAddr) {
         let now = self.clock.elapsed();
         let mut state = self.state();
         let Some(at) = state.shaper.offer(now, bytes.len()) else { return };
@@ -88,7 +99,14 @@ impl Pipe {
         state.number += 1;
         let number = state.number;
         let first = state.parcels.peek().is_none_or(|first| at < first.at);
-        state.parcels.push(Parcel { at, number, from: Arc::clone(from), to, bytes: bytes.to_vec() });
+        state.parcels.push(Parcel {
+            at,
+            number,
+            from: Arc::clone(from),
+            to,
+            then: then.cloned(),
+            bytes: bytes.to_vec(),
+        });
         drop(state);
         if first {
             self.changed.notify_one();
@@ -128,8 +146,11 @@ impl Pipe {
             if !due.is_empty() {
                 drop(state);
                 for parcel in due.drain(..) {
-                    // A datagram that cannot be sent is one that is lost.
-                    let _ = parcel.from.send_to(&parcel.bytes, parcel.to);
+                    match parcel.then {
+                        Some(next) => next.carry(&parcel.bytes, &parcel.from, parcel.to),
+                        // A datagram that cannot be sent is one that is lost.
+                        None => drop(parcel.from.send_to(&parcel.bytes, parcel.to)),
+                    }
                 }
                 state = self.state();
                 continue;

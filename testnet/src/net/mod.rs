@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::cli::{Call, os_args};
 use crate::files::{NodeState, State, log_tail};
+use crate::link::{Counts, LinkSpec, Mesh};
 use crate::wait::wait_for;
 use crate::{Cancel, CliOutput, ProcessId, ProcessState, TestnetError};
 
@@ -41,6 +42,16 @@ pub struct Net {
     phrases: BTreeMap<String, Phrase>,
     processes: Mutex<BTreeMap<String, Process>>,
     kill_on_drop: AtomicBool,
+    links: Option<Links>,
+}
+
+/// The links of a network's nodes.
+#[derive(Debug)]
+struct Links {
+    mesh: Mesh,
+    specs: BTreeMap<String, LinkSpec>,
+    /// The port on which each node listens.
+    ports: BTreeMap<String, u16>,
 }
 
 /// What stays the same about a node for as long as the network exists.
@@ -166,6 +177,7 @@ impl Net {
             phrases: BTreeMap::new(),
             processes: Mutex::new(processes),
             kill_on_drop: AtomicBool::new(false),
+            links: None,
         })
     }
 
@@ -195,6 +207,13 @@ impl Net {
     /// All nodes that have `role`.
     pub fn with_role<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a NodeHandle> {
         self.nodes.iter().filter(move |node| node.is(role))
+    }
+
+    /// What became of the datagrams to, and from, the node called `name`, if the network has links.
+    #[must_use]
+    pub fn link_counts(&self, name: &str) -> Option<(Counts, Counts)> {
+        let links = self.links.as_ref()?;
+        Some(links.mesh.counts(*links.ports.get(name)?))
     }
 
     /// The node called `name`.

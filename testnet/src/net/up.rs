@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::{Net, NodeHandle, Phrase, absolute};
+use super::{Links, Net, NodeHandle, Phrase, absolute};
 use crate::cli::Call;
 use crate::files::{State, create_dir, free_port, port_is_free, remove_dir};
+use crate::link::Mesh;
 use crate::spec::{Entry, NodePlan};
 use crate::{CliOutput, Spec, TestnetError, VendorSpec};
 
@@ -60,6 +61,11 @@ impl Net {
             phrases: BTreeMap::new(),
             processes: Mutex::default(),
             kill_on_drop: AtomicBool::new(true),
+            links: (!spec.links.is_empty()).then(|| Links {
+                mesh: Mesh::default(),
+                specs: spec.links.clone(),
+                ports: BTreeMap::new(),
+            }),
         };
         net.save()?;
         net.populate(&spec)?;
@@ -188,10 +194,12 @@ impl Net {
         for device in &devices {
             create_dir(device)?;
         }
+        let port = free_port()?;
+        let plan = &self.behind_link(plan, port)?;
         let call = Call {
             binary: &self.binary,
             dir: &dir,
-            args: &plan.init_args(&dir, free_port()?),
+            args: &plan.init_args(&dir, port),
             stdin: b"",
             limit: self.ready_timeout,
             cancel: &self.cancel,
@@ -210,6 +218,21 @@ impl Net {
             addresses: Vec::new(),
             devices,
         })
+    }
+
+    /// The plan of a node that listens on `port`, with the address under which others reach it over its link.
+    fn behind_link(&mut self, plan: &NodePlan, port: u16) -> Result<NodePlan, TestnetError> {
+        let mut plan = plan.clone();
+        if let Some(links) = &mut self.links {
+            let spec = links.specs.get(&plan.name).copied().unwrap_or_default();
+            let no_link = |error| TestnetError::Usage(format!("{} gets no link: {error}", plan.name));
+            let front = links.mesh.join(port, spec).map_err(no_link)?;
+            links.ports.insert(plan.name.clone(), port);
+            let known_as = format!("/ip4/127.0.0.1/udp/{front}/quic-v1");
+            plan.set.push(("node.external".to_owned(), known_as));
+            plan.set.push(("node.announce_own".to_owned(), "0".to_owned()));
+        }
+        Ok(plan)
     }
 
     /// Starts nodes that were made, all at once, and waits until each is ready.

@@ -31,6 +31,7 @@ pub fn golden() -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<(&str, Vec<u8>)> = vec![
         ("lease", encode(&signed(lease(1, 1), &key(1)))),
         ("vendor_head", encode(&signed(head(1, 17, &[]), &key(1)))),
+        ("vendor_head_measured", encode(&signed(measured_head(1), &key(1)))),
         ("vendor_record", encode(&vendor_record(1, 17))),
         ("hop", encode(&hops(&[1])[0])),
         ("header", encode(&header())),

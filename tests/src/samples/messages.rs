@@ -114,6 +114,7 @@ pub fn responses() -> Vec<(&'static str, Response)> {
         ("response_lease_absent", Response::Lease(Box::new(evidence(3)))),
         ("response_refused", Response::Refused(refusal())),
         ("response_stored", Response::Stored(signed(receipt(), &key(1)).into_carried())),
+        ("response_here", Response::Here(coordinate())),
     ]
 }
 

@@ -7,6 +7,7 @@ use fathom_protocol::ids::{ChunkId, DeviceId, Hash, LeaseId};
 use fathom_protocol::lease::{Lease, LeaseState, Named};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::root::{Entry, LeaseRoot, lease_root};
+use fathom_protocol::route::coordinate::Coordinate;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::time::UnixMs;
@@ -35,6 +36,12 @@ pub fn lease(vendor: u8, id: u8) -> Lease {
     }
 }
 
+/// Somewhere.
+#[must_use]
+pub fn coordinate() -> Coordinate {
+    Coordinate { place: [12_000, -34_000, 5_600], height: 7_800, error: 120 }
+}
+
 /// The head of vendor `vendor` over `leases`, which are ordered by identifier.
 #[must_use]
 pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
@@ -56,6 +63,9 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
             bandwidth_bytes_per_s: 125_000_000,
             up_since: UnixMs(1_799_999_000_000),
             load: 4,
+            up_bytes_per_s: 0,
+            down_bytes_per_s: 0,
+            coordinate: None,
         },
         addresses: addresses(vendor),
         devices: list(vec![DeviceSummary {
@@ -67,6 +77,19 @@ pub fn head(vendor: u8, seq: u64, leases: &[Signed<Lease>]) -> VendorHead {
             write_latency_us: 800,
         }]),
     }
+}
+
+/// The head of a vendor that has found out what its link is like.
+#[must_use]
+pub fn measured_head(vendor: u8) -> VendorHead {
+    let head = head(vendor, 17, &[]);
+    let characteristics = Characteristics {
+        up_bytes_per_s: 2_500_000,
+        down_bytes_per_s: 12_500_000,
+        coordinate: Some(coordinate()),
+        ..head.characteristics.clone()
+    };
+    VendorHead { characteristics, ..head }
 }
 
 /// A vendor with two leases.

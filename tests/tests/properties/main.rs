@@ -22,6 +22,7 @@ mod reconcile;
 mod reporter;
 mod room;
 mod root;
+mod route;
 mod seal;
 mod signed;
 mod table;

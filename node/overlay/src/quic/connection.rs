@@ -13,6 +13,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use quinn::{ConnectionError, VarInt};
 use tokio::time::timeout;
 
+use super::congestion::Sounding;
 use super::error::Error;
 use super::stream::Stream;
 use super::tls;
@@ -52,6 +53,9 @@ impl Connection {
 pub(super) async fn establish(connecting: quinn::Connecting, within: Duration) -> Result<(PeerId, Connection), Error> {
     let connection = timeout(within, connecting).await.map_err(|_| Error::HandshakeTimedOut)??;
     let peer = tls::peer_of(&connection)?;
+    if let Ok(controller) = connection.congestion_state().into_any().downcast::<Sounding>() {
+        controller.flow().leads_to(peer);
+    }
     Ok((peer, Connection::new(connection)))
 }
 

@@ -7,6 +7,7 @@
 //! - [`Transport`] listens and dials; it is driven by the swarm. Beside each listener's socket it knows which peers are
 //!   expected to dial through a hole that is being punched for them (`punch`).
 //! - [`Connection`] is libp2p's muxer, [`Stream`] its substream.
+//! - `flows` counts what arrives and what is lost, by peer.
 //! - `tls` holds certificates and ciphers, `settings` quinn's configuration, `congestion` how much is sent and when.
 //!
 //! It knows nothing of swarms, behaviours or peers' books: whether the peer that was reached is the one that was meant,
@@ -16,6 +17,7 @@ mod address;
 pub(crate) mod congestion;
 mod connection;
 mod error;
+mod flows;
 mod listener;
 mod punch;
 mod settings;
@@ -25,6 +27,8 @@ mod tls;
 mod transport;
 mod window;
 
+pub(crate) use flows::Flows;
+pub use flows::Sent;
 pub(crate) use settings::Settings;
 pub(crate) use transport::Transport;
 

@@ -12,6 +12,7 @@ use ring::hmac;
 
 use super::congestion::SoundingConfig;
 use super::error::Error;
+use super::flows::Flows;
 use super::socket::Paced;
 use super::tls;
 use crate::config::{self, Congestion, ConnectionCaps, Tuning};
@@ -36,6 +37,7 @@ pub(crate) struct Settings {
     pub(super) handshake_max: Duration,
     /// What all sockets together may send and receive.
     pub(super) traffic: Arc<Traffic>,
+    flows: Arc<Flows>,
 }
 
 impl Settings {
@@ -45,7 +47,8 @@ impl Settings {
     /// [`Error::Setup`]: no certificate can be made, or the constants of this file contradict each other.
     pub(crate) fn new(keypair: &Keypair, caps: &ConnectionCaps, tuning: Tuning) -> Result<Self, Error> {
         let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
-        let transport = Arc::new(transport(caps, tuning)?);
+        let flows = Arc::new(Flows::default());
+        let transport = Arc::new(transport(caps, tuning, &flows)?);
         let tls = QuicClientConfig::try_from(tls::client(keypair, tuning.cipher)?).map_err(|error| setup(&error))?;
         let mut client = quinn::ClientConfig::new(Arc::new(tls));
         client.transport_config(Arc::clone(&transport));
@@ -68,11 +71,14 @@ impl Settings {
             endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         }
         endpoint.supported_versions(vec![1]);
-        Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX, traffic: Arc::default() })
+        Ok(Self { client, server, endpoint, handshake_max: config::HANDSHAKE_MAX, traffic: Arc::default(), flows })
     }
-}
 
-impl Settings {
+    /// What becomes of what is sent.
+    pub(crate) fn flows(&self) -> &Arc<Flows> {
+        &self.flows
+    }
+
     /// The same with these caps and counts.
     pub(crate) fn shaped(self, traffic: Arc<Traffic>) -> Self {
         Self { traffic, ..self }
@@ -84,7 +90,7 @@ impl Settings {
     }
 }
 
-fn transport(caps: &ConnectionCaps, tuning: Tuning) -> Result<TransportConfig, Error> {
+fn transport(caps: &ConnectionCaps, tuning: Tuning, flows: &Arc<Flows>) -> Result<TransportConfig, Error> {
     let silence = IdleTimeout::try_from(config::SILENCE_MAX).map_err(|error| Error::Setup(error.to_string()))?;
     let streams = caps.inbound_streams_per_peer.saturating_add(config::STREAMS_OF_LIBP2P);
     let mut transport = TransportConfig::default();
@@ -100,13 +106,15 @@ fn transport(caps: &ConnectionCaps, tuning: Tuning) -> Result<TransportConfig, E
         .send_window(config::SEND_WINDOW_BYTES)
         // Tells observers on the path the round trip; nobody needs it.
         .allow_spin(false)
-        .congestion_controller_factory(controller(tuning.congestion));
+        .congestion_controller_factory(controller(tuning.congestion, flows));
     Ok(transport)
 }
 
-fn controller(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
+fn controller(congestion: Congestion, flows: &Arc<Flows>) -> Arc<dyn ControllerFactory + Send + Sync> {
     match congestion {
-        Congestion::Sounding => Arc::new(SoundingConfig { initial_window: config::INITIAL_WINDOW_BYTES }),
+        Congestion::Sounding => {
+            Arc::new(SoundingConfig { initial_window: config::INITIAL_WINDOW_BYTES, flows: Arc::clone(flows) })
+        }
         Congestion::Cubic => Arc::new(CubicConfig::default()),
         Congestion::Bbr => Arc::new(BbrConfig::default()),
     }

@@ -76,7 +76,7 @@ impl User {
         let (user, sources) = (Arc::clone(self), Arc::clone(sources));
         let coming = AbortOnDropHandle::new(tokio::spawn(async move {
             let working = |vendor: &NodeId| !user.net.book().behaviour(*vendor).suspected;
-            let vendor = user.best(&mut holders.into_iter().filter(working).collect(), &sources)?;
+            let vendor = user.best(&mut holders.into_iter().filter(working).collect(), length, &sources)?.0;
             user.fetch_from(vendor, chunk, length, &sources).await.1.ok()
         }));
         Some(Ahead { chunk, coming })

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fathom_protocol::ids::{ChunkId, NodeId};
+use fathom_protocol::route::sources::patience;
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{FetchRequest, Refusal, RefusalKind};
 use futures::StreamExt;
@@ -12,17 +13,19 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 use super::ahead::Ahead;
+use super::chain::way;
 use super::gather::Pace;
-use super::path::way;
 use super::store::lock;
 use super::together::Together;
 use super::{User, UserError};
 use crate::net::{Class, Encoded};
 use crate::{bao, clock};
 
-/// After this long without the chunk, the next source is asked as well.
+/// After this long without the chunk at least, the next source is asked as well.
 pub(super) const RACE_AFTER: Duration = Duration::from_millis(1_000);
 const REQUEST_SECONDS: u64 = 60;
+/// How long a source that was late is asked last.
+const LATE: Duration = Duration::from_secs(5);
 /// Longest chunk that is asked for together with others, in bytes. As many as go on one stream are no longer
 /// than a chunk can be.
 pub(super) const SMALL: usize = 128 * 1024;
@@ -55,7 +58,7 @@ pub(super) struct Sources {
     served: Mutex<BTreeMap<NodeId, Service>>,
     /// What was asked for before it was sure that it is wanted.
     pub(super) ahead: Mutex<Option<Ahead>>,
-    /// How long shards took.
+    /// How long chunks, or shards, took.
     pub(super) pace: Pace,
 }
 
@@ -74,6 +77,15 @@ pub(super) struct Service {
     pub reason: Option<String>,
     /// Whether to ask it last.
     pub failed: bool,
+    /// When something from it was late as others go.
+    pub late: Option<Instant>,
+}
+
+impl Service {
+    /// Whether others are better asked.
+    pub(super) fn is_last(&self) -> bool {
+        self.failed || self.late.is_some_and(|late| late.elapsed() < LATE)
+    }
 }
 
 impl Sources {
@@ -144,12 +156,14 @@ impl User {
         let mut left: Vec<NodeId> = holders.to_vec();
         let mut asked: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         let mut reasons = Vec::new();
+        let began = Instant::now();
         let mut newest = None;
+        let mut expected = 0.0;
         loop {
             if asked.is_empty() {
-                match self.best(&mut left, sources) {
-                    Some(vendor) => {
-                        newest = Some(vendor);
+                match self.best(&mut left, range.length, sources) {
+                    Some((vendor, seconds)) => {
+                        (newest, expected) = (Some(vendor), seconds);
                         asked.push(Box::pin(self.fetch_part_from(vendor, range, sources)));
                     }
                     None => {
@@ -161,22 +175,26 @@ impl User {
                     }
                 }
             }
+            let patience = patience(expected, sources.pace.seconds(), RACE_AFTER.as_secs_f64());
             tokio::select! {
                 biased;
                 Some((vendor, answer)) = asked.next() => match answer {
-                    Ok(bytes) => return Ok(bytes),
+                    Ok(bytes) => {
+                        sources.pace.note(began.elapsed());
+                        return Ok(bytes);
+                    }
                     Err(refusal) => {
                         sources.failed(vendor, chunk, &refusal);
                         reasons.push(format!("{}: {refusal}", vendor.short()));
                     }
                 },
-                () = tokio::time::sleep(RACE_AFTER), if !left.is_empty() => {
+                () = tokio::time::sleep(Duration::from_secs_f64(patience)), if !left.is_empty() => {
                     // Other chunks better ask elsewhere, too.
                     if let Some(slow) = newest {
-                        sources.with(slow, |service| service.failed = true);
+                        sources.with(slow, |service| service.late = Some(Instant::now()));
                     }
-                    if let Some(vendor) = self.best(&mut left, sources) {
-                        newest = Some(vendor);
+                    if let Some((vendor, seconds)) = self.best(&mut left, range.length, sources) {
+                        (newest, expected) = (Some(vendor), seconds);
                         asked.push(Box::pin(self.fetch_part_from(vendor, range, sources)));
                     }
                 }
@@ -184,16 +202,20 @@ impl User {
         }
     }
 
-    /// Takes the best source out of `left`: one that has not failed, with the least under way for its distance.
-    pub(super) fn best(&self, left: &mut Vec<NodeId>, sources: &Sources) -> Option<NodeId> {
-        let cost = |vendor: &NodeId| {
-            let (in_flight, failed) = sources.with(*vendor, |service| (service.in_flight, service.failed));
-            let way = way(&self.net, *vendor, None);
-            (failed || way.suspected, f64::from(in_flight + 1) * (way.score() + 2.0))
-        };
-        let (at, _) =
+    /// Takes the best source out of `left`: one that has not failed, from which the chunk is expected first, given what is under way
+    /// there; with the seconds that it should take.
+    pub(super) fn best(&self, left: &mut Vec<NodeId>, length: u32, sources: &Sources) -> Option<(NodeId, f64)> {
+        let cost = |vendor: &NodeId| self.source_cost(*vendor, length, sources);
+        let (at, (_, seconds)) =
             left.iter().map(cost).enumerate().min_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
-        Some(left.swap_remove(at))
+        Some((left.swap_remove(at), seconds))
+    }
+
+    /// Whether a source is better asked last, and in how many seconds `length` bytes from it should be here.
+    pub(super) fn source_cost(&self, vendor: NodeId, length: u32, sources: &Sources) -> (bool, f64) {
+        let (in_flight, last) = sources.with(vendor, |service| (service.in_flight, service.is_last()));
+        let way = way(&self.net, vendor, in_flight);
+        (last || way.suspected(), way.fetch_seconds(u64::from(length)))
     }
 
     pub(super) async fn fetch_from(

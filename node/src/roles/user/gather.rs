@@ -13,22 +13,27 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 use super::fetch::{Answer, RACE_AFTER, Sources};
-use super::path::way;
 use super::store::lock;
 use super::{User, blocking};
 
 /// A shard is slow if it takes so many times as long as others did, and longer than [`RACE_AFTER`].
 const SLOW: u32 = 2;
 
-/// How long shards of one get, or repair, took on average.
+/// How long chunks or shards of one get, or repair, took on average.
 #[derive(Debug, Default)]
 pub(super) struct Pace(Mutex<(u32, Duration)>);
 
 impl Pace {
-    fn note(&self, took: Duration) {
+    pub(super) fn note(&self, took: Duration) {
         let mut pace = lock(&self.0);
         pace.0 = pace.0.saturating_add(1);
         pace.1 += took;
+    }
+
+    /// Seconds on average, if any came.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        let (count, took) = *lock(&self.0);
+        (count > 0).then(|| took.as_secs_f64() / f64::from(count))
     }
 
     /// How long to wait for a shard before another one is asked for; none if nothing came yet: then it is not known who is slow,
@@ -123,7 +128,7 @@ impl User {
                 () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {
                     // Other stripes better ask elsewhere, too.
                     for vendor in pending.values() {
-                        sources.with(*vendor, |service| service.failed = true);
+                        sources.with(*vendor, |service| service.late = Some(Instant::now()));
                     }
                     for _ in 0..pending.len() {
                         self.ask(shards, data, &mut left, &mut pending, &asked, sources);
@@ -144,11 +149,10 @@ impl User {
         sources: &'a Sources,
     ) -> bool {
         let cost = |(at, vendor): &(usize, NodeId)| {
-            let (in_flight, failed) = sources.with(*vendor, |service| (service.in_flight, service.failed));
-            let way = way(&self.net, *vendor, None);
+            let (last, seconds) = self.source_cost(*vendor, shards[*at].length, sources);
             // Parity costs decoding, so it is for when a vendor of data is bad.
             let parity = shards[*at].position >= data;
-            ((failed || way.suspected, parity), f64::from(in_flight + 1) * (way.score() + 2.0))
+            ((last, parity), seconds)
         };
         let free = left.iter().enumerate().filter(|(_, (at, _))| !pending.contains_key(at));
         let best = free.map(|(number, shard)| (number, cost(shard)));

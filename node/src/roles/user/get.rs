@@ -108,7 +108,7 @@ impl User {
         let holders: BTreeSet<NodeId> = selected.iter().flat_map(StoredFile::sources).collect();
         let (heads, quarantined) = self.heads_lately(holders).await?;
         self.net.probe_uncertain(heads.keys().copied()).await;
-        events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
+        events.send(ControlEvent::Path { order: self.fetch_order(&heads) }).await;
 
         let total = files.iter().map(|file| file.manifest.size).sum();
         let progress = Arc::new(Progress { bytes: AtomicU64::new(0), chunks: AtomicU64::new(0), total, events });

@@ -4,67 +4,53 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fathom_protocol::codec::Bounded;
-use fathom_protocol::erasure::Code;
 use fathom_protocol::fork::VerifiedProof;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
-use fathom_protocol::limits::HEADS_MAX;
+use fathom_protocol::limits::{CHUNK_BYTES_MAX, HEADS_MAX};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::wire::{Request, Response, SyncRecord};
 
 use super::catalogue::StoredFile;
+use super::chain::{Way, best, store_seconds, way};
 use super::mirrors::{ANSWER, unexpected};
-use super::{User, UserError};
-use crate::control::PathEntry;
-use crate::net::Net;
+use super::{Redundancy, User, UserError};
+use crate::control::results::{PathResult, PathVendor};
 
-/// Round trip assumed of a vendor that did not answer, in milliseconds.
-const UNKNOWN_MS: f64 = 1_000.0;
+/// Bytes for which the time is shown that a way is expected to take: those of the longest chunk.
+const SHOWN: u64 = CHUNK_BYTES_MAX as u64;
+/// Vendors that are put in order together.
+const ORDERED_MAX: usize = 12;
 
 /// Verified heads by vendor.
 pub(super) type Heads = BTreeMap<NodeId, Signed<VendorHead>>;
 
-/// What is known of the way to one vendor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Way {
-    /// Running mean of its round trips, milliseconds.
-    pub round_trip_ms: Option<f64>,
-    /// Peers in between, plus one.
-    pub hops: u32,
-    /// Share of calls that it answered.
-    pub answered: f64,
-    /// Transfers it says it has under way.
-    pub load: u32,
-    /// Whether it failed lately.
-    pub suspected: bool,
-}
-
-impl Way {
-    /// Expected cost, in milliseconds; the smaller the better. The round trip, once for each hop, stretched by the vendor's load
-    /// and by how often it did not answer.
-    #[must_use]
-    pub fn score(&self) -> f64 {
-        let base = self.round_trip_ms.unwrap_or(UNKNOWN_MS) * f64::from(self.hops);
-        let load = 1.0 + f64::from(self.load) / 32.0;
-        let missing = if self.suspected { UNKNOWN_MS * 10.0 } else { 0.0 };
-        base * load / self.answered.clamp(0.05, 1.0).powi(2) + missing
+/// One vendor as a person sees it: what is known of its way, and in how many `seconds` it is expected to be done.
+fn shown(head: &VendorHead, way: &Way, seconds: f64) -> PathVendor {
+    let end = &way.link.end;
+    let rate = |rate: Option<f64>| rate.map(|rate| rate as u64);
+    PathVendor {
+        vendor: head.vendor.to_string(),
+        zone: head.characteristics.zone.to_string(),
+        rtt_ms: way.round_trip_ms,
+        variation_ms: way.variation_ms,
+        loss: end.loss,
+        up_bytes_per_s: rate(end.up),
+        down_bytes_per_s: rate(end.down),
+        from_bytes_per_s: rate(way.link.measured),
+        hops: if way.link.relayed { 2 } else { 1 },
+        uptime: end.answered,
+        load: f64::from(end.load),
+        seconds,
+        score: seconds * 1e3,
+        chosen: !way.suspected(),
+        place: None,
     }
 }
 
-/// The way to `vendor` as it is known now.
-pub(super) fn way(net: &Net, vendor: NodeId, head: Option<&VendorHead>) -> Way {
-    let behaviour = net.book().behaviour(vendor);
-    Way {
-        round_trip_ms: behaviour.round_trip.map(|time| time.as_secs_f64() * 1e3),
-        hops: 1,
-        answered: behaviour.answered,
-        load: head.map_or(0, |head| head.characteristics.load),
-        suspected: behaviour.suspected,
-    }
+fn sort(vendors: &mut [PathVendor]) {
+    vendors.sort_by(|a, b| a.seconds.total_cmp(&b.seconds).then_with(|| a.vendor.cmp(&b.vendor)));
 }
-
-/// Vendors in order of preference with the figures that made it, and the code of a file that has parity.
-pub type Explained = (Vec<(Signed<VendorHead>, Way)>, Option<Code>);
 
 impl User {
     /// Every vendor that the best mirror knows; their addresses are learnt on the way. A mirror whose answer does not verify, or
@@ -97,7 +83,7 @@ impl User {
                 let SyncRecord::Vendor(vendor) = record else { continue };
                 let head = vendor.verify()?.head;
                 after = after.max(Some(head.vendor));
-                self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
+                self.net.learn_head(&head);
                 heads.insert(head.vendor, head);
             }
             if !page.more || after == before {
@@ -118,7 +104,7 @@ impl User {
                 for head in answered.into_iter().filter_map(|head| head.verify().ok()) {
                     let newest = heads.get(&head.vendor).map_or((0, 0), |known| (known.epoch, known.seq));
                     if some.contains(&head.vendor) && (head.epoch, head.seq) > newest {
-                        self.net.book().learn_addresses(head.vendor, head.addresses.iter().map(ToString::to_string));
+                        self.net.learn_head(&head);
                         heads.insert(head.vendor, head);
                     }
                 }
@@ -150,42 +136,72 @@ impl User {
         proven
     }
 
-    /// The vendors in order of preference, with the figures that made it.
-    pub(super) fn order(&self, heads: &Heads) -> Vec<(NodeId, Way)> {
-        let mut ways: Vec<(NodeId, Way)> =
-            heads.iter().map(|(vendor, head)| (*vendor, way(&self.net, *vendor, Some(head)))).collect();
-        ways.sort_by(|a, b| a.1.score().total_cmp(&b.1.score()).then(a.0.cmp(&b.0)));
-        ways
+    /// The vendors in the order in which a chunk should come from them.
+    pub(super) fn fetch_order(&self, heads: &Heads) -> Vec<PathVendor> {
+        let entry = |head: &Signed<VendorHead>| {
+            let way = way(&self.net, head.vendor, 0);
+            shown(head, &way, way.fetch_seconds(SHOWN))
+        };
+        let mut vendors: Vec<PathVendor> = heads.values().map(entry).collect();
+        sort(&mut vendors);
+        vendors
     }
 
-    /// Probes all vendors, or those of one file, and explains the order (figures 7 and 8); with the code of a file that has parity.
+    /// The vendors in the order in which a chunk is stored at each alone, with their places in the chain that would be used through one of
+    /// each of `columns`, and the seconds that it is expected to take. In shards that all go at once there is no chain.
+    pub(super) fn store_order(&self, heads: &Heads, columns: Option<&[Vec<NodeId>]>) -> (Vec<PathVendor>, Option<f64>) {
+        let entry = |head: &Signed<VendorHead>| {
+            let seconds = store_seconds(&self.net, head.vendor, 0, SHOWN);
+            shown(head, &way(&self.net, head.vendor, 0), seconds)
+        };
+        let mut vendors: Vec<PathVendor> = heads.values().map(entry).collect();
+        sort(&mut vendors);
+        let Some(columns) = columns else { return (vendors, None) };
+        let nodes: BTreeSet<NodeId> = columns.iter().flatten().copied().collect();
+        let nodes: Vec<(NodeId, u32)> = nodes.into_iter().map(|node| (node, 0)).collect();
+        let number = |vendor: &NodeId| nodes.iter().position(|(node, _)| node == vendor);
+        let columns: Vec<Vec<usize>> =
+            columns.iter().map(|column| column.iter().filter_map(number).collect()).collect();
+        let Some(choice) = best(&self.net, 0, &nodes, &columns, SHOWN) else { return (vendors, None) };
+        for (place, link) in choice.chain.iter().enumerate() {
+            let vendor = nodes[link.node].0.to_string();
+            if let Some(entry) = vendors.iter_mut().find(|entry| entry.vendor == vendor) {
+                entry.place = Some(place as u64 + 1);
+            }
+        }
+        (vendors, Some(choice.seconds))
+    }
+
+    /// Probes all vendors, or those of one file, and explains the order (figures 7 and 8).
     ///
     /// # Errors
     /// [`UserError`] if no mirror answers or there is no such file.
-    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<Explained, UserError> {
-        let (mut heads, code) = match name {
-            Some(name) => {
-                let files = self.find(name).await?;
-                let code = files.iter().find_map(|file| file.manifest()?.code());
-                (self.heads(files.iter().flat_map(StoredFile::sources).collect()).await?, code)
-            }
-            None => (self.vendors().await?, None),
-        };
+    pub async fn explain(self: &Arc<Self>, name: Option<&str>) -> Result<PathResult, UserError> {
+        if let Some(name) = name {
+            let files = self.find(name).await?;
+            let code = files.iter().find_map(|file| file.manifest()?.code());
+            let heads = self.heads(files.iter().flat_map(StoredFile::sources).collect()).await?;
+            self.net.probe(heads.keys().copied()).await;
+            let erasure = code.map(|code| code.to_string());
+            return Ok(PathResult { erasure, vendors: self.fetch_order(&heads), ..PathResult::default() });
+        }
+        let heads = self.vendors().await?;
         self.net.probe(heads.keys().copied()).await;
-        let order = self.order(&heads);
-        let ways = order.into_iter().filter_map(|(vendor, way)| heads.remove(&vendor).map(|head| (head, way)));
-        Ok((ways.collect(), code))
-    }
-
-    /// The order as an event.
-    pub(super) fn path_entries(&self, heads: &Heads) -> Vec<PathEntry> {
-        let entry = |(vendor, way): (NodeId, Way)| PathEntry {
-            vendor: vendor.to_string(),
-            zone: heads.get(&vendor).map(|head| head.characteristics.zone.to_string()).unwrap_or_default(),
-            rtt_ms: way.round_trip_ms,
-            score: way.score(),
+        let copies = match self.redundancy() {
+            Redundancy::Copies(copies) => copies,
+            Redundancy::Erasure(code) => {
+                let erasure = Some(code.to_string());
+                return Ok(PathResult { erasure, vendors: self.store_order(&heads, None).0, chain_seconds: None });
+            }
         };
-        self.order(heads).into_iter().map(entry).collect()
+        // Mirrors choose who is asked, by zones and room; here the quickest of all are put in order.
+        let mut quickest: Vec<(f64, NodeId)> =
+            heads.keys().map(|vendor| (store_seconds(&self.net, *vendor, 0, SHOWN), *vendor)).collect();
+        quickest.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let quickest: Vec<NodeId> = quickest.into_iter().map(|(_, vendor)| vendor).take(ORDERED_MAX).collect();
+        let columns = vec![quickest.clone(); copies.min(quickest.len())];
+        let (vendors, chain_seconds) = self.store_order(&heads, Some(&columns));
+        Ok(PathResult { erasure: None, vendors, chain_seconds })
     }
 }
 

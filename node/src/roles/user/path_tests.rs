@@ -16,7 +16,7 @@ use fathom_protocol::wire::{Page, Refusal, RefusalKind, Roles};
 use super::*;
 use crate::golden;
 use crate::net::book::PeerBook;
-use crate::net::{Handler, serve_rpc};
+use crate::net::{Handler, Net, serve_rpc};
 use crate::roles::user::UserSettings;
 
 /// A mirror that knows one record.

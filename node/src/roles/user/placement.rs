@@ -6,10 +6,10 @@ use fathom_protocol::fat::Place;
 use fathom_protocol::head::VendorHead;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::lease::Lease;
+use fathom_protocol::route::chain::Link;
 use fathom_protocol::sign::{Carried, RecordError, Signed, SignerId};
 use fathom_protocol::wire::Location;
 
-use super::path::Way;
 use crate::control::ProvisionalLocation;
 
 /// One locked location.
@@ -101,13 +101,14 @@ impl Placement {
     }
 
     /// Speaks for room of `length` bytes in `column`, at a vendor that is not in `avoid`: one that
-    /// did not fail lately, where least is on its way, and then the nearest. Each success is followed by one [`Self::settle`].
+    /// did not fail lately, and has it first by `seconds`, which is given what is on its way there. Each success is followed by one
+    /// [`Self::settle`].
     pub(super) fn take(
         &mut self,
         column: u8,
         length: u64,
         avoid: &[NodeId],
-        way: impl Fn(NodeId) -> Way,
+        seconds: impl Fn(NodeId, u32) -> f64,
     ) -> Option<Slot> {
         let failed = &self.failed;
         let best = self
@@ -115,15 +116,57 @@ impl Placement {
             .iter_mut()
             .filter(|slot| slot.column == column && slot.room >= length)
             .filter(|slot| !failed.contains(&slot.place.vendor) && !avoid.contains(&slot.place.vendor))
-            .map(|slot| (way(slot.place.vendor), slot))
-            .min_by(|(way_a, a), (way_b, b)| {
-                let cost = (way_a.suspected, a.in_flight).cmp(&(way_b.suspected, b.in_flight));
-                cost.then(way_a.score().total_cmp(&way_b.score()))
-            })?
+            .map(|slot| (seconds(slot.place.vendor, slot.in_flight), slot))
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))?
             .1;
         best.room -= length;
         best.in_flight += 1;
         Some(best.clone())
+    }
+
+    /// Speaks for room of `length` bytes in each column that is `wanted`, at vendors that did not fail and are not in `avoid`, as `pick`
+    /// chooses: it is given how many chunks are on their way at present, the vendors with what is on its way to each, and which of them
+    /// serve each column. `None` if it does not, the first column as error that has no vendor. The slots are in the order of the chain.
+    pub(super) fn take_chain(
+        &mut self,
+        wanted: &[u8],
+        length: u64,
+        avoid: &[NodeId],
+        pick: impl FnOnce(u32, &[(NodeId, u32)], &[Vec<usize>]) -> Option<Vec<Link>>,
+    ) -> Result<Option<Vec<Slot>>, u8> {
+        let mut vendors: Vec<(NodeId, u32)> = Vec::new();
+        let mut columns = Vec::with_capacity(wanted.len());
+        for column in wanted {
+            let mut nodes = Vec::new();
+            let fit = self.working(*column).filter(|slot| slot.room >= length && !avoid.contains(&slot.place.vendor));
+            for slot in fit {
+                let known = vendors.iter().position(|(vendor, _)| *vendor == slot.place.vendor);
+                let node = known.unwrap_or_else(|| {
+                    vendors.push((slot.place.vendor, 0));
+                    vendors.len() - 1
+                });
+                vendors[node].1 += slot.in_flight;
+                nodes.push(node);
+            }
+            if nodes.is_empty() {
+                return Err(*column);
+            }
+            columns.push(nodes);
+        }
+        let copies: u32 = self.slots.iter().map(|slot| slot.in_flight).sum();
+        let chunks = copies.div_ceil(u32::try_from(wanted.len()).unwrap_or(1).max(1));
+        let Some(chain) = pick(chunks, &vendors, &columns) else { return Ok(None) };
+        let mut taken = Vec::with_capacity(chain.len());
+        for Link { column, node } in chain {
+            let (column, vendor) = (wanted[column], vendors[node].0);
+            let fits = |slot: &&mut Slot| slot.column == column && slot.place.vendor == vendor && slot.room >= length;
+            if let Some(slot) = self.slots.iter_mut().find(fits) {
+                slot.room -= length;
+                slot.in_flight += 1;
+                taken.push(slot.clone());
+            }
+        }
+        Ok(Some(taken))
     }
 
     /// Ends what [`Self::take`] began: the copy is stored, or its room is free again.

@@ -77,7 +77,7 @@ impl User {
         path: &Path,
         name: &str,
         redundancy: Option<Redundancy>,
-        wants: Wants,
+        (wants, via): (Wants, Vec<String>),
         events: EventSink,
     ) -> Result<PutResult, UserError> {
         let began = Instant::now();
@@ -90,7 +90,7 @@ impl User {
         for file in stored.values() {
             file.settled()?;
         }
-        let Begun { put, fresh, resumed } = self.begin(name, sources, redundancy, (wants, events), &stored)?;
+        let Begun { put, fresh, resumed } = self.begin(name, sources, redundancy, (wants, via, events), &stored)?;
         let mut result = PutResult {
             warnings,
             resumed_chunks: resumed,
@@ -138,7 +138,7 @@ impl User {
         name: &str,
         sources: Vec<SourceFile>,
         redundancy: Redundancy,
-        (wants, events): (Wants, EventSink),
+        (wants, via, events): (Wants, Vec<String>, EventSink),
         catalogue: &BTreeMap<FileId, StoredFile>,
     ) -> Result<Begun, UserError> {
         let bytes_total = sources.iter().map(|source| source.size).sum();
@@ -211,6 +211,7 @@ impl User {
             files,
             replacing: tokio::sync::Mutex::new(()),
             wants,
+            via,
             drawn: Mutex::default(),
             round: AtomicU64::new(0),
             warnings: Mutex::default(),
@@ -291,11 +292,15 @@ impl User {
     async fn measure_ways(&self, put: &Putting) {
         let heads: Heads =
             lock(&put.placement).slots().iter().map(|slot| (slot.place.vendor, slot.head.clone())).collect();
-        for (vendor, head) in &heads {
-            self.net.book().learn_addresses(*vendor, head.addresses.iter().map(ToString::to_string));
-        }
+        heads.values().for_each(|head| self.net.learn_head(head));
         self.net.probe_uncertain(heads.keys().copied()).await;
-        put.events.send(ControlEvent::Path { order: self.path_entries(&heads) }).await;
+        let columns: Vec<Vec<NodeId>> = {
+            let placement = lock(&put.placement);
+            let of = |column: u8| placement.slots().iter().filter(move |slot| slot.column == column);
+            (0..put.copies).map(|column| of(column).map(|slot| slot.place.vendor).collect()).collect()
+        };
+        let (order, _) = self.store_order(&heads, put.code.is_none().then_some(&columns[..]));
+        put.events.send(ControlEvent::Path { order }).await;
     }
 
     async fn store_all(self: &Arc<Self>, put: &Arc<Putting>) -> Result<(), UserError> {

@@ -19,8 +19,8 @@ use fathom_protocol::wire::{AllocateRequest, Refusal, RefusalKind, Wants};
 use futures::StreamExt;
 
 use super::catalogue::{Asked, FILES_AT_ONCE, open_manifest};
+use super::chain::store_seconds;
 use super::fetch::Sources;
-use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::SealedChunk;
 use super::store::lock;
@@ -395,7 +395,8 @@ impl User {
     async fn copy(self: &Arc<Self>, step: &Step<'_>, broken: &Broken) -> Result<Option<Place>, UserError> {
         let avoid: Vec<NodeId> = broken.holders().into_iter().chain(step.barred.iter().copied()).collect();
         let length = u64::from(broken.length);
-        let taken = lock(&step.placement).take(0, length, &avoid, |vendor| way(&self.net, vendor, None));
+        let taken = lock(&step.placement)
+            .take(0, length, &avoid, |vendor, in_flight| store_seconds(&self.net, vendor, in_flight, length));
         let Some(slot) = taken else { return Ok(None) };
         let copied = self.copy_to(step, broken, &slot).await;
         let filled = matches!(&copied, Ok(Some(place)) if *place == slot.place);

@@ -22,7 +22,7 @@ use super::store::lock;
 use super::together::Together;
 use super::{User, UserError};
 use crate::clock;
-use crate::net::{Class, SILENCE, frame_refusal, silent};
+use crate::net::{Class, SILENCE, UnderWay, frame_refusal, silent};
 
 /// Bytes handed to the transport at a time. Large, since on a busy machine the number of wake-ups decides.
 const PIECE: usize = 256 * 1024;
@@ -55,6 +55,8 @@ pub(super) struct SealedChunk {
 
 /// Longest chunk that goes with others, in bytes. [`BUNDLE_CHUNKS_MAX`] of them are no longer than a chunk can be.
 const SMALL: usize = 128 * 1024;
+/// Shortest chunk by which links are measured, in bytes.
+const MEASURED: usize = 256 * 1024;
 /// Sub-chunks of such a chunk: it is not worth dividing.
 const PARTS_OF_SMALL: u8 = 1;
 
@@ -255,6 +257,9 @@ impl User {
         let first = stream.peer();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (begun, begin) = oneshot::channel();
+        // Small ones show how long a sync takes, and not how fast a link is.
+        let measured = load.chunks.len() == 1 && load.bytes() >= MEASURED;
+        let mut under_way: Option<UnderWay<'_>> = None;
         let sending = async move {
             let sent = send_bodies(&mut writer, headers, begun, &load.chunks).await;
             // The half is kept until the answers are in: dropping it would end the stream.
@@ -263,6 +268,7 @@ impl User {
         let receiving = async {
             // A vendor owes no sign of life for headers that still wait here for the connection's window.
             self.net.begun(first, begin).await;
+            under_way = measured.then(|| self.net.sending(&load.chain, load.bytes() as u64));
             loop {
                 let frame = frame::read_frame_within(&mut reader, ANSWERS_BYTES_MAX, SILENCE).await;
                 let frame = frame.map_err(|error| frame_refusal(first, &error))?;
@@ -277,7 +283,13 @@ impl User {
                     match numbered.answer {
                         ChunkAnswer::Alive => {}
                         ChunkAnswer::Done => return Ok(()),
-                        ChunkAnswer::Receipt(receipt) => outcome.extend(self.accept(chunk, &load.chain, receipt)),
+                        ChunkAnswer::Receipt(receipt) => {
+                            let accepted = self.accept(chunk, &load.chain, receipt);
+                            if let (Some((vendor, Ok(_))), Some(under_way)) = (&accepted, &mut under_way) {
+                                under_way.arrived(*vendor);
+                            }
+                            outcome.extend(accepted);
+                        }
                         ChunkAnswer::Failed { vendor, refusal } if load.chain.contains(&vendor) => {
                             outcome.entry(vendor).or_insert(Err(refusal));
                         }

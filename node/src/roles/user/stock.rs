@@ -9,7 +9,7 @@ use fathom_protocol::fat::Place;
 use fathom_protocol::ids::NodeId;
 use fathom_protocol::wire::Wants;
 
-use super::path::{Way, way};
+use super::chain::store_seconds;
 use super::placement::{Placement, Slot, check};
 use super::store::{Putting, lock};
 use super::{User, UserError};
@@ -133,10 +133,10 @@ impl User {
         if state.copies != copies || state.room.slots().iter().any(lapses) {
             return None;
         }
-        let ways = |vendor: NodeId| -> Way { way(&self.net, vendor, None) };
+        let seconds = |vendor: NodeId, in_flight: u32| store_seconds(&self.net, vendor, in_flight, length);
         let (mut drawn, mut avoid) = (Drawn { stock: Arc::downgrade(self), slots: Vec::new(), length }, Vec::new());
         for column in 0..copies {
-            let Some(slot) = state.room.take(column, length, &avoid, ways) else {
+            let Some(slot) = state.room.take(column, length, &avoid, seconds) else {
                 drawn.slots.drain(..).for_each(|slot| state.room.settle(&slot, length, false));
                 // Dropping it locks the state, too.
                 drop(state);
@@ -155,7 +155,7 @@ impl User {
         let slots = provisional.locations.iter().map(|location| check(location, self.owner().into()));
         let slots = slots.collect::<Result<Vec<Slot>, _>>()?;
         for slot in &slots {
-            self.net.book().learn_addresses(slot.place.vendor, slot.head.addresses.iter().map(ToString::to_string));
+            self.net.learn_head(&slot.head);
         }
         let mut state = lock(&self.stock.state);
         state.copies = put.copies;

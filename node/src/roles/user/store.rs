@@ -14,8 +14,8 @@ use fathom_protocol::seal::{chunk_salt, seal_chunk};
 use fathom_protocol::time::UnixMs;
 use fathom_protocol::wire::{AllocateRequest, Location, RefusalKind, Wants};
 
+use super::chain::store_seconds;
 use super::journal::{ChunkRecord, CopyRecord, PutRecord};
-use super::path::way;
 use super::placement::{Placement, Slot, check};
 use super::send::{Outcome, SealedChunk};
 use super::source::SourceFile;
@@ -113,6 +113,8 @@ pub(super) struct Putting {
     pub replacing: tokio::sync::Mutex<()>,
     /// What vendors must be like.
     pub wants: Wants,
+    /// For measurements: vendors, by the first digits of their ids, through which chains go in this order.
+    pub via: Vec<String>,
     /// Bytes that were locked for each copy at a time, if vendors let nobody hold more; 0 if all was locked at once.
     pub round: AtomicU64,
     /// What a person should know of where copies lie.
@@ -181,11 +183,8 @@ impl User {
                 break;
             }
             let length = chunk.bytes.len() as u64;
-            let wanted: Vec<(u8, u64)> = missing.into_iter().map(|column| (column, length)).collect();
-            let mut chain = self.choose(put, at, record.copies.iter().map(|copy| copy.place.vendor), &wanted).await?;
-            let score = |slot: &Slot| way(&self.net, slot.place.vendor, None).score();
-            // Nearest first: that is the chain.
-            chain.sort_by(|a, b| score(a).total_cmp(&score(b)));
+            let holders = record.copies.iter().map(|copy| copy.place.vendor);
+            let chain = self.choose_chain(put, at, holders, &missing, length).await?;
             let outcome = match self.send_chain(&chunk, &chain).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -280,7 +279,8 @@ impl User {
         let mut chosen: Vec<Slot> = Vec::with_capacity(wanted.len());
         for (column, length) in wanted {
             let taken = loop {
-                let taken = lock(&put.placement).take(*column, *length, &avoid, |vendor| way(&self.net, vendor, None));
+                let seconds = |vendor: NodeId, in_flight: u32| store_seconds(&self.net, vendor, in_flight, *length);
+                let taken = lock(&put.placement).take(*column, *length, &avoid, seconds);
                 match taken {
                     Some(slot) => break Ok(slot),
                     None => {

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::body::Body;
 use super::keep::Keeping;
+use super::links::OwnLink;
 use super::{Vendor, fat_refusal, forward, lock, store_refusal};
 use crate::clock;
 use crate::net::SILENCE;
@@ -231,7 +232,7 @@ impl Vendor {
         let length = taken.iter().map(|(hop, _)| hop.length).sum();
         let body = Body::expecting(length);
         let own = async {
-            let said = match read_body(reader, &body, length).await {
+            let said = match read_body(reader, &body, length, &self.link).await {
                 Ok(bytes) => {
                     self.transfers.count(bytes.len());
                     self.keep(taken, &bytes).await
@@ -335,7 +336,12 @@ pub(super) fn is_owners(hop: &Hop) -> bool {
 }
 
 /// Reads exactly so many bytes. The last ones are passed on only when it is sure that none follow.
-async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, length: u32) -> Result<Bytes, Refusal> {
+async fn read_body(
+    reader: &mut ReadHalf<PeerStream>,
+    body: &Body,
+    length: u32,
+    link: &OwnLink,
+) -> Result<Bytes, Refusal> {
     let wrong =
         |what: &str| Err(Refusal::new(RefusalKind::WrongLength, format!("{length} bytes were announced and {what}")));
     let length = length as usize;
@@ -350,6 +356,7 @@ async fn read_body(reader: &mut ReadHalf<PeerStream>, body: &Body, length: u32) 
             Ok(Err(error)) => return wrong(&format!("the stream broke after {had}: {error}")),
             Err(_) => return wrong(&format!("nothing more came after {had} of them")),
         };
+        link.received(read.len());
         had += read.len();
         if had > length {
             return wrong("more came");

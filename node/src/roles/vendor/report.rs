@@ -115,6 +115,7 @@ impl Vendor {
     ) -> (VendorHead, Vec<Signed<Lease>>) {
         // Not by the wall clock alone: set back, it would have a lease that lapsed look like one that was dropped in its time.
         let issued = self.dating_clock().at;
+        let own = self.tell_link();
         let ledger = lock(&self.ledger);
         let head = VendorHead {
             version: tags::VERSION,
@@ -134,6 +135,9 @@ impl Vendor {
                 bandwidth_bytes_per_s: reports.iter().map(|report| report.write_bytes_per_s).sum(),
                 up_since: self.up_since,
                 load: self.transfers.load(),
+                up_bytes_per_s: own.up,
+                down_bytes_per_s: own.down,
+                coordinate: own.coordinate,
             },
             addresses,
             devices: Bounded::first(reports.iter().map(summary)),

@@ -126,7 +126,7 @@ impl Draw {
     }
 
     pub(crate) fn response(&mut self, kind: u64) -> Response {
-        match kind % 16 {
+        match kind % 17 {
             0 => Response::Alive,
             1 => Response::Done,
             2 => Response::Peers(self.list(|draw| -> Carried<PeerRecord> { draw.peer().into_carried() })),
@@ -170,6 +170,7 @@ impl Draw {
             10 => Response::Compared(self.compared()),
             11 => Response::Lease(Box::new(self.evidence())),
             14 => Response::Stored(self.receipt().into_carried()),
+            15 => Response::Here(self.coordinate()),
             _ => Response::Refused(self.refusal()),
         }
     }

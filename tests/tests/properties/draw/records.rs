@@ -13,6 +13,8 @@ use fathom_protocol::moves::{CarriedMove, Move};
 use fathom_protocol::rebuild::{Rebuild, Source};
 use fathom_protocol::receipt::{Receipt, ValidatedPart};
 use fathom_protocol::root::lease_root;
+use fathom_protocol::route::RATE_MAX;
+use fathom_protocol::route::coordinate::{Coordinate, DIMENSIONS, ERROR_PERMILLE_MAX, PLACE_US_MAX};
 use fathom_protocol::sign::Signed;
 use fathom_protocol::tags::VERSION;
 use fathom_protocol::wire::{
@@ -46,6 +48,14 @@ impl Draw {
         Self::sign(self.lease_of(Self::node_of(&key)), &key)
     }
 
+    pub(crate) fn coordinate(&mut self) -> Coordinate {
+        let mut place = [0; DIMENSIONS];
+        let span = 2 * u64::from(PLACE_US_MAX.unsigned_abs()) + 1;
+        place.fill_with(|| self.below(span) as i32 - PLACE_US_MAX);
+        let height = self.below(span / 2 + 1) as u32;
+        Coordinate { place, height, error: self.below(u64::from(ERROR_PERMILLE_MAX) + 1) as u32 }
+    }
+
     fn head_over(&mut self, key: &SigningKey, leases: &[Signed<Lease>]) -> VendorHead {
         VendorHead {
             version: VERSION,
@@ -65,6 +75,9 @@ impl Draw {
                 bandwidth_bytes_per_s: self.number(),
                 up_since: self.time(),
                 load: self.small(),
+                up_bytes_per_s: self.below(RATE_MAX + 1),
+                down_bytes_per_s: self.below(RATE_MAX + 1),
+                coordinate: self.maybe(Self::coordinate),
             },
             addresses: self.addresses(),
             devices: self.list(|draw| DeviceSummary {

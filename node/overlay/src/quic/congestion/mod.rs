@@ -31,6 +31,7 @@ use self::cubic::Cubic;
 use self::depth::Depth;
 use self::losses::Losses;
 use self::slow_start::SlowStart;
+use super::flows::{Flow, Flows};
 
 /// A queue of this share of its greatest depth counts as full.
 const DEEP: f64 = 0.5;
@@ -42,11 +43,14 @@ const HEAVY: f64 = 0.03;
 pub(crate) struct SoundingConfig {
     /// Bytes in flight before anything is known of the path.
     pub(crate) initial_window: u64,
+    /// Where to count what arrives.
+    pub(crate) flows: Arc<Flows>,
 }
 
 impl ControllerFactory for SoundingConfig {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Sounding::new(self.initial_window, now, mtu))
+        let flow = Flow::new(Arc::clone(&self.flows));
+        Box::new(Sounding::new(self.initial_window, now, mtu, flow))
     }
 }
 
@@ -54,6 +58,7 @@ impl ControllerFactory for SoundingConfig {
 #[derive(Debug, Clone)]
 pub(crate) struct Sounding {
     initial_window: u64,
+    flow: Arc<Flow>,
     mtu: u64,
     /// Bytes that may be in flight.
     window: f64,
@@ -70,9 +75,10 @@ pub(crate) struct Sounding {
 }
 
 impl Sounding {
-    pub(super) fn new(initial_window: u64, now: Instant, mtu: u16) -> Self {
+    pub(super) fn new(initial_window: u64, now: Instant, mtu: u16, flow: Arc<Flow>) -> Self {
         Self {
             initial_window,
+            flow,
             mtu: u64::from(mtu),
             window: initial_window as f64,
             slow_start: Some(SlowStart::default()),
@@ -85,6 +91,11 @@ impl Sounding {
         }
     }
 
+    /// Where it counts what arrives.
+    pub(super) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
     fn window_min(&self) -> f64 {
         (2 * self.mtu) as f64
     }
@@ -94,6 +105,8 @@ impl Sounding {
         let waited = now.saturating_duration_since(sent);
         self.depth.measured(now, waited, round_trip);
         self.losses.arrived(bytes);
+        // A window that still grows is the limit itself.
+        self.flow.arrived(bytes, !app_limited && self.slow_start.is_none());
         if sent >= self.round_began {
             self.round_began = now;
             self.losses.round_ended();
@@ -126,6 +139,7 @@ impl Sounding {
     fn lost(&mut self, now: Instant, sent: Instant, bytes: u64, persistent: bool) {
         let marked = bytes == 0;
         self.losses.lost(bytes, self.mtu);
+        self.flow.lost(bytes);
         if self.answered.is_some_and(|answered| sent <= answered) && !persistent {
             return;
         }

@@ -43,7 +43,7 @@ enum Flow {
 
 impl Flow {
     fn sounding(now: Instant) -> Self {
-        Self::Sounding(Box::new(Sounding::new(32 * 1200, now, MTU as u16)))
+        Self::Sounding(Box::new(Sounding::new(32 * 1200, now, MTU as u16, super::Flow::new(Arc::default()))))
     }
 
     fn cubic(_: Instant) -> Self {

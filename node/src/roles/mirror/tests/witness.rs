@@ -226,7 +226,7 @@ async fn fault_28_a_lease_left_out_is_seen_and_the_client_goes_to_another_mirror
     let refused = user.explain(None).await.unwrap_err().to_string();
     assert!(refused.contains("the leases are not those that the head commits to"), "{refused}");
     acquaint(&net, &honest.net).await;
-    let (ways, _) = user.explain(None).await.unwrap();
-    assert_eq!(ways.len(), 1);
-    assert_eq!(ways[0].0.vendor, node(&key(1)));
+    let path = user.explain(None).await.unwrap();
+    assert_eq!(path.vendors.len(), 1);
+    assert_eq!(path.vendors[0].vendor, node(&key(1)).to_string());
 }
