@@ -13,13 +13,21 @@ use super::store::lock;
 /// How long questions are gathered after some went out together.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// Questions, each with whom to tell its answer.
-type Waiting<Q, A> = VecDeque<(Q, oneshot::Sender<A>)>;
+/// How many times a node is asked at a time.
+const AT_A_TIME: usize = 2;
+
+/// Questions to one node.
+struct Queue<Q, A> {
+    /// Each with whom to tell its answer.
+    waiting: VecDeque<(Q, oneshot::Sender<A>)>,
+    /// Tasks that ask.
+    asking: usize,
+}
 
 /// Questions of one kind, and who waits for their answers.
 pub(super) struct Together<Q, A> {
-    /// Nodes that are asked now, by a task for each. Everything here is somebody's who waits, so there is no more than that.
-    queues: Mutex<BTreeMap<NodeId, Waiting<Q, A>>>,
+    /// Nodes that are asked now. Everything here is somebody's who waits, so there is no more than that.
+    queues: Mutex<BTreeMap<NodeId, Queue<Q, A>>>,
     /// Questions that go out as one, at most.
     most: usize,
 }
@@ -30,8 +38,8 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
     }
 
     /// What `node` says to `question`; none if `work` came to no answer for it. `work` takes questions and returns the answers in
-    /// their order; one call of it runs at a time for a node, in a task of its own, so that an asker who gives up takes nobody's
-    /// answer away.
+    /// their order; [`AT_A_TIME`] calls of it run for a node, each in a task of its own, so that an asker who gives up takes
+    /// nobody's answer away.
     pub(super) async fn ask<W, F>(self: &Arc<Self>, node: NodeId, question: Q, work: W) -> Option<A>
     where
         W: Fn(Vec<Q>) -> F + Send + 'static,
@@ -40,8 +48,10 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
         let (asker, answer) = oneshot::channel();
         let idle = {
             let mut queues = lock(&self.queues);
-            let idle = !queues.contains_key(&node);
-            queues.entry(node).or_default().push_back((question, asker));
+            let queue = queues.entry(node).or_insert_with(|| Queue { waiting: VecDeque::new(), asking: 0 });
+            queue.waiting.push_back((question, asker));
+            let idle = queue.asking < AT_A_TIME;
+            queue.asking += usize::from(idle);
             idle
         };
         if idle {
@@ -63,17 +73,20 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
         answer.await.ok()
     }
 
-    /// What goes out next to `node`; nothing, and then nobody asks it any more.
+    /// What goes out next to `node`; nothing, and then this task asks it no more.
     fn next(&self, node: NodeId) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
         let mut queues = lock(&self.queues);
-        let waiting = queues.get_mut(&node)?;
-        waiting.retain(|(_, asker)| !asker.is_closed());
-        if waiting.is_empty() {
-            queues.remove(&node);
+        let queue = queues.get_mut(&node)?;
+        queue.waiting.retain(|(_, asker)| !asker.is_closed());
+        if queue.waiting.is_empty() {
+            queue.asking -= 1;
+            if queue.asking == 0 {
+                queues.remove(&node);
+            }
             return None;
         }
-        let some = waiting.len().min(self.most);
-        Some(waiting.drain(..some).unzip())
+        let some = queue.waiting.len().min(self.most);
+        Some(queue.waiting.drain(..some).unzip())
     }
 }
 
