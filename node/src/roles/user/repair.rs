@@ -446,7 +446,8 @@ impl User {
         chunks: &[Broken],
         missing: &BTreeSet<(ChunkId, Place)>,
     ) -> Result<(), UserError> {
-        let changed = || changed(step.manifest.name.as_str());
+        let written = format!("{} was written while it was repaired", step.manifest.name);
+        let changed = || UserError::from(Refusal::new(RefusalKind::Conflict, written.clone()));
         let _turn = self.turns.of_repair(step.file.file).ok_or_else(changed)?;
         let newest = self.newest(step.file.file).await?.ok_or_else(changed)?;
         if newest.is_forked() || newest.counter() != step.file.counter() {
@@ -490,10 +491,6 @@ fn refused(step: &Step<'_>, slot: &Slot, refusal: Refusal) {
         _ => lock(&step.placement).fail(slot.place.vendor),
     }
     *lock(&step.reason) = Some(refusal.into());
-}
-
-fn changed(name: &str) -> UserError {
-    Refusal::new(RefusalKind::Conflict, format!("{name} was written while it was repaired")).into()
 }
 
 #[cfg(test)]

@@ -192,7 +192,8 @@ impl Oracle {
         if !self.forkers.contains(&fat.owner) {
             let others = self.finals.get(&key).into_iter().flatten().map(|other| other.seq);
             let wrong = others.filter(|other| *other != fat.tag() && fat.follows.has(*other) != before.contains(other));
-            if let Some(wrong) = wrong.min().filter(|_| before.len() <= FOLLOWS_MAX) {
+            // Who names as many as can be named follows all that came before those as well.
+            if let Some(wrong) = wrong.min().filter(|_| before.len() < FOLLOWS_MAX) {
                 self.broken(
                     9,
                     format!("number {} of {} is followed unseen, or seen and not", wrong.0, fat.file.short()),
