@@ -25,6 +25,10 @@ use crate::traffic::{Traffic, Way};
 /// How long a datagram waits at most; one that would wait longer is dropped. Long enough to keep a path of 150 ms busy with
 /// any congestion control, short enough for those who wait for an answer.
 const DEPTH: Duration = Duration::from_millis(200);
+/// ... and one of a handshake: dropped, it would come again after a second at the earliest, and a few times only.
+const OPENING_DEPTH: Duration = Duration::from_secs(1);
+/// The bit of a packet's first byte that those of a handshake have set (RFC 9000, 17.2), and no other here.
+const LONG_HEADER: u8 = 0x80;
 /// How much more than that may be owed for what was dropped.
 const OWED: Duration = Duration::from_millis(200);
 /// Bytes that wait at most, whatever the cap.
@@ -175,7 +179,9 @@ impl Held {
         if let Some(rate) = rate
             && bytes.len() > SMALL
         {
-            let left = DEPTH.saturating_sub(traffic.backlog(Way::Down, now));
+            let opens = bytes.first().is_some_and(|first| first & LONG_HEADER != 0);
+            let depth = if opens { OPENING_DEPTH } else { DEPTH };
+            let left = depth.saturating_sub(traffic.backlog(Way::Down, now));
             let room = usize::try_from(left.as_micros() * u128::from(rate) / 1_000_000).unwrap_or(usize::MAX);
             // Whole datagrams.
             fits = fits.min(room.div_ceil(datagram).saturating_mul(datagram));
